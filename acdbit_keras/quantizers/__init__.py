@@ -1,0 +1,63 @@
+"""Quantizers: each turns a real tensor into a `Code`. `get` is what every layer argument goes through."""
+
+import difflib
+
+import keras
+
+from acdbit_keras import signs
+from acdbit_keras.quantizers.aligned import AlignedSign
+from acdbit_keras.quantizers.base import Identity, PlainSign, Quantizer
+from acdbit_keras.quantizers.elastic import ElasticBinary
+from acdbit_keras.quantizers.weights import WeightSign
+
+_BY_NAME = {
+    "aligned_sign": AlignedSign,
+    "elastic_binary": ElasticBinary,
+    "identity": Identity,
+    "weight_sign": WeightSign,
+}
+
+__all__ = ["AlignedSign", "ElasticBinary", "Identity", "PlainSign", "Quantizer", "WeightSign", "clone", "get", "names", "serialize"]
+
+
+def names():
+    """Every name that `get` accepts: ours and Larq's."""
+    return sorted([*_BY_NAME, *signs.names()])
+
+
+def get(identifier):
+    """A quantizer from any of its forms.
+
+    Args:
+        identifier: a `Quantizer`; a name of `names()`; a Larq quantizer instance, class name or alias; a config from
+            `serialize`; or `None`, which leaves the tensor real.
+
+    Raises:
+        ValueError: for an unknown name (with the known ones and the nearest) or another type.
+    """
+    if identifier is None:
+        return Identity()
+    if isinstance(identifier, Quantizer):
+        return identifier
+    if isinstance(identifier, dict):
+        return keras.saving.deserialize_keras_object(identifier)
+    if isinstance(identifier, str) and identifier in _BY_NAME:
+        return _BY_NAME[identifier]()
+    if isinstance(identifier, str) and identifier not in signs.names():
+        near = difflib.get_close_matches(identifier, names(), n=1)
+        if near and near[0] in _BY_NAME:
+            raise ValueError(f"unknown quantizer {identifier!r}; known: {', '.join(names())}; did you mean {near[0]!r}?")
+    return PlainSign(signs.get(identifier))
+
+
+def serialize(quantizer):
+    """The config of a quantizer, for `get_config` of the layer that owns it."""
+    return keras.saving.serialize_keras_object(quantizer)
+
+
+def clone(quantizer, **changes):
+    """A fresh quantizer (own weights) with the configuration of another, some options changed."""
+    quantizer = get(quantizer)
+    config = quantizer.get_config()
+    config.pop("name", None)
+    return type(quantizer).from_config({**config, **changes})

@@ -1,0 +1,152 @@
+"""Distribution correction as a model: the student trained against a frozen, full-precision teacher."""
+
+import keras
+from keras import ops
+
+from acdbit_keras.distillation.losses import Term
+
+
+@keras.saving.register_keras_serializable(package="acdbit")
+class Distiller(keras.Model):
+    """Trains `student` to follow `teacher`; calling it calls the student.
+
+    Both are run once per step. The teacher is frozen and in inference mode. The loss is the weighted sum of the terms,
+    plus whatever `compile(loss=...)` asks for on the true labels; each term is a metric of its own in the progress bar.
+    `compile`, `fit`, `evaluate`, `predict`, `save`, callbacks, sample and class weights, `steps_per_execution`,
+    `jit_compile` and mixed precision behave as for any Keras model.
+
+    Args:
+        teacher: backbone of scheme `"float32"` (or any model that takes `return_taps=True`). It is frozen.
+        student: backbone to train.
+        terms: sequence of terms; the default is that of the student's scheme.
+
+    Raises:
+        ValueError: if a term needs what the two models do not share, e.g. depth, number of tokens, classes.
+
+    Example:
+        >>> distiller = Distiller(teacher=teacher, student=student)
+        >>> distiller.compile(optimizer="adam", metrics=["accuracy"])
+        >>> distiller.fit(train, validation_data=test, epochs=100)
+        >>> student.save("student.keras")
+    """
+
+    def __init__(self, teacher, student, terms=None, **kwargs):
+        super().__init__(**kwargs)
+        terms = student.scheme.distillation if terms is None else terms
+        if not terms:
+            raise ValueError(
+                f"the scheme {student.scheme.name!r} has no distillation of its own; pass terms=, or train the student with its own fit"
+            )
+        self.terms = tuple(terms)
+        for term in self.terms:
+            if not isinstance(term, Term):
+                raise ValueError(f"terms must be distillation terms such as LabelDistillation(), not {term!r}")
+        self.teacher = teacher
+        self.student = student
+        teacher.trainable = False
+        _check_compatible(teacher, student, self.terms)
+        self.term_losses = {term.name: keras.metrics.Mean(name=f"{term.name}_loss") for term in self.terms}
+        self.built = True
+
+    def call(self, inputs, training=None):
+        """The student's logits `(batch, classes)`; while training its logits and taps, for the loss."""
+        return self.student(inputs, training=training, return_taps=bool(training))
+
+    def train_step(self, *args):
+        """One step of distillation; on JAX Keras' own stateless step with the same `compute_loss`."""
+        if keras.config.backend() != "tensorflow":
+            return super().train_step(*args)
+        import tensorflow as tf
+
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(args[0])
+        with tf.GradientTape() as tape:
+            outputs = self(x, training=True)
+            loss = self.compute_loss(x=x, y=y, y_pred=outputs, sample_weight=sample_weight, training=True)
+            scaled = self.optimizer.scale_loss(loss)
+        weights = self.trainable_weights
+        self.optimizer.apply_gradients(zip(tape.gradient(scaled, weights), weights))
+        for metric in self.metrics:
+            if metric.name == "loss":
+                metric.update_state(loss, sample_weight=ops.shape(x)[0])
+        return self.compute_metrics(x, y, outputs, sample_weight)
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        """Weighted sum of the terms, mean over the batch. `y` is used by `compile(loss=...)` only."""
+        outputs = y_pred
+        if not isinstance(outputs, dict):
+            # Evaluation hands over the logits alone. Compiled, this second call merges with the first.
+            outputs = self.student(x, training=False, return_taps=True)
+        reference = keras.tree.map_structure(ops.stop_gradient, self.teacher(x, training=False, return_taps=True))
+        total = 0.0
+        for term in self.terms:
+            per_image = term(reference, outputs)
+            self.term_losses[term.name].update_state(per_image, sample_weight=sample_weight)
+            if sample_weight is not None:
+                per_image = per_image * ops.cast(sample_weight, per_image.dtype)
+            total = total + term.weight * ops.mean(per_image)
+        for loss in self.losses:
+            total = total + loss
+        if self._has_label_loss:
+            total = total + super().compute_loss(x, y, outputs["logits"], sample_weight, training)
+        return total
+
+    def compile(self, optimizer="rmsprop", loss=None, **kwargs):
+        self._has_label_loss = loss is not None
+        super().compile(optimizer=optimizer, loss=loss, **kwargs)
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        logits = y_pred["logits"] if isinstance(y_pred, dict) else y_pred
+        return super().compute_metrics(x, y, logits, sample_weight)
+
+    def compute_output_shape(self, input_shape):
+        return self.student.compute_output_shape(input_shape)
+
+    def get_config(self):
+        return {
+            "name": self.name,
+            "teacher": keras.saving.serialize_keras_object(self.teacher),
+            "student": keras.saving.serialize_keras_object(self.student),
+            "terms": [keras.saving.serialize_keras_object(term) for term in self.terms],
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        config = dict(config)
+        for key in ("teacher", "student"):
+            config[key] = keras.saving.deserialize_keras_object(config[key])
+        config["terms"] = [keras.saving.deserialize_keras_object(term) for term in config["terms"]]
+        return cls(**config)
+
+
+def _check_compatible(teacher, student, terms):
+    images = ops.zeros((1, *student.input_shape_of_images))
+    if tuple(teacher.input_shape_of_images) != tuple(student.input_shape_of_images):
+        raise ValueError(
+            f"the teacher takes images of shape {tuple(teacher.input_shape_of_images)}, "
+            f"the student of {tuple(student.input_shape_of_images)}; they must see the same images"
+        )
+    ours = student(images, training=False, return_taps=True)
+    theirs = teacher(images, training=False, return_taps=True)
+    if ours["logits"].shape != theirs["logits"].shape:
+        raise ValueError(
+            f"the teacher has {theirs['logits'].shape[-1]} classes, the student {ours['logits'].shape[-1]}; they must agree"
+        )
+    if not any(term.needs_taps for term in terms):
+        return
+    if len(ours["taps"]) != len(theirs["taps"]):
+        raise ValueError(
+            f"the teacher has {len(theirs['taps'])} blocks, the student {len(ours['taps'])}; "
+            "query-key distillation pairs them one to one"
+        )
+    for index, (mine, other) in enumerate(zip(ours["taps"], theirs["taps"])):
+        for tap in ("query", "key"):
+            (_, tokens, heads, width), (_, other_tokens, other_heads, other_width) = mine[tap].shape, other[tap].shape
+            if tokens != other_tokens:
+                raise ValueError(f"block {index}: the teacher has {other_tokens} {tap} tokens, the student {tokens}; they must agree")
+            if heads != other_heads:
+                raise ValueError(f"block {index}: the teacher has {other_heads} heads, the student {heads}; they must agree")
+            if width != other_width and any(getattr(term, "form", None) == "direct" for term in terms):
+                raise ValueError(
+                    f"block {index}: the teacher's heads are {other_width} wide, the student's {width}; "
+                    "form='direct' needs equal widths, form='gram' does not"
+                )

@@ -1,0 +1,69 @@
+"""Cheap per-channel float layers around the binary products."""
+
+import keras
+from keras import ops
+
+
+@keras.saving.register_keras_serializable(package="acdbit")
+class RPReLU(keras.layers.Layer):
+    """Shifted PReLU: `y = z if z > 0 else slope * z, plus b`, with `z = x - a`; a, b and slope per channel.
+
+    The float non-linearity behind a binary product, which can reshape and shift its output distribution.
+
+    Args:
+        initial_slope: slope at the start; a and b start at 0.
+
+    Source: ReActNet (arXiv:2003.03488); a slope of 0.25 as in BinaryViT.
+    """
+
+    def __init__(self, initial_slope=0.25, **kwargs):
+        super().__init__(**kwargs)
+        self.initial_slope = initial_slope
+
+    def build(self, input_shape):
+        shape = (input_shape[-1],)
+        self.shift_in = self.add_weight(name="shift_in", shape=shape, initializer="zeros")
+        self.slope = self.add_weight(name="slope", shape=shape, initializer=keras.initializers.Constant(self.initial_slope))
+        self.shift_out = self.add_weight(name="shift_out", shape=shape, initializer="zeros")
+        self.built = True
+
+    def call(self, inputs):
+        z = inputs - self.shift_in
+        # This sum, rather than a select, is the form that converters recognise as one PRELU.
+        return ops.relu(z) - self.slope * ops.relu(-z) + self.shift_out
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return {**super().get_config(), "initial_slope": self.initial_slope}
+
+
+@keras.saving.register_keras_serializable(package="acdbit")
+class LayerScale(keras.layers.Layer):
+    """`y = gain * x + shift` per channel, on a residual branch.
+
+    Args:
+        initial_gain: gain at the start; the shift starts at 0.
+
+    Source: CaiT (arXiv:2103.17239), with the shift of BinaryViT.
+    """
+
+    def __init__(self, initial_gain=0.1, **kwargs):
+        super().__init__(**kwargs)
+        self.initial_gain = initial_gain
+
+    def build(self, input_shape):
+        shape = (input_shape[-1],)
+        self.gain = self.add_weight(name="gain", shape=shape, initializer=keras.initializers.Constant(self.initial_gain))
+        self.shift = self.add_weight(name="shift", shape=shape, initializer="zeros")
+        self.built = True
+
+    def call(self, inputs):
+        return self.gain * inputs + self.shift
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return {**super().get_config(), "initial_gain": self.initial_gain}

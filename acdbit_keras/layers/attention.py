@@ -1,0 +1,131 @@
+"""Multi-head attention between codes: the products that no CPU engine executes in bits today."""
+
+import keras
+from keras import ops
+
+from acdbit_keras import execution, quantizers
+
+WORD_BITS = 32
+
+
+@keras.saving.register_keras_serializable(package="acdbit")
+class BinaryAttention(keras.layers.Layer):
+    """softmax(Q K^T / sqrt(head_dim)) V, each of Q, K, V and the probabilities through a quantizer.
+
+    Quantizers see `(batch, tokens, heads, head_dim)`: their `"token"` statistics are per token and head, their
+    `"channel"` statistics per head and channel. With every quantizer `None` this is the float attention.
+
+    Args:
+        num_heads: number of heads; divides the channels. For bits, channels / num_heads must be a multiple of 32,
+            the width of a packed word.
+        query_quantizer, key_quantizer, value_quantizer: quantizer, name, Larq quantizer or `None`.
+        probabilities_quantizer: likewise, for the softmax output; {0, 1} codes such as `"elastic_binary"`.
+
+    Call arguments:
+        query: `(batch, n, channels)` or `(batch, height, width, channels)`, real.
+        key, value: `(batch, m, channels)` or on a grid of their own.
+        return_probabilities: also return the decoded probabilities `(batch, heads, n, m)`.
+
+    Returns:
+        Context of the shape of `query`.
+
+    Raises:
+        ValueError: if the channels do not divide into the heads, or bits do not fill words.
+    """
+
+    # === Config ===
+    def __init__(
+        self,
+        num_heads,
+        query_quantizer=None,
+        key_quantizer=None,
+        value_quantizer=None,
+        probabilities_quantizer=None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if not isinstance(num_heads, int) or num_heads <= 0:
+            raise ValueError(f"num_heads must be a positive integer, not {num_heads!r}")
+        self.num_heads = num_heads
+        self.query_quantizer = quantizers.get(query_quantizer)
+        self.key_quantizer = quantizers.get(key_quantizer)
+        self.value_quantizer = quantizers.get(value_quantizer)
+        self.probabilities_quantizer = quantizers.get(probabilities_quantizer)
+
+    def build(self, query_shape, key_shape=None, value_shape=None):
+        channels = query_shape[-1]
+        check_heads(channels, self.num_heads, self.is_binary)
+        heads = (self.num_heads, channels // self.num_heads)
+        for quantizer, shape in (
+            (self.query_quantizer, query_shape),
+            (self.key_quantizer, key_shape or query_shape),
+            (self.value_quantizer, value_shape or query_shape),
+        ):
+            quantizer.build((shape[0], None, *heads))
+        self.probabilities_quantizer.build((query_shape[0], self.num_heads, None, None))
+        self.built = True
+
+    @property
+    def is_binary(self):
+        """Whether both products are between bits."""
+        return all(
+            quantizer.is_binary
+            for quantizer in (self.query_quantizer, self.key_quantizer, self.value_quantizer, self.probabilities_quantizer)
+        )
+
+    def call(self, query, key, value, training=None, return_probabilities=False):
+        context, probabilities = execution.current().attention(
+            self, self._split(query), self._split(key), self._split(value), training
+        )
+        context = ops.reshape(context, ops.shape(query))
+        return (context, probabilities) if return_probabilities else context
+
+    def codes(self, query, key, value, training):
+        """Codes of the real tensors, all `(batch, tokens, heads, head_dim)`; 1 / sqrt(head_dim) is in the query's scale."""
+        factor = float(query.shape[-1]) ** -0.5
+        query = self.query_quantizer(query, training=training)
+        query = query._replace(scale=query.scale * factor, offset=query.offset * factor)
+        # The softmax ignores what is constant along the keys, which is all that the key's offset adds.
+        key = self.key_quantizer(key, training=training).without_offset()
+        return query, key, self.value_quantizer(value, training=training)
+
+    def probabilities(self, scores, training):
+        """Code of softmax(scores) over the last axis."""
+        return self.probabilities_quantizer(ops.softmax(scores, axis=-1), training=training)
+
+    def _split(self, x):
+        return ops.reshape(x, (-1, _tokens(x), self.num_heads, x.shape[-1] // self.num_heads))
+
+    def compute_output_shape(self, query_shape, key_shape=None, value_shape=None):
+        return query_shape
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "num_heads": self.num_heads,
+            "query_quantizer": quantizers.serialize(self.query_quantizer),
+            "key_quantizer": quantizers.serialize(self.key_quantizer),
+            "value_quantizer": quantizers.serialize(self.value_quantizer),
+            "probabilities_quantizer": quantizers.serialize(self.probabilities_quantizer),
+        }
+
+
+def check_heads(channels, num_heads, binary):
+    """Raises ValueError unless the heads divide the channels and, for bits, each fills whole words."""
+    if channels % num_heads:
+        raise ValueError(f"the width {channels} is not divisible by num_heads={num_heads}")
+    head_dim = channels // num_heads
+    if binary and head_dim % WORD_BITS:
+        raise ValueError(
+            f"the head width {head_dim} (width {channels} / {num_heads} heads) is not a multiple of {WORD_BITS}: "
+            f"binary attention packs the channels of a head into {WORD_BITS}-bit words"
+        )
+
+
+def _tokens(x):
+    tokens = 1
+    for size in x.shape[1:-1]:
+        if size is None:
+            return -1 if x.shape[0] is not None else ops.prod(ops.shape(x)[1:-1])
+        tokens *= size
+    return tokens

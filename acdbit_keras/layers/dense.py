@@ -1,0 +1,98 @@
+"""The 1-bit fully connected layer."""
+
+import keras
+from keras import ops
+
+from acdbit_keras import execution, quantizers
+
+
+@keras.saving.register_keras_serializable(package="acdbit")
+class BinaryDense(keras.layers.Layer):
+    """Linear layer over the last axis whose input and kernel pass through quantizers.
+
+    With 1-bit quantizers the product is `xor` and `popcount` on a device; see `acdbit_keras.code.matmul`.
+
+    Args:
+        units: number of output channels.
+        input_quantizer: quantizer, its name, any Larq quantizer, or `None` for a real input.
+        kernel_quantizer: likewise for the kernel `(input channels, units)`.
+        use_bias: whether to add a float bias `(units,)`.
+        kernel_initializer, bias_initializer, kernel_regularizer, kernel_constraint: as in `keras.layers.Dense`.
+
+    Input shape: `(batch, ..., channels)`, rank 2 to 4. Output shape: `(batch, ..., units)`, floating point.
+
+    Raises:
+        ValueError: if `units` is not a positive integer or a quantizer is unknown.
+
+    Example:
+        >>> layer = BinaryDense(64, input_quantizer="approx_sign", kernel_quantizer="weight_sign")
+        >>> layer(keras.random.normal((8, 16, 128))).shape
+        (8, 16, 64)
+    """
+
+    # === Config ===
+    def __init__(
+        self,
+        units,
+        input_quantizer=None,
+        kernel_quantizer=None,
+        use_bias=False,
+        kernel_initializer="glorot_uniform",
+        bias_initializer="zeros",
+        kernel_regularizer=None,
+        kernel_constraint=None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if not isinstance(units, int) or units <= 0:
+            raise ValueError(f"units must be a positive integer, not {units!r}")
+        self.units = units
+        self.input_quantizer = quantizers.get(input_quantizer)
+        self.kernel_quantizer = quantizers.get(kernel_quantizer)
+        self.use_bias = use_bias
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.bias_initializer = keras.initializers.get(bias_initializer)
+        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
+        self.kernel_constraint = keras.constraints.get(kernel_constraint)
+        self.input_spec = keras.layers.InputSpec(min_ndim=2)
+
+    def build(self, input_shape):
+        shape = (input_shape[-1], self.units)
+        self.kernel = self.add_weight(
+            name="kernel",
+            shape=shape,
+            initializer=self.kernel_initializer,
+            regularizer=self.kernel_regularizer,
+            constraint=self.kernel_constraint,
+        )
+        if self.use_bias:
+            self.bias = self.add_weight(name="bias", shape=(self.units,), initializer=self.bias_initializer)
+        self.input_quantizer.build(input_shape)
+        self.kernel_quantizer.build(shape)
+        self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: input_shape[-1]})
+        self.built = True
+
+    @property
+    def is_binary(self):
+        """Whether both operands are bits, so that a converted model must hold packed weights for it."""
+        return self.input_quantizer.is_binary and self.kernel_quantizer.is_binary
+
+    def call(self, inputs, training=None):
+        outputs = execution.current().dense(self, inputs, training)
+        return ops.add(outputs, self.bias) if self.use_bias else outputs
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape[:-1], self.units)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "units": self.units,
+            "input_quantizer": quantizers.serialize(self.input_quantizer),
+            "kernel_quantizer": quantizers.serialize(self.kernel_quantizer),
+            "use_bias": self.use_bias,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "bias_initializer": keras.initializers.serialize(self.bias_initializer),
+            "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
+            "kernel_constraint": keras.constraints.serialize(self.kernel_constraint),
+        }

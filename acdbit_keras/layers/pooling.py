@@ -1,0 +1,79 @@
+"""Pooling branches and changes of width: the float paths beside the binary products."""
+
+import keras
+from keras import ops
+
+SIDES = (3, 5)
+
+
+@keras.saving.register_keras_serializable(package="acdbit")
+class PoolingBranches(keras.layers.Layer):
+    """Sum over side 3 and 5 of the scaled means over `side x 1` and `1 x side` windows, plus a shift per channel.
+
+    Input and output `(batch, height, width, channels)`; zero padding, counted in the mean. It is one depthwise
+    convolution with a cross-shaped kernel (`kernel`), which is what is exported; for training the same sum is
+    written with slices, which XLA fuses where it runs a depthwise convolution slowly.
+
+    Source: BinaryViT's pooling branches; all gains start at 0.
+    """
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.input_spec = keras.layers.InputSpec(ndim=4)
+
+    def build(self, input_shape):
+        channels = input_shape[-1]
+        self.gain = self.add_weight(name="gain", shape=(2, len(SIDES), channels), initializer="zeros")
+        self.shift = self.add_weight(name="shift", shape=(channels,), initializer="zeros")
+        self.built = True
+
+    def kernel(self):
+        """The depthwise kernel `(5, 5, channels, 1)` that computes the branches in one convolution."""
+        size = SIDES[-1]
+        kernel = 0.0
+        for index, side in enumerate(SIDES):
+            margin = (size - side) // 2
+            band = ops.pad(ops.full((side, 1, 1, 1), 1.0 / side), ((margin, margin), (size // 2, size // 2), (0, 0), (0, 0)))
+            for direction, window in enumerate((band, ops.transpose(band, (1, 0, 2, 3)))):
+                kernel = kernel + window * self.gain[direction, index][None, None, :, None]
+        return kernel
+
+    def call(self, inputs):
+        gain = ops.convert_to_tensor(self.gain)
+        outputs = self.shift
+        for direction, axis in enumerate((1, 2)):
+            window = _window(inputs, axis)
+            narrow = window[1] + window[2] + window[3]
+            wide = narrow + window[0] + window[4]
+            outputs = outputs + narrow * (gain[direction, 0] / 3.0) + wide * (gain[direction, 1] / 5.0)
+        return outputs
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+
+def _window(x, axis):
+    """The five shifts by -2..2 along a spatial axis, zeros beyond the border."""
+    size = x.shape[axis]
+    padding = [(0, 0)] * 4
+    padding[axis] = (2, 2)
+    padded = ops.pad(x, padding)
+    index = [slice(None)] * 4
+    shifts = []
+    for start in range(5):
+        index[axis] = slice(start, start + size)
+        shifts.append(padded[tuple(index)])
+    return shifts
+
+
+def tile_channels(x, times):
+    """Repeats the channels as a whole: `(..., channels)` to `(..., times * channels)`."""
+    return x if times == 1 else ops.concatenate([x] * times, axis=-1)
+
+
+def average_channels(x, group):
+    """Mean of each `group` adjacent channels: `(..., channels)` to `(..., channels / group)`."""
+    if group == 1:
+        return x
+    shape = ops.shape(x)
+    return ops.mean(ops.reshape(x, (*shape[:-1], x.shape[-1] // group, group)), axis=-1)

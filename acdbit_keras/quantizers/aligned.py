@@ -1,0 +1,207 @@
+"""Distribution alignment: median shift and mean restore around the sign.
+
+One quantizer holds every variant that the paper's ablation needs to separate: which threshold, over which axis,
+tracked how, and what is restored behind the sign.
+"""
+
+import keras
+from keras import ops
+
+from acdbit_keras import signs, statistics
+from acdbit_keras.code import Code
+from acdbit_keras.quantizers.base import Quantizer
+
+THRESHOLDS = (None, "median", "mean", "learned")
+AXES = ("token", "channel", "tensor")
+TRACKINGS = ("running", "batch")
+SCALES = (None, "mad", "std")
+RESTORES = ("off", "frozen", "dynamic")
+
+
+@keras.saving.register_keras_serializable(package="acdbit")
+class AlignedSign(Quantizer):
+    """1-bit activations: `code(z) = alpha * s(z - m) + mu`.
+
+    With m the median, P(+1) = P(-1) = 1/2: each sign carries one bit of entropy, the maximum. alpha = mean|z - m|
+    and mu = mean(z) are then the least-squares affine map of the signs, and E[code] = mu.
+
+    Gradient: dz = dcode * alpha * phi(z - m), phi the pseudo-gradient of `sign`; m, alpha and mu are constants for
+    the gradient, except a learned threshold.
+
+    Args:
+        threshold: m. `"median"`, `"mean"`, `"learned"` (one trainable value per channel, 0 at the start; the shift
+            of BinaryViT) or `None` for 0.
+        axis: what m, and frozen alpha and mu, are statistics of: `"channel"`, `"tensor"` or `"token"`.
+        tracking: `"running"`: m, alpha and mu are tracked while training and used as constants, in training and
+            inference alike, where they fold into thresholds and biases; the median by pinball steps, without a
+            sort. `"batch"`: exact statistics of the batch while training, their running average at inference.
+            Statistics per token belong to the input and are always computed from it.
+        scale: alpha. `"mad"`, mean |z - m|; `"std"`, the standard deviation, which aligns the second moment;
+            `None` for 1.
+        restore: mu. `"off"`: 0. `"frozen"`: of `axis`, tracked like m. `"dynamic"`: alpha and mu are those of
+            each token, computed at inference too.
+        sign: the straight-through sign; any Larq quantizer or name.
+        channel_axes: trailing axes that index channels: 1, or 2 for `(..., heads, head_dim)`.
+        contracts: `"channels"` if the code enters a product over its last axis, where alpha must be one number;
+            `"tokens"` if over its second last (values of attention), where alpha may differ per channel.
+        momentum: of the running statistics.
+
+    Raises:
+        ValueError: on an unknown option or a combination without meaning.
+
+    Source: ACD-BiT (Sensors 2024, 24, 8190) states median shift and mean restore around the sign; the formulas are
+    our reconstruction.
+    """
+
+    bits = 1
+
+    def __init__(
+        self,
+        threshold="median",
+        axis="channel",
+        tracking="running",
+        scale="mad",
+        restore="frozen",
+        sign="approx_sign",
+        channel_axes=1,
+        contracts="channels",
+        momentum=0.99,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        for name, value, allowed in (
+            ("threshold", threshold, THRESHOLDS),
+            ("axis", axis, AXES),
+            ("tracking", tracking, TRACKINGS),
+            ("scale", scale, SCALES),
+            ("restore", restore, RESTORES),
+            ("channel_axes", channel_axes, (1, 2)),
+            ("contracts", contracts, ("channels", "tokens")),
+        ):
+            if value not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {value!r}")
+        if contracts == "tokens" and (axis == "token" or restore == "dynamic"):
+            raise ValueError("statistics per token vary along the tokens, over which a product with contracts='tokens' sums")
+        if not 0.0 <= momentum < 1.0:
+            raise ValueError(f"momentum must be in [0, 1), not {momentum!r}")
+        self.threshold = threshold
+        self.axis = axis
+        self.tracking = tracking
+        self.scale = scale
+        self.restore = restore
+        self.sign = signs.get(sign)
+        self.levels = self.sign.levels
+        self.channel_axes = channel_axes
+        self.contracts = contracts
+        self.momentum = momentum
+
+    @property
+    def running_statistics(self):
+        """Names of the running statistics that this combination of options needs."""
+        if self.axis == "token":
+            return ()
+        names = []
+        if self.threshold in ("median", "mean"):
+            names.append("location")
+        if self.restore == "frozen":
+            names.append("mean")
+        if self.scale and self.restore != "dynamic":
+            names.append("spread")
+        return tuple(names)
+
+    def build(self, input_shape):
+        rank = len(input_shape)
+        axes = statistics.reduction_axes(self.axis, rank, self.channel_axes)
+        shape = tuple(1 if i in axes else d for i, d in enumerate(input_shape))
+        channels = tuple(1 if i < rank - self.channel_axes else d for i, d in enumerate(input_shape))
+        if self.threshold == "learned":
+            self.shift = self.add_weight(name="threshold", shape=channels, initializer="zeros")
+        for name in self.running_statistics:
+            start = "ones" if name == "spread" else "zeros"
+            weight = self.add_weight(name=f"running_{name}", shape=shape, initializer=start, trainable=False, dtype="float32")
+            setattr(self, f"running_{name}", weight)
+        if self.running_statistics:
+            self.updates = self.add_weight(name="updates", shape=(), initializer="zeros", trainable=False, dtype="float32")
+        self.built = True
+
+    def call(self, inputs, training=None):
+        training = bool(training)
+        z = ops.cast(ops.stop_gradient(inputs), "float32")
+        axes = statistics.reduction_axes(self.axis, len(inputs.shape), self.channel_axes)
+        exact = self.axis == "token" or (self.tracking == "batch" and training)
+        location = self._location(z, axes, exact)
+        signs_ = self.sign(inputs if location is None else inputs - ops.cast(location, inputs.dtype))
+        center = 0.0 if location is None else ops.stop_gradient(ops.cast(location, "float32"))
+        if self.restore == "dynamic":
+            spread, mean = self._spread(z, center, (-1,)), ops.mean(z, axis=-1, keepdims=True)
+        elif exact:
+            spread, mean = self._spread(z, center, axes), ops.mean(z, axis=axes, keepdims=True)
+        else:
+            spread = ops.convert_to_tensor(self.running_spread) if self.scale else None
+            mean = ops.convert_to_tensor(self.running_mean) if self.restore == "frozen" else None
+        if training and self.running_statistics:
+            self._track(z, signs_, center, axes, exact)
+        return self._code(signs_, spread, mean, inputs.dtype)
+
+    def _location(self, z, axes, exact):
+        if self.threshold is None:
+            return None
+        if self.threshold == "learned":
+            return ops.convert_to_tensor(self.shift)
+        if not exact:
+            return ops.convert_to_tensor(self.running_location)
+        if self.threshold == "mean":
+            return ops.mean(z, axis=axes, keepdims=True)
+        return statistics.median(z, axes)
+
+    def _spread(self, z, center, axes):
+        if self.scale is None:
+            return None
+        if self.scale == "std":
+            return ops.std(z, axis=axes, keepdims=True)
+        return statistics.mean_absolute_deviation(z, center, axes)
+
+    def _code(self, signs_, spread, mean, dtype):
+        scale, offset = 1.0, 0.0
+        if spread is not None:
+            if self.contracts == "channels":
+                # The popcount form needs one scale along the contracted axis.
+                spread = ops.mean(spread, axis=-1, keepdims=True)
+            scale = ops.cast(spread, dtype)
+        if self.restore != "off":
+            offset = ops.cast(mean, dtype)
+        return Code(signs_, scale, offset)
+
+    def _track(self, z, signs_, center, axes, exact):
+        """Moves the running statistics by one batch."""
+        updates = self.updates.value
+        mean = ops.mean(z, axis=axes, keepdims=True)
+        spread = statistics.mean_absolute_deviation(z, center, axes) if self.threshold == "median" or self.scale == "mad" else None
+        if "location" in self.running_statistics:
+            if self.threshold == "median" and not exact:
+                mean_sign = ops.mean(ops.cast(ops.stop_gradient(signs_), "float32"), axis=axes, keepdims=True)
+                moved = statistics.pinball_step(self.running_location.value, mean_sign, spread, mean, updates, self.momentum)
+            else:
+                target = center if self.threshold == "median" else mean
+                moved = statistics.running_average(self.running_location.value, target, updates, self.momentum)
+            self.running_location.assign(moved)
+        if "mean" in self.running_statistics:
+            self.running_mean.assign(statistics.running_average(self.running_mean.value, mean, updates, self.momentum))
+        if "spread" in self.running_statistics:
+            value = ops.std(z, axis=axes, keepdims=True) if self.scale == "std" else spread
+            self.running_spread.assign(statistics.running_average(self.running_spread.value, value, updates, self.momentum))
+        self.updates.assign(updates + 1.0)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "threshold": self.threshold,
+            "axis": self.axis,
+            "tracking": self.tracking,
+            "scale": self.scale,
+            "restore": self.restore,
+            "sign": self.sign.get_config(),
+            "channel_axes": self.channel_axes,
+            "contracts": self.contracts,
+            "momentum": self.momentum,
+        }

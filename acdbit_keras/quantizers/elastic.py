@@ -1,0 +1,44 @@
+"""Elastic {0, 1} codes: attention probabilities, which are never negative."""
+
+import keras
+from keras import ops
+
+from acdbit_keras import signs
+from acdbit_keras.code import Code
+from acdbit_keras.quantizers.base import Quantizer
+
+SMALLEST_SCALE = 1e-5
+
+
+@keras.saving.register_keras_serializable(package="acdbit")
+class ElasticBinary(Quantizer):
+    """`code(x) = a * round(clip(x / a, 0, 1))` with one learned scale a: 1 where x > a / 2.
+
+    Gradient: dx = g where 0 <= x <= a, else 0; da = g * (round(x / a) - x / a) inside, g above.
+
+    Args:
+        initial_scale: a at the start. 0.005 suits probabilities over about 200 tokens.
+
+    Source: the elastic binarisation of BiT (arXiv:2205.13016) with the one scalar per layer of BinaryViT.
+    """
+
+    bits = 1
+    levels = "zero_one"
+
+    def __init__(self, initial_scale=0.005, **kwargs):
+        super().__init__(**kwargs)
+        if not initial_scale >= SMALLEST_SCALE:
+            raise ValueError(f"initial_scale must be at least {SMALLEST_SCALE}, not {initial_scale!r}")
+        self.initial_scale = initial_scale
+
+    def build(self, input_shape):
+        start = keras.initializers.Constant(self.initial_scale)
+        self.scale = self.add_weight(name="scale", shape=(), initializer=start)
+        self.built = True
+
+    def call(self, inputs, training=None):
+        scale = ops.maximum(self.scale, SMALLEST_SCALE)
+        return Code(signs.ste_round(inputs / scale), ops.reshape(scale, (1,) * len(inputs.shape)))
+
+    def get_config(self):
+        return {**super().get_config(), "initial_scale": self.initial_scale}

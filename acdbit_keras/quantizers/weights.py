@@ -1,0 +1,78 @@
+"""1-bit weights: centring, scale and threshold as options of one quantizer."""
+
+import keras
+from keras import ops
+
+from acdbit_keras import signs, statistics
+from acdbit_keras.code import Code
+from acdbit_keras.quantizers.base import Quantizer
+
+CENTERS = (None, "mean", "median")
+SCALES = (None, "mean_abs", "mad")
+
+
+@keras.saving.register_keras_serializable(package="acdbit")
+class WeightSign(Quantizer):
+    """`code(W) = alpha_o * s(W - m_o) (+ mu_o)`, per output channel o (a column of the kernel).
+
+    The gradient is that of the sign's pseudo-gradient, times alpha_o; m_o, alpha_o and mu_o are constants for it.
+
+    Args:
+        center: m_o. `"median"`, `"mean"`, or `None` for 0.
+        scale: alpha_o. `"mean_abs"`: mean |W|, uncentred; `"mad"`: mean |W - m|, the L2-best with m the median;
+            `None` for 1.
+        restore: whether mu_o = mean(W) is added back. It costs one sum of signs per token.
+        per: `"row"`, statistics of each output channel, or `"tensor"`, of the whole kernel.
+        sign: the straight-through sign; any Larq quantizer or name.
+
+    Source: XNOR-Net (arXiv:1603.05279) for the scale, BinaryViT for the centring, ACD-BiT for the median shift.
+    """
+
+    bits = 1
+
+    def __init__(self, center="mean", scale="mean_abs", restore=False, per="row", sign="ste_sign", **kwargs):
+        super().__init__(**kwargs)
+        for name, value, allowed in (("center", center, CENTERS), ("scale", scale, SCALES), ("per", per, ("row", "tensor"))):
+            if value not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {value!r}")
+        self.center = center
+        self.scale = scale
+        self.restore = restore
+        self.per = per
+        self.sign = signs.get(sign)
+        self.levels = self.sign.levels
+
+    def build(self, input_shape):
+        self.built = True
+
+    def call(self, inputs, training=None):
+        weights = ops.stop_gradient(inputs)
+        axes = (0,) if self.per == "row" else (0, 1)
+        location = self._location(weights, axes)
+        scale, offset = 1.0, 0.0
+        if self.scale == "mean_abs":
+            scale = ops.mean(ops.abs(weights), axis=axes, keepdims=True)
+        elif self.scale == "mad":
+            scale = statistics.mean_absolute_deviation(weights, 0.0 if location is None else location, axes)
+        if self.restore:
+            offset = ops.mean(weights, axis=axes, keepdims=True)
+        return Code(self.sign(inputs if location is None else inputs - location), scale, offset)
+
+    def _location(self, weights, axes):
+        if self.center is None:
+            return None
+        if self.center == "mean":
+            return ops.mean(weights, axis=axes, keepdims=True)
+        if self.per == "row":
+            return statistics.select_median(weights, axis=0)
+        return statistics.select_median(ops.reshape(weights, (-1, 1)), axis=0)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "center": self.center,
+            "scale": self.scale,
+            "restore": self.restore,
+            "per": self.per,
+            "sign": self.sign.get_config(),
+        }

@@ -1,0 +1,31 @@
+"""BinaryViT, the baseline: learned shifts before every sign, elastic {0, 1} probabilities.
+
+    W_b = mean_row|W| * s(W - mean_row W)        backward: clipped identity on the centred weight
+    x_b = s(x + t)                                backward: 2 - 2|x + t| within [-1, 1]
+    P_b = a * clip(round(P / a), 0, 1)            one learned a per layer
+
+Source: BinaryViT (CVPR Workshops 2023), as the paper's baseline. Distilled from the teacher's label output alone.
+"""
+
+from acdbit_keras.distillation import LabelDistillation
+from acdbit_keras.quantizers import AlignedSign, ElasticBinary, WeightSign
+from acdbit_keras.schemes.base import Scheme
+
+
+def shifted(**options):
+    """The sign of BinaryViT: s(x + t), the shift t learned per channel."""
+    return AlignedSign(threshold="learned", scale=None, restore="off", sign="approx_sign", **options)
+
+
+SCHEME = Scheme(
+    name="binary_vit",
+    title="BinaryViT",
+    weight=WeightSign(center="mean", scale="mean_abs", sign="ste_sign"),
+    activation=shifted(),
+    hidden=shifted(),
+    query=shifted(channel_axes=2),
+    key=shifted(channel_axes=2),
+    value=shifted(channel_axes=2, contracts="tokens"),
+    probabilities=ElasticBinary(),
+    distillation=(LabelDistillation(weight=1.0),),
+)

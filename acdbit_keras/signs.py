@@ -1,0 +1,168 @@
+"""Signs with a straight-through gradient: Larq's quantizers on TensorFlow, the same functions elsewhere.
+
+Every function maps a real tensor to one of two (or three) values and replaces the gradient, which is zero almost
+everywhere, by a pseudo-gradient. On the TensorFlow backend a `Sign` calls the Larq quantizer of that name; on
+other backends it calls the functions of this module, written in `keras.ops` and proven equal in the tests.
+"""
+
+import difflib
+from dataclasses import dataclass, field
+
+import keras
+from keras import ops
+
+from acdbit_keras import _larq
+
+
+def sign(x):
+    """s(x) = +1 if x >= 0 else -1. Never zero. No gradient of its own."""
+    one = ops.ones_like(x)
+    return ops.where(x >= 0, one, -one)
+
+
+def _straight_through(forward, pseudo_gradient):
+    """`forward(x)` whose gradient is `pseudo_gradient(x) * upstream`."""
+
+    @ops.custom_gradient
+    def function(x):
+        def grad(*args, upstream=None):
+            if upstream is None:
+                (upstream,) = args
+            return upstream * pseudo_gradient(x)
+
+        return forward(x), grad
+
+    return function
+
+
+def _inside(x, bound):
+    if bound is None:
+        return ops.ones_like(x)
+    return ops.cast(ops.abs(x) <= bound, x.dtype)
+
+
+def ste_sign(x, clip_value=1.0):
+    """s(x); ds/dx = 1 where |x| <= clip_value, else 0 (everywhere 1 if it is None). arXiv:1602.02830."""
+    return _straight_through(sign, lambda x: _inside(x, clip_value))(x)
+
+
+def approx_sign(x):
+    """s(x); ds/dx = 2 - 2|x| where |x| <= 1, else 0. Bi-Real Net, arXiv:1808.00278."""
+    return _straight_through(sign, lambda x: 2.0 * (1.0 - ops.abs(x)) * _inside(x, 1.0))(x)
+
+
+def swish_sign(x, beta=5.0):
+    """s(x); ds/dx = beta (2 - bx tanh(bx/2)) / (1 + cosh(bx)), bx = beta x. BNN+, arXiv:1812.11800."""
+
+    def pseudo_gradient(x):
+        bx = beta * x
+        return beta * (2.0 - bx * ops.tanh(0.5 * bx)) / (1.0 + ops.cosh(bx))
+
+    return _straight_through(sign, pseudo_gradient)(x)
+
+
+def ste_heaviside(x, clip_value=1.0):
+    """1 if x > 0 else 0; gradient 1 where |x| <= clip_value, else 0."""
+    return _straight_through(lambda x: ops.cast(x > 0, x.dtype), lambda x: _inside(x, clip_value))(x)
+
+
+def ste_tern(x, threshold_value=0.05, ternary_weight_networks=False, clip_value=1.0):
+    """+1 above the threshold, -1 below its negative, else 0; clipped identity gradient. arXiv:1605.04711.
+
+    With `ternary_weight_networks` the threshold is 0.7 mean|x|.
+    """
+    bound = 0.7 * ops.mean(ops.abs(x)) if ternary_weight_networks else threshold_value
+
+    def forward(x):
+        return ops.sign(ops.sign(x + bound) + ops.sign(x - bound))
+
+    return _straight_through(forward, lambda x: _inside(x, clip_value))(x)
+
+
+def ste_round(x):
+    """round(clip(x, 0, 1)), ties to even; gradient 1 where 0 <= x <= 1, else 0. The {0, 1} code of elastic quantizers."""
+    return _straight_through(
+        lambda x: ops.round(ops.clip(x, 0.0, 1.0)), lambda x: ops.cast((x >= 0) & (x <= 1), x.dtype)
+    )(x)
+
+
+# name -> (function, Larq's class, the values it can take)
+_FUNCTIONS = {
+    "ste_sign": (ste_sign, "SteSign", "sign"),
+    "approx_sign": (approx_sign, "ApproxSign", "sign"),
+    "swish_sign": (swish_sign, "SwishSign", "sign"),
+    "magnitude_aware_sign": (ste_sign, "MagnitudeAwareSign", "sign"),
+    "ste_heaviside": (ste_heaviside, "SteHeaviside", "zero_one"),
+    "ste_tern": (ste_tern, "SteTern", "ternary"),
+}
+
+
+def names():
+    """The names that `get` accepts, which are Larq's."""
+    return sorted(_FUNCTIONS)
+
+
+@dataclass(frozen=True)
+class Sign:
+    """A sign function with its arguments, callable on tensors of any shape.
+
+    Attributes:
+        name: one of `names()`.
+        arguments: keyword arguments of the Larq quantizer, e.g. `{"clip_value": 1.3}`.
+    """
+
+    name: str
+    arguments: dict = field(default_factory=dict)
+
+    @property
+    def levels(self):
+        """`"sign"` for {-1, +1}, `"zero_one"` for {0, 1}, `"ternary"` for {-1, 0, +1}."""
+        return _FUNCTIONS[self.name][2]
+
+    def __call__(self, x):
+        name = self.name
+        if name == "magnitude_aware_sign":
+            # Larq's multiplies the scale in; a Code keeps exact signs and their scale apart.
+            name = "ste_sign"
+        if keras.config.backend() == "tensorflow":
+            return getattr(_larq.load("quantizers"), name)(x, **self.arguments)
+        return _FUNCTIONS[name][0](x, **self.arguments)
+
+    def scale(self, x):
+        """The magnitude that the quantizer gives its signs: 1.0, or mean|x| per output channel."""
+        if self.name != "magnitude_aware_sign":
+            return 1.0
+        axes = tuple(range(len(x.shape) - 1))
+        return ops.stop_gradient(ops.mean(ops.abs(x), axis=axes, keepdims=True))
+
+    def get_config(self):
+        return {"name": self.name, "arguments": dict(self.arguments)}
+
+
+def get(identifier):
+    """A `Sign` from its name, Larq's class name, a config or a Larq quantizer instance.
+
+    Raises:
+        ValueError: for anything else, naming the known ones and the nearest.
+    """
+    if isinstance(identifier, Sign):
+        return identifier
+    if isinstance(identifier, dict) and "name" in identifier:
+        return Sign(_known(identifier["name"]), dict(identifier.get("arguments", {})))
+    if isinstance(identifier, str):
+        return Sign(_known(identifier))
+    if type(identifier).__module__ == "larq.quantizers":
+        config = identifier.get_config()
+        layer_config = {"name", "trainable", "dtype", "metrics"}
+        return Sign(_known(type(identifier).__name__), {k: v for k, v in config.items() if k not in layer_config})
+    raise ValueError(f"a sign must be a name, a Larq quantizer or a config, not {identifier!r}; known names: {', '.join(names())}")
+
+
+def _known(name):
+    by_class = {larq_name: key for key, (_, larq_name, _) in _FUNCTIONS.items()}
+    key = by_class.get(name, name)
+    if key not in _FUNCTIONS:
+        near = difflib.get_close_matches(str(name), list(_FUNCTIONS) + list(by_class), n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"unknown quantizer {name!r}; known: {', '.join(names())}{hint}")
+    return key

@@ -1,0 +1,357 @@
+"""Latency, memory and size of ``.tflite`` files side by side, measured in one run.
+
+The files take turns, one inference each (A B C A B C ...), so a machine that warms up, throttles or is shared slows
+all of them alike and the ratios stay fair. One sample is one call of the engine: input copied in, inference, outputs
+copied out, in the model's stored types; converting images to int8 and back is not part of it.
+
+Two memory figures, because no engine reports one through Python:
+
+arena_bytes
+    The activation arena, planned from the tensors' lifetimes (`flatbuffer.arena_bytes`). Depends on the file alone.
+heap_bytes
+    What the C allocator handed out from just before the engine was started until its first inference was done
+    (glibc's ``mallinfo2``: blocks in use, all arenas, mapped ones included). This is what this engine really took on
+    this machine: arena, kernel scratch buffers, packed copies of weights, the graph's structures and about 0.1 MB of
+    op table. It leaves out the file's bytes, from which constants are read in place, the code of the libraries, and
+    what a kernel took and gave back within the inference. None where the allocator is not glibc's (macOS, musl).
+
+The profile times each node alone: a model of that one node is cut out of the file and run on the same engine with
+the values the node receives in the whole model. It works for every engine; it does not see what an engine gains by
+treating nodes together, and each time includes one call of the engine (some microseconds), so the times need not add
+up to the latency.
+"""
+
+import ctypes
+import dataclasses
+import gc
+import io
+import os
+import time
+
+import numpy as np
+
+from . import flatbuffer
+from .interpreter import choose_engine, start_engine
+
+
+@dataclasses.dataclass(frozen=True)
+class NodeTime:
+    """One node run alone.
+
+    Attributes:
+        index: position in the execution order.
+        op: op name.
+        output: name of the node's first output tensor.
+        median_ms: median latency in milliseconds, None where the node cannot run alone.
+        note: why not, otherwise empty.
+    """
+
+    index: int
+    op: str
+    output: str
+    median_ms: float | None
+    note: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What was measured for one file.
+
+    Attributes:
+        path: as given.
+        engine, num_threads: how it ran.
+        median_ms, p90_ms, min_ms: latency of one inference in milliseconds.
+        iqr_ms: the spread, 75th minus 25th percentile, in milliseconds.
+        ratio: median_ms over that of the first file.
+        arena_bytes, heap_bytes: see the module's text; heap_bytes may be None.
+        file_bytes: size of the file.
+        samples_ms: every latency, in the order measured.
+        nodes: `NodeTime`s in execution order, empty without a profile.
+    """
+
+    path: str
+    engine: str
+    num_threads: int
+    median_ms: float
+    p90_ms: float
+    min_ms: float
+    iqr_ms: float
+    ratio: float
+    arena_bytes: int
+    heap_bytes: int | None
+    file_bytes: int
+    samples_ms: tuple
+    nodes: tuple = ()
+
+    def to_dict(self):
+        """The result in plain types, as ``json.dumps`` takes them."""
+        return dataclasses.asdict(self)
+
+
+@dataclasses.dataclass
+class _Contender:
+    path: str
+    content: bytes
+    model: object
+    engine: str
+    inputs: list
+    session: object = None
+    heap_bytes: int | None = None
+
+
+def benchmark(paths, engines=None, num_threads=1, runs=50, warmup=5, seed=0, profile=True):
+    """Measures several files in turns.
+
+    Args:
+        paths: ``.tflite`` files; ratios refer to the first. A file may occur twice, with two engines.
+        engines: engine name for all, a list with one per file, or None for "auto".
+        num_threads: threads each engine may use.
+        runs: timed inferences per file.
+        warmup: untimed inferences per file before, in turns too.
+        seed: of the random inputs (standard normal where the input is float).
+        profile: whether to time each node alone, which costs about as much again as the measurement itself.
+
+    Returns:
+        list of `Result`, in the order of `paths`.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ImportError: an engine's package is not installed.
+        ValueError: a damaged file, an unknown engine, one that cannot run its file, or an argument out of range.
+    """
+    paths = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
+    if not paths:
+        raise ValueError("paths must name at least one .tflite file, got none")
+    if engines is None or isinstance(engines, str):
+        engines = [engines or "auto"] * len(paths)
+    if len(engines) != len(paths):
+        raise ValueError(f"engines must name one engine per file: {len(engines)} for {len(paths)} files")
+    for argument, value, least in (("runs", runs, 1), ("warmup", warmup, 0)):
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+            raise ValueError(f"{argument} must be an integer of at least {least}, got {value!r}")
+
+    contenders = [_enter(path, engine, seed) for path, engine in zip(paths, engines, strict=True)]
+    for contender in contenders:
+        _start(contender, num_threads)
+    times = _take_turns([lambda c=c: c.session.run(c.inputs) for c in contenders], runs, warmup)
+    nodes = [_profile(c, num_threads, runs, warmup) if profile else () for c in contenders]
+
+    reference = float(np.median(times[0]))
+    results = []
+    for contender, samples, node_times in zip(contenders, times, nodes, strict=True):
+        low, median, high, p90 = (float(v) for v in np.percentile(samples, [25, 50, 75, 90]))
+        results.append(
+            Result(
+                path=contender.path,
+                engine=contender.engine,
+                num_threads=int(num_threads),
+                median_ms=median,
+                p90_ms=p90,
+                min_ms=float(min(samples)),
+                iqr_ms=high - low,
+                ratio=median / reference,
+                arena_bytes=flatbuffer.arena_bytes(contender.model),
+                heap_bytes=contender.heap_bytes,
+                file_bytes=len(contender.content),
+                samples_ms=tuple(samples),
+                nodes=node_times,
+            )
+        )
+    return results
+
+
+def table(results):
+    """The results as text: one line per file, then for each profiled file its time by op.
+
+    Args:
+        results: list of `Result`.
+
+    Returns:
+        str without a trailing newline. Times in ms, memory and sizes in KiB (1024 bytes).
+    """
+    header = ["file", "engine", "threads", "median ms", "p90", "min", "IQR", "ratio"]
+    header += ["arena KiB", "heap KiB", "size KiB"]
+    rows = [
+        [
+            os.path.basename(r.path), r.engine, str(r.num_threads), f"{r.median_ms:.3f}", f"{r.p90_ms:.3f}",
+            f"{r.min_ms:.3f}", f"{r.iqr_ms:.3f}", f"{r.ratio:.2f}", _kib(r.arena_bytes), _kib(r.heap_bytes),
+            _kib(r.file_bytes),
+        ]
+        for r in results
+    ]  # fmt: skip
+    parts = [_align(header, rows, text_columns=2)]
+    for r in results:
+        if r.nodes:
+            parts.append(_by_op(r))
+    return "\n\n".join(parts)
+
+
+def plot(results, path):
+    """Draws the latencies as bars (median; the line spans the quartiles) into a PNG file.
+
+    Args:
+        results: list of `Result`.
+        path: of the PNG.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        OSError: the folder cannot be written.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("drawing a benchmark needs the package matplotlib: pip install matplotlib") from error
+
+    medians = np.array([r.median_ms for r in results])
+    quartiles = np.array([np.percentile(r.samples_ms, [25, 75]) for r in results])
+    figure = Figure(figsize=(7, 1.2 + 0.5 * len(results)), layout="constrained")
+    axes = figure.add_subplot()
+    bars = axes.barh(
+        np.arange(len(results)), medians, xerr=np.abs(quartiles.T - medians), capsize=3, color="#4c72b0", height=0.6
+    )
+    axes.bar_label(bars, [f" {r.median_ms:.3g} ms ({r.ratio:.2f}x)" for r in results], padding=4)
+    axes.set_yticks(np.arange(len(results)), [f"{os.path.basename(r.path)}\n{r.engine}" for r in results])
+    axes.invert_yaxis()
+    axes.margins(x=0.3)
+    axes.set_xlabel(f"latency of one inference, ms ({results[0].num_threads} thread(s))")
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=150)
+    flatbuffer.replace_file(path, picture.getvalue())
+
+
+def _enter(path, engine, seed):
+    content, name = flatbuffer.contents(path)
+    model = flatbuffer.parse(content, name)
+    rng = np.random.default_rng(seed)
+    inputs = [_random_values(tensor, rng, name) for tensor in flatbuffer.inputs(model)]
+    return _Contender(name, content, model, choose_engine(model, engine), inputs)
+
+
+def _start(contender, num_threads):
+    # The first start imports the engine's package and fills its process-wide tables; the second is what a model costs.
+    for _ in range(2):
+        contender.session = None
+        gc.collect()
+        before = _heap_in_use()
+        contender.session = start_engine(contender.engine, contender.content, num_threads, contender.path)
+        contender.session.run(contender.inputs)
+        after = _heap_in_use()
+    contender.heap_bytes = None if before is None else after - before
+
+
+def _take_turns(calls, runs, warmup):
+    """Calls each in turn, `warmup` rounds untimed, then `runs` rounds; returns a list of milliseconds per call."""
+    times = [[] for _ in calls]
+    collecting = gc.isenabled()
+    gc.disable()  # a collection would land on whichever call happens to run
+    try:
+        for round_number in range(warmup + runs):
+            for samples, call in zip(times, calls, strict=True):
+                start = time.perf_counter_ns()
+                call()
+                elapsed = time.perf_counter_ns() - start
+                if round_number >= warmup:
+                    samples.append(elapsed / 1e6)
+    finally:
+        if collecting:
+            gc.enable()
+    return times
+
+
+def _profile(contender, num_threads, runs, warmup):
+    nodes = [operator for operator in flatbuffer.operators(contender.model) if operator.subgraph == 0]
+    values, note = {}, ""
+    try:
+        values = _activations(contender, nodes, num_threads)
+    except (RuntimeError, ValueError) as error:
+        note = f"the engine cannot hand out intermediate tensors: {_first_line(error)}"
+    measured = []
+    for node in nodes:
+        median, reason = None, note
+        if not note:
+            try:
+                content = flatbuffer.pack(flatbuffer.single_operator(contender.model, node.index))
+                session = start_engine(contender.engine, content, num_threads, f"node {node.index}")
+                inputs = [values[tensor.index] for tensor in node.activations]
+                [samples] = _take_turns([lambda s=session, i=inputs: s.run(i)], runs, warmup)
+                median = float(np.median(samples))
+            except (RuntimeError, ValueError, KeyError) as error:
+                reason = _first_line(error)
+        output = node.outputs[0].name if node.outputs else ""
+        measured.append(NodeTime(node.index, node.name, output, median, reason))
+    return tuple(measured)
+
+
+def _activations(contender, nodes, num_threads):
+    """What each node receives in the whole model: a dict from tensor index to array."""
+    needed = {tensor.index: tensor for node in nodes for tensor in node.activations}
+    fed = [tensor.index for tensor in flatbuffer.inputs(contender.model)]
+    produced = {tensor.index for node in nodes for tensor in node.outputs}
+    exposed = flatbuffer.expose_tensors(contender.model, [i for i in needed if i in produced])
+    session = start_engine(contender.engine, flatbuffer.pack(exposed), num_threads, contender.path)
+    names = [tensor.index for tensor in flatbuffer.outputs(exposed)]
+    values = dict(zip(names, session.run(contender.inputs), strict=True))
+    return {**values, **dict(zip(fed, contender.inputs, strict=True))}
+
+
+def _random_values(tensor, rng, name):
+    if tensor.dtype == "bool":
+        return rng.random(tensor.shape) < 0.5
+    try:
+        stored = np.dtype(tensor.dtype)
+    except TypeError:
+        raise ValueError(f"{name} takes {tensor.dtype}, for which no random input can be made") from None
+    if stored.kind == "f":
+        return rng.standard_normal(tensor.shape).astype(stored)
+    limits = np.iinfo(stored)
+    return rng.integers(limits.min, limits.max, tensor.shape, stored, endpoint=True)
+
+
+class _MallInfo2(ctypes.Structure):
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()
+    ]
+
+
+def _heap_in_use():
+    """Bytes the C allocator has handed out, None where it cannot tell. Python's small objects are not among them."""
+    try:
+        mallinfo2 = ctypes.CDLL(None).mallinfo2
+    except (AttributeError, OSError, TypeError):
+        return None
+    mallinfo2.restype = _MallInfo2
+    info = mallinfo2()
+    return info.uordblks + info.hblkhd
+
+
+def _by_op(result):
+    totals = {}
+    for node in result.nodes:
+        count, total, missing = totals.get(node.op, (0, 0.0, 0))
+        missed = node.median_ms is None
+        totals[node.op] = (count + 1, total + (0.0 if missed else node.median_ms), missing + missed)
+    whole = sum(total for _, total, _ in totals.values())
+    rows = [
+        [op, str(count), f"{total:.3f}", f"{total / whole:.0%}" if whole else "-", str(missing) if missing else ""]
+        for op, (count, total, missing) in sorted(totals.items(), key=lambda item: -item[1][1])
+    ]
+    title = f"{os.path.basename(result.path)}: each node alone, {whole:.3f} ms in sum"
+    return title + "\n" + _align(["op", "nodes", "ms", "share", "not timed"], rows, text_columns=1)
+
+
+def _align(header, rows, text_columns):
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    lines = []
+    for row in [header, *rows]:
+        cells = [cell.ljust(w) if i < text_columns else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths))]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def _kib(size):
+    return "-" if size is None else f"{size / 1024:.1f}"
+
+
+def _first_line(error):
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

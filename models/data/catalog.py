@@ -1,0 +1,131 @@
+"""The known datasets: their sizes, classes and normalisation constants.
+
+Nothing here touches a disk or imports TensorFlow, so that prediction on a device can normalise an image as training
+did.
+"""
+
+import dataclasses
+import difflib
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetInfo:
+    """The facts about a dataset that models and pipelines need.
+
+    Attributes:
+        name: the name that `load` takes.
+        classes: number of classes; labels are the integers 0 to classes - 1.
+        image_size: side of the square images in pixels: the native one, or the usual one where native sizes vary.
+        channels: 1 (grey) or 3 (RGB).
+        mean: per channel, of pixel values divided by 255.
+        std: per channel, of pixel values divided by 255.
+        train_examples: number of training images.
+        test_examples: number of test images.
+        class_names: one name per class, or None where the list comes with the prepared data (`class_names` reads it).
+        tfds_name: name in TensorFlow Datasets, or None for a dataset that is embedded in a library.
+        test_split: the TensorFlow Datasets split that is used for testing.
+        flip: whether a mirrored image keeps its class.
+        varying_size: whether native image sizes vary; such images are cropped to a square and streamed from disk.
+    """
+
+    name: str
+    classes: int
+    image_size: int
+    channels: int
+    mean: tuple
+    std: tuple
+    train_examples: int
+    test_examples: int
+    class_names: tuple | None = None
+    tfds_name: str | None = None
+    test_split: str = "test"
+    flip: bool = True
+    varying_size: bool = False
+
+    def steps_per_epoch(self, batch_size):
+        """Number of full training batches in an epoch; the incomplete last one is dropped."""
+        return self.train_examples // batch_size
+
+
+_CIFAR10_CLASSES = "airplane automobile bird cat deer dog frog horse ship truck"
+_CIFAR100_CLASSES = (
+    "apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle "
+    "caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant "
+    "flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man "
+    "maple_tree motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree "
+    "plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper "
+    "snail snake spider squirrel streetcar sunflower sweet_pepper table tank telephone television tiger tractor train "
+    "trout tulip turtle wardrobe whale willow_tree wolf woman worm"
+)
+_FASHION_CLASSES = "t-shirt/top trouser pullover dress coat sandal shirt sneaker bag ankle_boot"
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+# Means and deviations are those of all training pixels; imagenette is a part of ImageNet and takes its constants.
+DATASETS = {
+    item.name: item
+    for item in (
+        DatasetInfo("digits", 10, 8, 1, (0.3052,), (0.3760,), 1442, 355, tuple("0123456789"), flip=False),
+        DatasetInfo("cifar10", 10, 32, 3, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), 50_000, 10_000,
+                    tuple(_CIFAR10_CLASSES.split()), "cifar10"),
+        DatasetInfo("cifar100", 100, 32, 3, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762), 50_000, 10_000,
+                    tuple(_CIFAR100_CLASSES.split()), "cifar100"),
+        DatasetInfo("fashion_mnist", 10, 28, 1, (0.2860,), (0.3530,), 60_000, 10_000,
+                    tuple(_FASHION_CLASSES.split()), "fashion_mnist"),
+        DatasetInfo("tiny_imagenet", 200, 64, 3, (0.4802, 0.4481, 0.3975), (0.2770, 0.2691, 0.2821), 100_000, 10_000,
+                    None, "tiny_imagenet", "validation"),
+        DatasetInfo("imagenette", 10, 224, 3, _IMAGENET_MEAN, _IMAGENET_STD, 9_469, 3_925,
+                    None, "imagenette/320px-v2", "validation", varying_size=True),
+        DatasetInfo("imagenet2012", 1000, 224, 3, _IMAGENET_MEAN, _IMAGENET_STD, 1_281_167, 50_000,
+                    None, "imagenet2012", "validation", varying_size=True),
+    )
+}  # fmt: skip
+
+
+def names():
+    """The names of the known datasets."""
+    return tuple(DATASETS)
+
+
+def info(name):
+    """Returns the `DatasetInfo` of a dataset.
+
+    Raises:
+        ValueError: if the name is not known.
+    """
+    if name not in DATASETS:
+        nearest = difflib.get_close_matches(str(name), DATASETS, n=1)
+        hint = f"; did you mean {nearest[0]!r}?" if nearest else "."
+        raise ValueError(f"dataset={name!r} is not known, the known ones are {', '.join(DATASETS)}{hint}")
+    return DATASETS[name]
+
+
+def standardize(images, facts):
+    """(images - 255 mean) / (255 std) per channel, for float32 images of any array library."""
+    mean = np.asarray(facts.mean, "float32") * np.float32(255)
+    scale = np.float32(1) / (np.asarray(facts.std, "float32") * np.float32(255))
+    return (images - mean) * scale
+
+
+def normalize(images, name):
+    """Normalises images as the training pipelines do.
+
+    Args:
+        images: (..., height, width, channels), pixel values 0 to 255, uint8 or float.
+        name: the dataset whose constants are used.
+
+    Returns:
+        float32 array of the same shape.
+
+    Raises:
+        ValueError: if the name is not known or the number of channels is not the dataset's.
+    """
+    facts = info(name)
+    images = np.asarray(images, "float32")
+    if images.ndim < 3 or images.shape[-1] != facts.channels:
+        raise ValueError(
+            f"images of shape {images.shape} cannot be normalised for {name}: "
+            f"the shape must be (..., height, width, {facts.channels})."
+        )
+    return standardize(images, facts)

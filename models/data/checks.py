@@ -1,0 +1,80 @@
+"""Checks of images and labels before they reach a model, made on the host so that the device is never waited for."""
+
+import numpy as np
+
+
+def validate_arrays(images, labels, classes):
+    """Checks numpy images and labels.
+
+    Args:
+        images: (N, height, width, channels), finite.
+        labels: (N,) integers in [0, classes).
+        classes: number of classes.
+
+    Raises:
+        ValueError: naming the first offence.
+    """
+    images, labels = np.asarray(images), np.asarray(labels)
+    if images.ndim != 4:
+        raise ValueError(f"images of shape {images.shape} must have the shape (N, height, width, channels).")
+    if labels.shape != images.shape[:1]:
+        raise ValueError(f"labels of shape {labels.shape} must be one integer for each of the {len(images)} images.")
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(f"labels of type {labels.dtype} must be integers.")
+    outside = np.flatnonzero((labels < 0) | (labels >= classes))
+    if outside.size:
+        index = outside[0]
+        raise ValueError(f"labels[{index}]={labels[index]} is outside [0, {classes}).")
+    if not np.issubdtype(images.dtype, np.integer):
+        broken = np.flatnonzero(~np.isfinite(images).reshape(len(images), -1).all(axis=1))
+        if broken.size:
+            raise ValueError(f"images[{broken[0]}] holds NaN or infinite values; all must be finite.")
+
+
+def checked(dataset, classes):
+    """Adds checks to a tf.data pipeline of (images, labels) or (images, labels, weights) batches.
+
+    Iterating the result stops with `tf.errors.InvalidArgumentError`, whose message names the batch (counted from 0),
+    at the first image that is not finite and the first label that is outside the range. Labels are integers or, mixed
+    or one-hot, float rows with one column per class.
+
+    Args:
+        dataset: a batched `tf.data.Dataset`.
+        classes: number of classes.
+
+    Returns:
+        A dataset of the same batches.
+
+    Raises:
+        ValueError: if the rows of float labels do not have one column per class.
+    """
+    import tensorflow as tf
+
+    labels_spec = dataset.element_spec[1]
+    if labels_spec.dtype.is_floating and labels_spec.shape[-1] != classes:
+        raise ValueError(f"labels of shape {labels_spec.shape} must have one column for each of the {classes} classes.")
+
+    def check(index, batch):
+        images, labels = batch[0], batch[1]
+        assertions = []
+        if images.dtype.is_floating:
+            assertions.append(
+                tf.debugging.Assert(
+                    tf.reduce_all(tf.math.is_finite(images)),
+                    [tf.strings.format("images of batch {} hold NaN or infinite values; all must be finite", index)],
+                )
+            )
+        if labels.dtype.is_floating:
+            good, allowed = (labels >= 0) & (labels <= 1), "[0, 1]"
+        else:
+            good, allowed = (labels >= 0) & (labels < tf.cast(classes, labels.dtype)), f"[0, {classes})"
+        first = tf.boolean_mask(labels, ~good)[:1]
+        assertions.append(
+            tf.debugging.Assert(
+                tf.reduce_all(good), [tf.strings.format("label {} of batch {} is outside " + allowed, (first, index))]
+            )
+        )
+        with tf.control_dependencies(assertions):
+            return tf.nest.map_structure(tf.identity, batch)
+
+    return dataset.enumerate().map(check)
