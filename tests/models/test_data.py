@@ -306,6 +306,13 @@ def test_resumed_epochs_are_those_of_the_whole_run(augment):
     assert not same(whole, other)
 
 
+def test_each_batch_of_each_epoch_is_augmented_on_its_own():
+    # Erased pixels are exactly 0 and show what was drawn, whatever the images are.
+    augmentation = data.Augmentation(erasing=1.0)
+    images, _ = collect(data.load("digits", batch_size=480, augment=augmentation, epochs=2)[0])
+    assert len({(batch == 0).tobytes() for batch in images}) == len(images) == 6
+
+
 def test_plain_iteration_is_one_epoch_shuffled_anew_and_reproducible():
     def two_epochs():
         train, _ = data.load("digits", batch_size=721, seed=3)
@@ -424,6 +431,16 @@ def test_streamed_epochs_are_complete_and_resume(imagenette):
     for epoch in (labels[:3], labels[3:]):
         assert sorted(np.concatenate(epoch)) == sorted(np.arange(24) % 10)
     assert not same(labels[:3], labels[3:])
+
+
+def test_streamed_crops_differ_between_images_and_epochs(monkeypatch, tmp_path):
+    facts = shrink(monkeypatch, "imagenette", 8, 1)
+    image, _ = draw_jpeg(60, 80, np.random.default_rng(4))
+    write(facts, tmp_path, "1.0.0", {"train": [image] * 8, "validation": [image]}, 10)
+    augmentation = data.Augmentation(crop_area=0.08)
+    train, _ = data.load("imagenette", 16, batch_size=4, data_dir=tmp_path, augment=augmentation, epochs=2)
+    crops = np.concatenate(collect(train)[0])
+    assert len({crop.tobytes() for crop in crops}) == len(crops) == 16
 
 
 # === Augmentation ===
