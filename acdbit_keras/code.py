@@ -47,7 +47,7 @@ def is_constant(part):
     return isinstance(part, (int, float))
 
 
-def matmul(a, b):
+def matmul(a, b, product=None, row_sums=None):
     """Product of two codes over the last axis of `a` and the second last axis of `b`.
 
     With `a = alpha * S + M` and `b = beta * T + N`:
@@ -61,6 +61,8 @@ def matmul(a, b):
     Args:
         a: Code with `signs` of shape `(..., n, d)`.
         b: Code with `signs` of shape `(..., d, m)`, or of rank 2, then shared by all leading axes of `a`.
+        product: S @ T, `(..., n, m)`, if it was carried out already, e.g. as a convolution of bits.
+        row_sums: the sums of S over its last axis, `(..., n, 1)`, likewise.
 
     Returns:
         Tensor `(..., n, m)`.
@@ -73,11 +75,13 @@ def matmul(a, b):
     _require_constant(a.scale, -1, "left")
     _require_constant(b.scale, -2, "right")
     depth = a.signs.shape[-1]
-    product = _scaled(_dot(a.signs, b.signs), a.scale, _column(b.scale, a.signs))
+    if product is None:
+        product = _dot(a.signs, b.signs)
+    product = _scaled(product, a.scale, _column(b.scale, a.signs))
     if not _is_zero(b.offset):
         offset = _lift(b.offset, a.signs)
         if offset.shape[-2] == 1:
-            term = ops.sum(a.signs, axis=-1, keepdims=True) * offset
+            term = (ops.sum(a.signs, axis=-1, keepdims=True) if row_sums is None else row_sums) * offset
         else:
             term = _dot(a.signs, b.offset)
         product = product + _scaled(term, a.scale)

@@ -19,7 +19,9 @@ class KerasExecutor:
     def dense(self, layer, inputs, training):
         """`inputs (..., n, channels)` through a `BinaryDense`, without its bias; returns `(..., n, units)`."""
         quantized = layer.input_quantizer(inputs, training=training)
-        return code.matmul(quantized, layer.kernel_quantizer(layer.kernel))
+        self.observe(layer, "input", inputs, quantized.signs)
+        # As a tensor: Larq's functions have no gradient for a variable.
+        return code.matmul(quantized, layer.kernel_quantizer(ops.convert_to_tensor(layer.kernel)))
 
     def attention(self, layer, query, key, value, training):
         """Real `query (batch, n, heads, head_dim)`, `key`, `value (batch, m, ...)` through a `BinaryAttention`.
@@ -27,13 +29,29 @@ class KerasExecutor:
         Returns:
             Context `(batch, n, heads, head_dim)` and the quantized probabilities `(batch, heads, n, m)`.
         """
+        real = {"query": query, "key": key, "value": value}
         query, key, value = layer.codes(query, key, value, training)
+        for (place, tensor), quantized in zip(real.items(), (query, key, value)):
+            self.observe(layer, place, tensor, quantized.signs)
         query = query.map(_heads_first)
         key = key.map(_head_dim_second_last)
         value = value.map(_heads_first)
-        probabilities = layer.probabilities(code.matmul(query, key), training)
+        scores = code.matmul(query, key)
+        probabilities = layer.probabilities(scores, training)
+        self.observe(layer, "probabilities", scores, probabilities.signs)
         context = code.matmul(probabilities, value)
         return ops.transpose(context, (0, 2, 1, 3)), probabilities.decode()
+
+    def pooling(self, layer, inputs):
+        """`inputs (batch, height, width, channels)` through a `PoolingBranches`."""
+        return layer.sum_of_windows(inputs)
+
+    def observe(self, layer, place, real, signs):
+        """Told, in order of execution, of every tensor that is quantized; an executor that watches overrides it.
+
+        `place` is `"input"` of a `BinaryDense`, or `"query"`, `"key"`, `"value"` or `"probabilities"` of a
+        `BinaryAttention`; for the probabilities `real` are the scores before the softmax.
+        """
 
 
 def _heads_first(x):

@@ -8,7 +8,9 @@ PRESETS = {
     # 8-pixel gray digits, tests: 16 tokens.
     "vit_nano_patch2_8": dict(image_size=8, patch_size=2, channels=1, width=64, depth=3, num_heads=2),
     # 32-pixel images on a CPU: 64 tokens; the size of the committed CPU experiments.
-    "vit_micro_patch4_32": dict(image_size=32, patch_size=4, width=128, depth=4, num_heads=2),
+    "vit_micro_patch4_32": dict(
+        image_size=32, patch_size=4, width=96, depth=4, num_heads=3, mlp_ratio=2, stem="convolutional"
+    ),
     # DeiT-Ti on 32-pixel images: 64 tokens.
     "vit_tiny_patch4_32": dict(image_size=32, patch_size=4, width=192, depth=12, num_heads=3),
     # DeiT-S: 196 tokens; the network of the paper's table.

@@ -94,6 +94,7 @@ def train(recipe, folder, data_dir=None, teacher=None, runs="runs", verbose="aut
             epochs=recipe.epochs,
             initial_epoch=epoch,
             steps_per_epoch=steps,
+            shuffle=False,
             verbose=verbose,
             callbacks=[
                 StopOnNonFinite(),

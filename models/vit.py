@@ -5,7 +5,10 @@ from keras import layers
 
 from acdbit_keras import schemes
 from acdbit_keras.layers.attention import check_heads
+from acdbit_keras.layers.stem import ConvolutionalStem
 from acdbit_keras.models.blocks import BLOCKS
+
+STEMS = ("patch", "convolutional")
 
 
 @keras.saving.register_keras_serializable(package="acdbit")
@@ -24,6 +27,7 @@ class VisionTransformer(keras.Model):
         depth: number of blocks.
         num_heads: attention heads; for a binary scheme width / num_heads is a multiple of 32.
         mlp_ratio: hidden width of the feed-forward part over `width`.
+        stem: `"patch"`, one convolution per patch, or `"convolutional"`, 3x3 convolutions of stride 2.
         drop_path: stochastic-depth rate of the last block; it grows linearly from 0.
 
     Call arguments:
@@ -51,6 +55,7 @@ class VisionTransformer(keras.Model):
         depth=12,
         num_heads=3,
         mlp_ratio=4,
+        stem="patch",
         drop_path=0.0,
         **kwargs,
     ):
@@ -61,6 +66,8 @@ class VisionTransformer(keras.Model):
                 raise ValueError(f"{name} must be a positive integer, not {value!r}")
         if image_size % patch_size:
             raise ValueError(f"image_size={image_size} is not divisible by patch_size={patch_size}")
+        if stem not in STEMS:
+            raise ValueError(f"stem must be one of {', '.join(map(repr, STEMS))}, not {stem!r}")
         self.scheme = schemes.get(scheme)
         check_heads(width, num_heads, self.scheme.is_binary)
         self.classes = classes
@@ -71,10 +78,14 @@ class VisionTransformer(keras.Model):
         self.depth = depth
         self.num_heads = num_heads
         self.mlp_ratio = mlp_ratio
+        self.stem = stem
         self.drop_path_rate = drop_path
 
         block = BLOCKS[self.scheme.block]
-        self.patch_embedding = layers.Conv2D(width, patch_size, strides=patch_size, name="patch_embedding")
+        if stem == "patch":
+            self.patch_embedding = layers.Conv2D(width, patch_size, strides=patch_size, name="patch_embedding")
+        else:
+            self.patch_embedding = ConvolutionalStem(width, patch_size, name="patch_embedding")
         self.blocks = [
             block(
                 width,
@@ -116,7 +127,8 @@ class VisionTransformer(keras.Model):
         self.built = True
 
     def call(self, images, training=None, return_taps=False):
-        x = self.patch_embedding(images) + self.positions
+        options = {} if self.stem == "patch" else {"training": training}
+        x = self.patch_embedding(images, **options) + self.positions
         taps = []
         for block in self.blocks:
             x, tap = block(x, training=training)
@@ -140,5 +152,6 @@ class VisionTransformer(keras.Model):
             "depth": self.depth,
             "num_heads": self.num_heads,
             "mlp_ratio": self.mlp_ratio,
+            "stem": self.stem,
             "drop_path": self.drop_path_rate,
         }

@@ -1,2 +1,57 @@
-def main():
-    raise SystemExit(0)
+"""The command line `acdbit`: the roof, which may import every room.
+
+Every command takes --help and --json. Bad input ends with exit status 2 and one line on standard error; set
+ACDBIT_DEBUG=1 to see where it came from.
+"""
+
+import argparse
+import json
+import os
+import sys
+
+
+def main(arguments=None):
+    """Runs one command; returns the exit status."""
+    # Before TensorFlow is imported: its start-up notes are noise between a command's lines.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    options = _parser().parse_args(arguments)
+    try:
+        return options.run(options) or 0
+    except KeyboardInterrupt:
+        print("acdbit: interrupted; what was written before stays complete", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if os.environ.get("ACDBIT_DEBUG"):
+            raise
+        sentence = _sentence(error)
+        if sentence is None:
+            raise
+        print(f"acdbit: {sentence}", file=sys.stderr)
+        return 2
+
+
+def _sentence(error):
+    """What to tell of an error that bad input or the machine caused; `None` for one of our own making."""
+    text = str(error)
+    if type(error).__name__ == "InvalidArgumentError" and "assertion failed:" in text:
+        # A check inside a data pipeline, wrapped by TensorFlow.
+        return text.split("assertion failed:", 1)[1].strip().splitlines()[0].strip(" []'\"")
+    if isinstance(error, (ValueError, OSError, ImportError, FloatingPointError, MemoryError)):
+        return " ".join(text.split()) or type(error).__name__
+    return None
+
+
+def emit(options, text, value):
+    """Prints `value` as JSON with --json, else `text`."""
+    print(json.dumps(value, indent=1) if options.json else text)
+
+
+def _parser():
+    from acdbit_keras.cli import commands
+
+    parser = argparse.ArgumentParser(prog="acdbit", description="Binary vision transformers: train, convert, verify, measure, run.")
+    parser.set_defaults(run=lambda options: parser.print_help())
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND")
+    for add in commands.COMMANDS:
+        add(subparsers)
+    return parser

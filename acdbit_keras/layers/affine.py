@@ -29,8 +29,9 @@ class RPReLU(keras.layers.Layer):
 
     def call(self, inputs):
         z = inputs - self.shift_in
-        # This sum, rather than a select, is the form that converters recognise as one PRELU.
-        return ops.relu(z) - self.slope * ops.relu(-z) + self.shift_out
+        # This sum, with a slope of one rank less than the input, is the form that converters recognise as one PRELU.
+        negative_slope = ops.reshape(-ops.convert_to_tensor(self.slope), (1,) * (len(inputs.shape) - 2) + (-1,))
+        return ops.relu(z) + negative_slope * ops.relu(-z) + self.shift_out
 
     def compute_output_shape(self, input_shape):
         return input_shape

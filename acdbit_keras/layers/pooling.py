@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from acdbit_keras import execution
+
 SIDES = (3, 5)
 
 
@@ -39,6 +41,10 @@ class PoolingBranches(keras.layers.Layer):
         return kernel
 
     def call(self, inputs):
+        return execution.current().pooling(self, inputs)
+
+    def sum_of_windows(self, inputs):
+        """The branches as sums of shifted slices."""
         gain = ops.convert_to_tensor(self.gain)
         outputs = self.shift
         for direction, axis in enumerate((1, 2)):
@@ -68,12 +74,18 @@ def _window(x, axis):
 
 def tile_channels(x, times):
     """Repeats the channels as a whole: `(..., channels)` to `(..., times * channels)`."""
-    return x if times == 1 else ops.concatenate([x] * times, axis=-1)
+    if times == 1:
+        return x
+    # Spread rather than concatenated: XLA folds a broadcast into what reads it, and copies a concatenation slowly.
+    rows = ops.reshape(x, (-1, 1, x.shape[-1]))
+    spread = rows * ops.ones((1, times, 1), x.dtype)
+    return ops.reshape(spread, (*ops.shape(x)[:-1], times * x.shape[-1]))
 
 
 def average_channels(x, group):
     """Mean of each `group` adjacent channels: `(..., channels)` to `(..., channels / group)`."""
     if group == 1:
         return x
-    shape = ops.shape(x)
-    return ops.mean(ops.reshape(x, (*shape[:-1], x.shape[-1] // group, group)), axis=-1)
+    # In three dimensions, which every device has kernels for.
+    groups = ops.mean(ops.reshape(x, (-1, x.shape[-1] // group, group)), axis=-1)
+    return ops.reshape(groups, (*ops.shape(x)[:-1], x.shape[-1] // group))

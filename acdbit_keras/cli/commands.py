@@ -1,0 +1,334 @@
+"""The commands. Each function adds one to the parser; rooms are imported when a command runs, not before."""
+
+import pathlib
+import sys
+
+from acdbit_keras.cli import emit
+
+
+def _command(subparsers, name, run, summary, *, data=False):
+    parser = subparsers.add_parser(name, help=summary, description=summary)
+    parser.add_argument("--json", action="store_true", help="print one JSON value instead of text")
+    if data:
+        parser.add_argument("--data-dir", help="folder of the prepared datasets (default: $ACDBIT_DATA_DIR or ~/tensorflow_datasets)")
+    parser.set_defaults(run=run)
+    return parser
+
+
+# --- demo -----------------------------------------------------------------------------------------------------------
+
+
+def add_demo(subparsers):
+    parser = _command(subparsers, "demo", demo, "Train, distil, convert, verify and time on the digits, in a few minutes.")
+    parser.add_argument("--out", default="runs/demo", help="folder of everything it makes (default: %(default)s)")
+
+
+def demo(options):
+    from acdbit_keras.cli import demo as room
+
+    report = room.run(pathlib.Path(options.out), verbose=0 if options.json else 1)
+    emit(options, room.table(report), report)
+
+
+# --- train ----------------------------------------------------------------------------------------------------------
+
+
+def add_train(subparsers):
+    parser = _command(subparsers, "train", train, "Train a recipe into a folder; an unfinished run there is resumed.", data=True)
+    parser.add_argument("recipe", nargs="?", help="name of a recipe; see --list")
+    parser.add_argument("--list", action="store_true", help="list the recipes")
+    parser.add_argument("--out", help="the run's folder (default: RUNS/RECIPE)")
+    parser.add_argument("--runs", default="runs", help="folder of runs, where the recipe's teacher is found or made (default: %(default)s)")
+    parser.add_argument("--teacher", help="run folder or .keras file of another teacher")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one choice of the recipe; repeatable")
+
+
+def train(options):
+    from acdbit_keras.models import recipes
+
+    if options.list:
+        listed = {name: _recipe_line(recipes.get(name)) for name in recipes.names()}
+        emit(options, "\n".join(f"{name:28}{line}" for name, line in listed.items()), listed)
+        return
+    if not options.recipe:
+        raise ValueError(f"train needs a recipe; known: {', '.join(recipes.names())}")
+    from acdbit_keras.models.train import train as run_recipe
+
+    recipe = recipes.get(options.recipe).with_settings(options.set)
+    folder = options.out or pathlib.Path(options.runs) / recipe.name
+    verbose = 0 if options.json else 1 if sys.stdout.isatty() else 2
+    result = run_recipe(recipe, folder, options.data_dir, options.teacher, options.runs, verbose)
+    emit(options, f"{recipe.name}: accuracy {result['accuracy']:.4f} (best {result['best_accuracy']:.4f}), in {folder}", result)
+
+
+def _recipe_line(recipe):
+    teacher = f", teacher {recipe.teacher}" if recipe.teacher else ""
+    return f"{recipe.scheme} {recipe.preset} on {recipe.dataset}, {recipe.epochs} epochs{teacher}"
+
+
+# --- evaluate -------------------------------------------------------------------------------------------------------
+
+
+def add_evaluate(subparsers):
+    parser = _command(subparsers, "evaluate", evaluate, "Accuracy of a run, a .keras or a .tflite file on the test images.", data=True)
+    parser.add_argument("model", help="run folder, .keras or .tflite file")
+    parser.add_argument("--dataset", help="default: the one the model was trained on")
+
+
+def evaluate(options):
+    if str(options.model).endswith(".tflite"):
+        result = _evaluate_file(options)
+    else:
+        from acdbit_keras.models import train as room
+        from acdbit_keras.models.loading import load_model
+
+        result = room.evaluate(load_model(options.model), _dataset(options, options.model), options.data_dir)
+    emit(options, "  ".join(f"{key} {value:.4f}" if isinstance(value, float) else f"{key} {value}" for key, value in result.items()), result)
+
+
+def _evaluate_file(options):
+    import numpy as np
+
+    from acdbit_keras.convert import Interpreter
+    from acdbit_keras.models import data
+
+    interpreter = Interpreter(options.model)
+    dataset = options.dataset or _card(options.model).get("dataset")
+    if not dataset:
+        raise ValueError(f"{options.model} does not say which dataset it was trained on; pass --dataset")
+    test = data.pipeline(dataset, "test", image_size=interpreter.input_shape[0], data_dir=options.data_dir)
+    ranks = []
+    for images, labels in test.as_numpy_iterator():
+        logits = interpreter.predict(images)
+        ranks.append((logits > np.take_along_axis(logits, labels[:, None], axis=1)).sum(axis=1))
+    ranks = np.concatenate(ranks)
+    return {"images": len(ranks), "accuracy": float((ranks < 1).mean()), "top5": float((ranks < 5).mean())}
+
+
+# --- summary --------------------------------------------------------------------------------------------------------
+
+
+def add_summary(subparsers):
+    parser = _command(subparsers, "summary", summary, "Per layer: bits, packed bytes, bit-MACs, float MACs; totals and file size.")
+    parser.add_argument("model", help="run folder, .keras file, or PRESET:SCHEME[:CLASSES] for an untrained model")
+
+
+def summary(options):
+    from acdbit_keras import cost
+
+    analysis = cost.analyse(_model(options.model))
+    emit(options, analysis.table(), analysis.to_dict())
+
+
+def _model(text):
+    if ":" in text and not pathlib.Path(text).exists():
+        from acdbit_keras.models import build
+
+        preset, scheme, *classes = text.split(":")
+        if len(classes) > 1 or not all(c.isdigit() for c in classes):
+            raise ValueError(f"an untrained model is named PRESET:SCHEME or PRESET:SCHEME:CLASSES, not {text!r}")
+        return build(preset, scheme, *map(int, classes))
+    from acdbit_keras.models.loading import load_model
+
+    return load_model(text)
+
+
+# --- convert --------------------------------------------------------------------------------------------------------
+
+
+def add_convert(subparsers):
+    parser = _command(subparsers, "convert", convert, "Convert a run or a .keras file to .tflite; binary layers are packed into bits.", data=True)
+    parser.add_argument("model", help="run folder, .keras file, or PRESET:SCHEME[:CLASSES] for an untrained model")
+    parser.add_argument("out", help="the .tflite file")
+    parser.add_argument("--precision", help="bits, float32, dynamic or int8 (default: bits for a binary model, else float32)")
+    parser.add_argument("--attention", default="float", help="how attention products are executed (default: %(default)s)")
+    parser.add_argument("--dataset", help="dataset whose images calibrate int8 (default: the one the model was trained on)")
+
+
+def convert(options):
+    from acdbit_keras.convert import rewrite, to_tflite
+
+    model = _model(options.model)
+    calibration = None
+    dataset = _dataset(options, options.model, required=options.precision == "int8")
+    if options.precision == "int8":
+        from acdbit_keras.models import data
+
+        calibration = data.pipeline(
+            dataset, "train", image_size=model.image_size, batch_size=128, data_dir=options.data_dir, augment="none"
+        ).take(2)
+    report = to_tflite(model, options.out, precision=options.precision, attention=options.attention, calibration=calibration)
+    if dataset:
+        rewrite.add_card(options.out, card(model, dataset, options.data_dir))
+    emit(options, str(report), report.to_dict())
+
+
+def card(model, dataset, data_dir=None):
+    """What a device must know to use the file: dataset, class names and the normalisation of its images."""
+    from acdbit_keras.models import data
+
+    facts = data.info(dataset)
+    return {
+        "dataset": dataset,
+        "scheme": model.scheme.name,
+        "mean": list(facts.mean),
+        "std": list(facts.std),
+        "classes": list(facts.class_names or data.class_names(dataset, data_dir)),
+    }
+
+
+def _card(path):
+    from acdbit_keras.convert import flatbuffer, rewrite
+
+    return rewrite.metadata(flatbuffer.read(path)).get("card", {})
+
+
+# --- verify ---------------------------------------------------------------------------------------------------------
+
+
+def add_verify(subparsers):
+    parser = _command(subparsers, "verify", verify, "Compare a .tflite file with the Keras model on real samples; exit 1 beyond tolerance.", data=True)
+    parser.add_argument("model", help="run folder or .keras file")
+    parser.add_argument("file", help="the .tflite file")
+    parser.add_argument("--dataset", help="default: the one the model was trained on")
+    parser.add_argument("--samples", type=int, help="number of test images (default: all)")
+    parser.add_argument("--tolerance", type=float, default=1e-3, help="of a logit (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=1)
+
+
+def verify(options):
+    from acdbit_keras.convert import verify as compare
+    from acdbit_keras.models import data
+    from acdbit_keras.models.loading import load_model
+
+    model = load_model(options.model)
+    if options.samples is not None and options.samples < 1:
+        raise ValueError(f"--samples must be at least 1, not {options.samples}")
+    test = data.pipeline(
+        _dataset(options, options.model), "test", image_size=model.image_size, batch_size=64, data_dir=options.data_dir
+    )
+    if options.samples is not None:
+        test = test.unbatch().take(options.samples).batch(64)
+    parity = compare(model, options.file, test, tolerance=options.tolerance, num_threads=options.threads)
+    emit(options, str(parity), parity.to_dict())
+    return 0 if parity.ok else 1
+
+
+def _dataset(options, model, required=True):
+    if options.dataset:
+        return options.dataset
+    folder = pathlib.Path(model)
+    folder = folder if folder.is_dir() else folder.parent
+    if (folder / "recipe.json").exists():
+        from acdbit_keras.models.train import recipe_of
+
+        return recipe_of(folder).dataset
+    if required:
+        raise ValueError(f"there is no recipe.json beside {model} that says which dataset it was trained on; pass --dataset")
+    return None
+
+
+# --- bench ----------------------------------------------------------------------------------------------------------
+
+
+def add_bench(subparsers):
+    parser = _command(subparsers, "bench", bench, "Time .tflite files side by side in one run: latency, memory, size, per-node profile.")
+    parser.add_argument("files", nargs="+", metavar="TFLITE")
+    parser.add_argument("--engine", action="append", help="auto, lce or litert; once for all files or once per file")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--runs", type=int, default=50)
+    parser.add_argument("--warmup", type=int, default=5)
+    parser.add_argument("--no-profile", action="store_true", help="do not time each node alone")
+    parser.add_argument("--plot", help="write a bar chart PNG")
+
+
+def bench(options):
+    import importlib
+
+    room = importlib.import_module("acdbit_keras.convert.benchmark")
+    engines = options.engine if not options.engine or len(options.engine) > 1 else options.engine[0]
+    results = room.benchmark(
+        options.files,
+        engines=engines,
+        num_threads=options.threads,
+        runs=options.runs,
+        warmup=options.warmup,
+        profile=not options.no_profile,
+    )
+    if options.plot:
+        room.plot(results, options.plot)
+    emit(options, room.table(results), [result.to_dict() for result in results])
+
+
+# --- predict --------------------------------------------------------------------------------------------------------
+
+
+def add_predict(subparsers):
+    parser = _command(subparsers, "predict", predict, "Classify image files with a .tflite file.")
+    parser.add_argument("file", help="the .tflite file, converted from a run")
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="PNG or JPEG files; resized to the model's input")
+    parser.add_argument("--top", type=int, default=3, help="classes to print per image (default: %(default)s)")
+
+
+def predict(options):
+    import numpy as np
+
+    from acdbit_keras.convert import Interpreter
+
+    interpreter = Interpreter(options.file)
+    facts = _card(options.file)
+    if not facts:
+        raise ValueError(f"{options.file} does not hold its classes and normalisation; convert it from a run's folder")
+    images = np.stack([_read_image(path, interpreter.input_shape, facts) for path in options.images])
+    logits = interpreter.predict(images)
+    probabilities = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    answers = []
+    for path, row in zip(options.images, probabilities):
+        best = np.argsort(-row)[: options.top]
+        answers.append({"image": path, "classes": [{"name": facts["classes"][i], "probability": float(row[i])} for i in best]})
+    lines = ["  ".join([answer["image"], *(f"{c['name']} {c['probability']:.3f}" for c in answer["classes"])]) for answer in answers]
+    emit(options, "\n".join(lines), answers)
+
+
+def _read_image(path, shape, facts):
+    import numpy as np
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        image = Image.open(path).convert("L" if shape[-1] == 1 else "RGB").resize((shape[1], shape[0]), Image.Resampling.BILINEAR)
+    except FileNotFoundError:
+        raise ValueError(f"there is no file {path}") from None
+    except UnidentifiedImageError:
+        raise ValueError(f"{path} is not an image that can be read") from None
+    pixels = np.asarray(image, "float32").reshape(shape) / 255.0
+    return (pixels - np.asarray(facts["mean"], "float32")) / np.asarray(facts["std"], "float32")
+
+
+# --- data -----------------------------------------------------------------------------------------------------------
+
+
+def add_data(subparsers):
+    parser = _command(subparsers, "data", data, "List the datasets, or prepare one.", data=True)
+    parser.add_argument("action", choices=("list", "prepare"))
+    parser.add_argument("name", nargs="?", help="dataset to prepare")
+
+
+def data(options):
+    from acdbit_keras.models import data as room
+
+    if options.action == "prepare":
+        if not options.name:
+            raise ValueError(f"data prepare needs a dataset; known: {', '.join(room.names())}")
+        folder = room.prepare(options.name, options.data_dir)
+        emit(options, f"{options.name} is ready" + (f" in {folder}" if folder else ""), {"name": options.name, "folder": folder and str(folder)})
+        return
+    rows = {}
+    for name in room.names():
+        facts = room.info(name)
+        rows[name] = {"classes": facts.classes, "image_size": facts.image_size, "train": facts.train_examples, "test": facts.test_examples}
+    text = "\n".join(f"{name:15}" + "  ".join(f"{key} {value}" for key, value in row.items()) for name, row in rows.items())
+    emit(options, text, rows)
+
+
+COMMANDS = (add_demo, add_train, add_evaluate, add_summary, add_convert, add_verify, add_bench, add_predict, add_data)

@@ -1,0 +1,55 @@
+"""Patch embedding by early convolutions."""
+
+import keras
+from keras import layers
+
+
+@keras.saving.register_keras_serializable(package="acdbit")
+class ConvolutionalStem(keras.layers.Layer):
+    """Halves the image once per factor 2 of `patch_size` with 3x3 convolutions, BatchNorm and ReLU between them.
+
+    Input `(batch, height, width, channels)`, output `(batch, height / patch_size, width / patch_size, width)`. Float,
+    like the patch embedding it replaces, and for small images worth its cost: a transformer learns much faster from it.
+
+    Args:
+        width: output channels; the convolution before has half as many, and so on.
+        patch_size: a power of 2.
+
+    Raises:
+        ValueError: if `patch_size` is not a power of 2 from 2 up.
+
+    Source: Early Convolutions Help Transformers See Better (arXiv:2106.14881).
+    """
+
+    def __init__(self, width, patch_size, **kwargs):
+        super().__init__(**kwargs)
+        halvings = patch_size.bit_length() - 1
+        if patch_size < 2 or patch_size != 1 << halvings:
+            raise ValueError(f"patch_size must be a power of 2 from 2 up for a convolutional stem, not {patch_size!r}")
+        self.width = width
+        self.patch_size = patch_size
+        widths = [width >> (halvings - 1 - index) for index in range(halvings)]
+        self.convolutions = [
+            layers.Conv2D(units, 3, strides=2, padding="same", use_bias=False, name=f"convolution_{index}")
+            for index, units in enumerate(widths)
+        ]
+        self.norms = [layers.BatchNormalization(epsilon=1e-5, momentum=0.9, name=f"norm_{index}") for index in range(halvings)]
+
+    def build(self, input_shape):
+        for convolution, norm in zip(self.convolutions, self.norms):
+            convolution.build(input_shape)
+            input_shape = convolution.compute_output_shape(input_shape)
+            norm.build(input_shape)
+        self.built = True
+
+    def call(self, inputs, training=None):
+        x = inputs
+        for index, (convolution, norm) in enumerate(zip(self.convolutions, self.norms)):
+            x = norm(convolution(keras.ops.relu(x) if index else x), training=training)
+        return x
+
+    def compute_output_shape(self, input_shape):
+        return (input_shape[0], input_shape[1] // self.patch_size, input_shape[2] // self.patch_size, self.width)
+
+    def get_config(self):
+        return {**super().get_config(), "width": self.width, "patch_size": self.patch_size}

@@ -1,0 +1,441 @@
+"""From a Keras 3 model to a `.tflite` file: one trace, one SavedModel, one converter, a few edits.
+
+The layers emit the graph themselves. For the time of the trace an executor of this module takes the place of Keras'
+own (`acdbit_keras.execution`): kernels become constants, products of bits become 1x1 convolutions of exactly +-1 by
+exactly +-1 - the one form that Larq Compute Engine packs - with every scale and offset behind them, where the
+converter folds it into the convolution's multiplier, bias or threshold. Nothing between sign and convolution: a
+reshape there would leave the kernel in float.
+
+After conversion the file is held against the model: each binary layer's packed kernel must be found in it.
+"""
+
+import dataclasses
+import importlib
+import json
+import os
+import tempfile
+import zipfile
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import ops
+
+from acdbit_keras import code, execution
+from acdbit_keras.code import Code
+
+from . import flatbuffer, rewrite
+from .interpreter import choose_engine, start_engine
+
+PRECISIONS = ("bits", "float32", "dynamic", "int8")
+# "binary", one custom op per attention, joins these with the runtime that executes it.
+ATTENTIONS = ("float",)
+_TAP = "tap"
+
+
+class ConversionError(ValueError):
+    """A layer of bits that cannot be, or was not, packed."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Conversion:
+    """What `to_tflite` wrote.
+
+    Attributes:
+        path: of the file.
+        precision: `"bits"`, `"float32"`, `"dynamic"` or `"int8"`.
+        attention: how attention between bits is carried out, `None` where there is none.
+        bytes: size of the file.
+        op_counts: dict from op name to number of nodes.
+        packed_layers: number of layers whose kernel is stored in bits.
+        packed_bytes: bytes of those kernels.
+        attention_products: float matrix products between two computed tensors, those of attention, that are left.
+    """
+
+    path: str
+    precision: str
+    attention: str | None
+    bytes: int
+    op_counts: dict
+    packed_layers: int
+    packed_bytes: int
+    attention_products: int
+
+    def to_dict(self):
+        """The report in plain types, as `json.dumps` takes them."""
+        return dataclasses.asdict(self)
+
+    def __str__(self):
+        text = f"{self.path}: {self.bytes / 1e6:.3f} MB, {self.precision}, {sum(self.op_counts.values())} nodes"
+        if self.packed_layers:
+            text += f"; {self.packed_layers} binary layers packed into {self.packed_bytes / 1e6:.3f} MB"
+        if self.attention_products:
+            text += f"; {self.attention_products} attention products in float"
+        return text
+
+
+class FloatExecutor(execution.KerasExecutor):
+    """Float products with constant kernels: a quantized kernel is computed once, not in the graph."""
+
+    def dense(self, layer, inputs, training):
+        quantized = layer.input_quantizer(inputs, training=False)
+        return code.matmul(quantized, kernel_code(layer).map(tf.constant))
+
+    def pooling(self, layer, inputs):
+        with tf.init_scope():
+            kernel = ops.convert_to_numpy(layer.kernel())
+        # The cross as its column and its row: 10 weights per channel instead of 25, most of them zero.
+        middle = kernel.shape[0] // 2
+        row, column = kernel[middle : middle + 1], kernel[:, middle : middle + 1].copy()
+        column[middle] = 0.0
+        sums = (tf.nn.depthwise_conv2d(inputs, tf.constant(part), [1, 1, 1, 1], "SAME") for part in (row, column))
+        return next(sums) + layer.shift + next(sums)
+
+
+class LceExecutor(FloatExecutor):
+    """Products of bits in the form that Larq Compute Engine packs.
+
+    Attributes:
+        products: `(layer path, packed kernel)` per executed product of bits, in order.
+        taps: dict from name to the codes that enter attention; extra outputs of the trace, for `verify`.
+        refusal: the `ConversionError` that ended the trace, before Keras wrapped it into its own lines.
+    """
+
+    def __init__(self):
+        self.products = []
+        self.taps = {}
+        self.refusal = None
+        self._attentions = 0
+
+    def dense(self, layer, inputs, training):
+        if not layer.is_binary:
+            return super().dense(layer, inputs, training)
+        kernel, weights = packable_kernel(layer)
+        if not np.isin(weights, (-1.0, 1.0)).all():
+            self._refuse(layer, "its kernel quantizer gives other values than the two it announces")
+        # Four dimensions before the sign: what stands between sign and convolution keeps the convolution in float.
+        grid = ops.reshape(inputs, (*[1] * (4 - len(inputs.shape)), *inputs.shape))
+        quantized = signed(layer.input_quantizer(grid, training=False), layer.input_quantizer.levels)
+        if not code.is_constant(quantized.scale) and quantized.scale.shape[-1] != 1:
+            self._refuse(layer, "the scale of its input differs between the channels, over which a product of bits sums")
+        self.products.append((layer.path, rewrite.pack_bits(weights.T)))
+        product = tf.nn.conv2d(quantized.signs, tf.constant(weights[None, None]), 1, "VALID")
+        row_sums = None
+        if weights.shape[1] > layer.units:
+            product, row_sums = product[..., : layer.units], product[..., layer.units :]
+        outputs = code.matmul(quantized, kernel.map(tf.constant), product=product, row_sums=row_sums)
+        return ops.reshape(outputs, (*inputs.shape[:-1], layer.units))
+
+    def attention(self, layer, query, key, value, training):
+        outputs = super().attention(layer, query, key, value, False)
+        self._attentions += layer.is_binary
+        return outputs
+
+    def observe(self, layer, place, real, signs):
+        if layer.is_binary:
+            self.taps[tap_name(self._attentions, place)] = signs
+
+    def _refuse(self, layer, reason):
+        self.refusal = ConversionError(f"layer {layer.path} cannot be packed: {reason}")
+        raise self.refusal
+
+
+def tap_name(number, place):
+    """Name under which a file keeps the codes of one operand of the binary attention executed as `number`, from 0."""
+    return f"{_TAP}_{number}_{place}"
+
+
+def kernel_code(layer):
+    """The code of a `BinaryDense`'s kernel, as numpy arrays (signs `(channels, units)`)."""
+    with tf.init_scope():
+        # As a plain tensor: Larq's functions have no gradient for a variable, which an eager call would ask for.
+        kernel = ops.convert_to_tensor(ops.convert_to_numpy(layer.kernel))
+        return layer.kernel_quantizer(kernel).map(ops.convert_to_numpy)
+
+
+def packable_kernel(layer):
+    """The kernel of a `BinaryDense` as a code of signs, and the +-1 weights `(channels, outputs)` that are convolved.
+
+    Where the code has an offset the weights have one output more: a column of +1, which sums the signs of a token.
+    """
+    kernel = signed(kernel_code(layer), layer.kernel_quantizer.levels)
+    weights = kernel.signs
+    if not (code.is_constant(kernel.offset) and kernel.offset == 0.0):
+        weights = np.concatenate([weights, np.ones((len(weights), 1), weights.dtype)], axis=1)
+    return kernel, weights
+
+
+def signed(quantized, levels):
+    """A code of {0, 1} as one of {-1, +1}: b = (s + 1) / 2. Codes of signs stay as they are."""
+    if levels != "zero_one":
+        return quantized
+    half = quantized.scale * 0.5
+    return Code(2.0 * quantized.signs - 1.0, half, quantized.offset + half)
+
+
+def to_tflite(model, path, precision=None, attention="float", calibration=None):
+    """Converts a model and writes a `.tflite` file that takes one image per run.
+
+    Args:
+        model: built Keras model with one input and one output.
+        path: where to. The file is written beside and renamed, so an older one stays whole if anything fails.
+        precision: `"bits"`, every product of bits packed, for Larq Compute Engine; `"float32"`; `"dynamic"`, int8
+            weights and float activations; `"int8"`, both, with float input and output. `None`: `"bits"` for a model
+            with binary layers, else `"float32"`.
+        attention: how attention between bits is carried out. `"float"`: as float products of the +-1 codes, which
+            Larq Compute Engine's own runtime executes.
+        calibration: for `"int8"`, images `(n, height, width, channels)` or a `tf.data.Dataset` of batches
+            `images` or `(images, labels)`; some hundred images are enough.
+
+    Returns:
+        `Conversion`.
+
+    Raises:
+        ConversionError: a layer of bits that could not be packed, with the reason.
+        ImportError: the converter's package is not installed, or Keras does not run on TensorFlow.
+        OSError: the path cannot be written.
+        ValueError: not a built model with one fixed input shape, or an unknown or missing option.
+
+    Example:
+        >>> print(acd.convert.to_tflite(student, "student.tflite"))
+    """
+    image_shape = input_shape(model)
+    path = _writable(path)
+    _check_choice("attention", attention, ATTENTIONS)
+    if precision is not None:
+        _check_choice("precision", precision, PRECISIONS)
+    if (precision == "int8") != (calibration is not None):
+        needs = "needs" if precision == "int8" else "takes no"
+        raise ValueError(f"precision={precision!r} {needs} calibration images")
+
+    model = in_float32(model)
+    with tempfile.TemporaryDirectory() as folder:
+        executor = LceExecutor()
+        if precision in (None, "bits"):
+            _save(model, image_shape, executor, folder)
+            precision = precision or ("bits" if executor.products else "float32")
+            if precision == "bits" and not executor.products:
+                raise ValueError("precision='bits' needs a model with binary layers; this one has none")
+        if precision == "bits":
+            file = flatbuffer.parse(_convert_bits(folder), "the converted model")
+            _edit(file)
+            packed = _check_packed(file, executor.products)
+        else:
+            _save(model, image_shape, FloatExecutor(), folder)
+            file, packed = flatbuffer.parse(_convert_float(folder, precision, calibration), "the converted model"), []
+    content = flatbuffer.pack(file)
+    start_engine(choose_engine(file), content, 1, "the converted model")
+    try:
+        flatbuffer.replace_file(path, content)
+    except OSError as error:
+        raise OSError(error.errno, f"cannot write {path}: {error.strerror}; a file that was there is unchanged") from error
+    return Conversion(
+        path=path,
+        precision=precision,
+        attention=attention if executor.taps and packed else None,
+        bytes=len(content),
+        op_counts=flatbuffer.op_counts(file),
+        packed_layers=len(packed),
+        packed_bytes=sum(words.nbytes for words in packed),
+        attention_products=rewrite.attention_products(file),
+    )
+
+
+def input_shape(model):
+    """Shape of one image of a built Keras model with one input.
+
+    Raises:
+        ValueError: not a Keras model, not built, several inputs, or an axis of free size.
+    """
+    if not isinstance(model, keras.Model):
+        raise ValueError(f"model must be a keras.Model, not {type(model).__name__}")
+    shape = None
+    if model.built:
+        # Functional models know it themselves, subclassed ones from their building.
+        shape = getattr(model, "input_shape", None) or (model.get_build_config() or {}).get("input_shape")
+    if shape is None:
+        raise ValueError(f"model {model.name!r} is not built or not called on a single input: call it on a batch of images first")
+    if not all(size is None or isinstance(size, int) for size in shape):
+        raise ValueError(f"model {model.name!r} has several inputs, {shape}; a model of one input can be converted")
+    if None in shape[1:]:
+        raise ValueError(f"model {model.name!r} has the input shape {tuple(shape)}; only the first size, the batch, may be free")
+    return tuple(shape[1:])
+
+
+def in_float32(model):
+    """The model itself, or for one trained in mixed precision a float32 copy with the same weights."""
+    config = keras.saving.serialize_keras_object(model)
+    if not _mixed_policies(config):
+        return model
+    previous = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float32")
+    try:
+        copy = keras.saving.deserialize_keras_object(config)
+        if not copy.built:
+            copy.build_from_config(model.get_build_config())
+    finally:
+        keras.config.set_dtype_policy(previous)
+    copy.set_weights(model.get_weights())
+    return copy
+
+
+def load_model(path):
+    """A model from a `.keras` file, this package's classes included.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a truncated or foreign file, or one that holds a class that is not known here (which, is said).
+    """
+    importlib.import_module("acdbit_keras.models")  # registers the backbones
+    path = os.fspath(path)
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"no such model file: {path}")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            config = json.loads(archive.read("config.json"))
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is truncated or not a .keras file: {error}") from error
+    unknown = sorted(set(_unknown_classes(config)))
+    if unknown:
+        raise ValueError(f"{path} holds a class unknown here: {', '.join(unknown)}; import the module that registers it first")
+    try:
+        return keras.saving.load_model(path)
+    except Exception as error:  # Keras raises what the damaged member happens to provoke
+        raise ValueError(f"{path} cannot be loaded, truncated or of another version: {_first_line(error)}") from error
+
+
+def _save(model, image_shape, executor, folder):
+    """Traces the model for one image with an executor and writes the SavedModel."""
+    specification = tf.TensorSpec((1, *image_shape), tf.float32, name="images")
+
+    @tf.function(input_signature=[specification], autograph=False)
+    def serve(images):
+        with execution.using(executor):
+            outputs = model(images, training=False)
+        if not tf.is_tensor(outputs):
+            raise ValueError(f"model {model.name!r} gives {type(outputs).__name__}; a model of one output can be converted")
+        return {"logits": outputs, **getattr(executor, "taps", {})}
+
+    module = tf.Module()
+    module.weights = [variable.value for variable in model.variables]
+    module.serve = serve
+    try:
+        tf.saved_model.save(module, folder, signatures=serve)
+    except ConversionError as error:
+        raise executor.refusal from error
+
+
+def _convert_bits(folder):
+    try:
+        import larq_compute_engine
+    except ImportError as error:
+        raise ImportError("packing bits needs the package larq-compute-engine: pip install larq-compute-engine") from error
+    return larq_compute_engine.convert_saved_model(folder)
+
+
+def _convert_float(folder, precision, calibration):
+    converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+    if precision != "float32":
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if precision == "int8":
+        converter.representative_dataset = lambda: ([image[None]] for batch in batches(calibration) for image in batch)
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+    return converter.convert()
+
+
+def _edit(file):
+    rewrite.flatten_output_transforms(file)
+    rewrite.separate_views(file)
+    rewrite.set_metadata(file, {"taps": rewrite.take_outputs(file, _TAP)})
+
+
+def _check_packed(file, products):
+    """The packed kernels in the file, one for each product of bits; raises `ConversionError` for a missing one."""
+    matched = match_products(file, products)
+    for (name, _), node in zip(products, matched):
+        if node is None:
+            raise ConversionError(
+                f"layer {name} was left in float by the converter: its input is not recognised as a sign, "
+                "tf.sign(tf.sign(x) + 0.1), that the convolution reads directly"
+            )
+    return [words for _, words in products]
+
+
+def match_products(file, products):
+    """Finds each product of bits in a file by its packed kernel.
+
+    Args:
+        file: model object.
+        products: `(name, packed kernel)` in order of execution, as `LceExecutor.products`.
+
+    Returns:
+        List of `flatbuffer.Operator`, `None` where the kernel is not in the file. Equal kernels pair up in order.
+    """
+    available = {}
+    for node, words in rewrite.filters(file):
+        available.setdefault((words.shape, words.tobytes()), []).append(node)
+    nodes = (available.get((words.shape, words.tobytes())) for _, words in products)
+    return [found.pop(0) if found else None for found in nodes]
+
+
+def batches(data):
+    """Yields float32 numpy batches of images from an array or from a dataset of `images` or `(images, labels, ...)`."""
+    if isinstance(data, np.ndarray) or tf.is_tensor(data):
+        data = [data]
+    for batch in data:
+        images = batch[0] if isinstance(batch, (tuple, list)) else batch
+        yield np.asarray(images, np.float32)
+
+
+def _writable(path):
+    path = os.fspath(path)
+    folder = os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(f"cannot write {path}: there is no folder {folder}")
+    if os.path.isdir(path):
+        raise IsADirectoryError(f"cannot write {path}: it is a folder")
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(f"cannot write {path}: the folder {folder} is not writable")
+    return path
+
+
+def _check_choice(argument, value, allowed):
+    if value not in allowed:
+        raise ValueError(f"{argument} must be one of {', '.join(map(repr, allowed))}, not {value!r}")
+
+
+def _mixed_policies(config):
+    """Replaces, in place, every policy but float32 in a serialized object; returns how many it found."""
+    found = 0
+    if isinstance(config, dict):
+        if config.get("class_name") == "DTypePolicy" and config["config"]["name"] != "float32":
+            config["config"]["name"] = "float32"
+            found += 1
+        found += sum(_mixed_policies(value) for value in config.values())
+    elif isinstance(config, (list, tuple)):
+        found += sum(map(_mixed_policies, config))
+    return found
+
+
+def _unknown_classes(config):
+    if isinstance(config, dict):
+        name = config.get("registered_name")
+        if name and "class_name" in config and not _known_class(config):
+            yield name
+        config = config.values()
+    if isinstance(config, (list, tuple, type({}.values()))):
+        for value in config:
+            yield from _unknown_classes(value)
+
+
+def _known_class(config):
+    if keras.saving.get_registered_object(config["registered_name"]):
+        return True
+    try:
+        return hasattr(importlib.import_module(config.get("module") or "builtins"), config["class_name"])
+    except ImportError:
+        return False
+
+
+def _first_line(error):
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

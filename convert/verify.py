@@ -1,0 +1,314 @@
+"""Whether a `.tflite` file computes what the Keras model computes, on real samples.
+
+A binary network is discontinuous: where an activation sits on its threshold, the last bit of a float decides its
+sign, and one sign changes logits by far more than rounding does. So a sample whose logits differ is traced: its signs
+in the file are compared with those in Keras, product by product in the order of execution, up to the first layer where
+they part. If every sign that differs there turns when its value in Keras is moved by a hair, the sample is explained;
+if not, or if no sign differs, something is wrong.
+
+Signs are found in the file without names: a binary layer is the node that holds its packed kernel, and the bits that
+node reads are the layer's input. The codes that enter attention are kept track of by the exporter (`rewrite.metadata`).
+"""
+
+import collections
+import dataclasses
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from acdbit_keras import execution
+
+from . import export, flatbuffer, rewrite
+from .interpreter import Interpreter
+
+# Sizes of the hair, relative to the mean magnitude of the tensor; the last is the largest that explains.
+_MOVES = (1e-7, 1e-6, 1e-5, 1e-4)
+_WATCHED_AT_ONCE = 8
+AFTER_LAST_SIGN = "after the last sign"
+BATCH_ALONE = "Keras itself, in batches of another size"
+NO_SIGNS = "a layer that cannot be named, for there are no signs to compare"
+
+
+@dataclasses.dataclass(frozen=True)
+class Parting:
+    """Where one sample's computation parts from Keras.
+
+    Attributes:
+        sample: its number, from 0.
+        difference: largest logit difference.
+        layer: path of the first layer where a sign differs, and which operand; `AFTER_LAST_SIGN` if none does.
+        signs: number of signs that differ there.
+        margin: how little moves all of these signs in Keras, relative to the mean magnitude of their tensor; `None`
+            if 1e-4 is not enough.
+    """
+
+    sample: int
+    difference: float
+    layer: str
+    signs: int = 0
+    margin: float | None = None
+
+    @property
+    def on_threshold(self):
+        return self.margin is not None
+
+
+@dataclasses.dataclass(frozen=True)
+class Parity:
+    """What `verify` found.
+
+    Attributes:
+        path: of the file.
+        samples: number of images compared.
+        tolerance: largest logit difference that passes.
+        largest_difference, mean_difference: of |logit - logit| over all samples and classes.
+        equal_argmax: share of samples with the same class, in [0, 1].
+        ties: samples of another class although their logits agree within the tolerance.
+        beyond_tolerance: samples with a larger difference; each is a `Parting`.
+        on_threshold: those explained by activations on their threshold.
+        unexplained: the others.
+        cause: why the file and the model cannot agree, if that is known; otherwise empty.
+        partings: of the samples beyond the tolerance, in order.
+    """
+
+    path: str
+    samples: int
+    tolerance: float
+    largest_difference: float
+    mean_difference: float
+    equal_argmax: float
+    ties: int
+    beyond_tolerance: int
+    on_threshold: int
+    unexplained: int
+    cause: str
+    partings: tuple
+
+    @property
+    def ok(self):
+        """Whether every sample is within the tolerance or explained by a threshold."""
+        return not self.cause and not self.unexplained
+
+    @property
+    def first_layers(self):
+        """Where samples part first: dict from layer to number of samples, most frequent first."""
+        return dict(collections.Counter(parting.layer for parting in self.partings).most_common())
+
+    def to_dict(self):
+        """The report in plain types, as `json.dumps` takes them."""
+        return {**dataclasses.asdict(self), "ok": self.ok, "first_layers": self.first_layers}
+
+    def __str__(self):
+        lines = [
+            f"{self.path}: {'equal' if self.ok else 'NOT equal'} to Keras on {self.samples} samples",
+            f"largest logit difference {self.largest_difference:.2e}, mean {self.mean_difference:.2e}, "
+            f"equal argmax {self.equal_argmax:.2%}" + (f", of the others {self.ties} tied" if self.ties else ""),
+        ]
+        if self.beyond_tolerance:
+            lines.append(
+                f"beyond {self.tolerance:g}: {self.beyond_tolerance} samples, {self.on_threshold} with a sign on its "
+                f"threshold, {self.unexplained} unexplained"
+            )
+            wrong = next((parting for parting in self.partings if not parting.on_threshold), self.partings[0])
+            lines.append(f"sample {wrong.sample} parts first at {wrong.layer}")
+        if self.cause:
+            lines.append(self.cause)
+        return "\n".join(lines)
+
+
+def verify(model, path, data, tolerance=1e-3, batch_size=64, num_threads=1, progress=None):
+    """Compares a `.tflite` file with the Keras model it was made from.
+
+    Args:
+        model: the built Keras model.
+        path: of the file.
+        data: images `(n, height, width, channels)`, or a `tf.data.Dataset` of batches `images` or `(images, labels)`.
+        tolerance: largest |logit - logit| that passes without an explanation.
+        batch_size: images that Keras predicts at once; the file takes one at a time.
+        num_threads: threads the file's engine may use.
+        progress: called with the number of images done after each batch.
+
+    Returns:
+        `Parity`.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a damaged file, or one whose input or number of classes is not the model's; no images, images of
+            another shape or not finite; an argument out of range.
+
+    Example:
+        >>> assert acd.convert.verify(student, "student.tflite", test.take(4)).ok
+    """
+    if not tolerance > 0:
+        raise ValueError(f"tolerance must be positive, not {tolerance!r}")
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"batch_size must be a positive integer, not {batch_size!r}")
+    image_shape = export.input_shape(model)
+    content, name = flatbuffer.contents(path)
+    file = flatbuffer.parse(content, name)
+    interpreter = Interpreter(content, num_threads)
+    if interpreter.input_shape != image_shape:
+        raise ValueError(f"{name} takes images of shape {interpreter.input_shape}, the model {image_shape}: it is of another model")
+    model = export.in_float32(model)
+    predict = tf.function(lambda images: model(images, training=False), autograph=False)
+
+    differences, equal, suspicious, ties = [], 0, [], 0
+    for images in _rebatched(data, batch_size):
+        theirs = interpreter.predict(images)
+        ours = _padded_call(predict, images, batch_size).numpy()
+        if not isinstance(theirs, np.ndarray) or theirs.shape != ours.shape:
+            found = theirs.shape[1:] if isinstance(theirs, np.ndarray) else f"{len(theirs)} outputs"
+            raise ValueError(f"{name} gives {found} per image, the model {ours.shape[1:]}: it is of another model")
+        difference = np.abs(ours - theirs).reshape(len(ours), -1)
+        same = ours.argmax(-1) == theirs.argmax(-1)
+        within = difference.max(1) <= tolerance  # false for NaN as well
+        suspicious += [(len(differences) + i, images[i], theirs[i]) for i in np.flatnonzero(~within)]
+        differences += [(row.max(), row.mean()) for row in difference]
+        equal += int(same.sum())
+        ties += int((within & ~same).sum())
+        if progress:
+            progress(len(differences))
+    if not differences:
+        raise ValueError("data holds no images")
+
+    largest, mean = np.array(differences, np.float64).T
+    tracer = _Tracer(model, file, num_threads)
+    partings = [
+        Parting(sample, float(largest[sample]), *where)
+        for (sample, _, _), where in zip(suspicious, tracer.trace(suspicious, tolerance))
+    ]
+    explained = sum(parting.on_threshold for parting in partings)
+    return Parity(
+        path=name,
+        samples=len(differences),
+        tolerance=tolerance,
+        largest_difference=float(largest.max()),
+        mean_difference=float(mean.mean()),
+        equal_argmax=equal / len(differences),
+        ties=ties,
+        beyond_tolerance=len(partings),
+        on_threshold=explained,
+        unexplained=len(partings) - explained,
+        cause=tracer.cause,
+        partings=tuple(partings),
+    )
+
+
+class _Watch(execution.KerasExecutor):
+    """Keras' own executor, noting every tensor of a binary layer that is quantized."""
+
+    def __init__(self):
+        self.seen = []
+
+    def observe(self, layer, place, real, signs):
+        if layer.is_binary:
+            self.seen.append((layer, place, real, signs))
+
+
+class _Tracer:
+    """Finds the first signs that differ between Keras and a file.
+
+    Attributes:
+        cause: why there is no comparing, empty if there is.
+    """
+
+    def __init__(self, model, file, num_threads):
+        self._model = model
+        self._places = []  # (layer, place) in order of execution, filled by the first trace
+        self._watch = tf.function(self._watched, autograph=False)
+        self._watch.get_concrete_function(tf.TensorSpec((_WATCHED_AT_ONCE, *export.input_shape(model)), tf.float32))
+        self.cause = ""
+        products = [
+            (layer.path, rewrite.pack_bits(export.packable_kernel(layer)[1].T)) for layer, place in self._places if place == "input"
+        ]
+        nodes = export.match_products(file, products) if rewrite.filters(file) else []
+        missing = [path for (path, _), node in zip(products, nodes) if node is None]
+        if missing:
+            self.cause = (
+                f"the kernel of layer {missing[0]} is not in the file: it was converted from another model or other weights"
+            )
+        self._tensors = self._sources(file, nodes) if nodes and not missing else {}
+        if self._tensors:
+            exposed = flatbuffer.expose_tensors(file, sorted(set(self._tensors.values())))
+            self._positions = {tensor.index: i for i, tensor in enumerate(flatbuffer.outputs(exposed))}
+            self._interpreter = Interpreter(flatbuffer.pack(exposed), num_threads)
+
+    def trace(self, suspicious, tolerance):
+        """Yields `(layer,)`, or `(layer, signs, margin)`, for each `(number, image, logits of the file)`."""
+        for start in range(0, len(suspicious), _WATCHED_AT_ONCE):
+            group = suspicious[start : start + _WATCHED_AT_ONCE]
+            if not self._tensors:
+                yield from [(NO_SIGNS,)] * len(group)
+                continue
+            images = np.stack([image for _, image, _ in group])
+            logits, seen = _padded_call(self._watch, images, _WATCHED_AT_ONCE)
+            values = self._interpreter.predict(images)
+            for i, (_, _, theirs) in enumerate(group):
+                parting = self._first(seen, values, i)
+                if parting is None and np.abs(logits[i] - theirs).max() <= tolerance:
+                    # The two executions of Keras differ in a sign; the file agrees with one of them.
+                    parting = (BATCH_ALONE, 0, 0.0)
+                yield parting or (AFTER_LAST_SIGN,)
+
+    def _watched(self, images):
+        watch = _Watch()
+        with execution.using(watch):
+            logits = self._model(images, training=False)
+        self._places = [(layer, place) for layer, place, _, _ in watch.seen]
+        return logits, [(real, tf.cast(signs, tf.int8)) for _, _, real, signs in watch.seen]
+
+    def _sources(self, file, nodes):
+        """Number in `_places` -> index of the tensor of the file that holds the same signs."""
+        taps = rewrite.metadata(file).get("taps", {})
+        nodes, sources, attentions = iter(nodes), {}, 0
+        for number, (_, place) in enumerate(self._places):
+            if place == "input":
+                sources[number] = next(nodes).inputs[0].index
+            elif (tap := export.tap_name(attentions, place)) in taps:
+                sources[number] = taps[tap]
+            attentions += place == "probabilities"
+        return sources
+
+    def _first(self, seen, values, i):
+        for number, (layer, place) in enumerate(self._places):
+            if number not in self._tensors:
+                continue
+            real, signs = (np.asarray(tensor[i]) for tensor in seen[number])
+            theirs = values[self._positions[self._tensors[number]]][i]
+            if place == "input":
+                theirs = rewrite.unpack_bits(theirs, signs.shape[-1])
+            differ = (signs > 0) != (theirs.reshape(signs.shape) > 0)
+            if differ.any():
+                return f"{layer.path}, {place}", int(differ.sum()), _margin(layer, place, real, signs, differ)
+        return None
+
+
+def _margin(layer, place, real, signs, differ):
+    """The smallest of `_MOVES` by which all signs that differ turn, `None` if there is none."""
+    unit = np.abs(real).mean()
+    for move in _MOVES:
+        moved = real + np.where(differ, np.where(signs > 0, -1, 1) * move * unit, 0).astype(real.dtype)
+        turned = np.asarray(_signs(layer, place, moved[None]))[0]
+        if ((turned > 0) != (signs > 0))[differ].all():
+            return move
+    return None
+
+
+def _signs(layer, place, real):
+    if place == "probabilities":
+        return layer.probabilities(real, False).signs
+    return getattr(layer, f"{place}_quantizer")(real, training=False).signs
+
+
+def _padded_call(function, images, size):
+    """Calls a traced function on batches of one size only: another size means another trace, and other rounding."""
+    padding = [(0, size - len(images))] + [(0, 0)] * (images.ndim - 1)
+    outputs = function(tf.constant(np.pad(images, padding)))
+    return keras.tree.map_structure(lambda tensor: tensor[: len(images)], outputs)
+
+
+def _rebatched(data, size):
+    for images in export.batches(data):
+        for start in range(0, len(images), size):
+            yield images[start : start + size]
