@@ -20,8 +20,8 @@ class KerasExecutor:
         """`inputs (..., n, channels)` through a `BinaryDense`, without its bias; returns `(..., n, units)`."""
         quantized = layer.input_quantizer(inputs, training=training)
         self.observe(layer, "input", inputs, quantized.signs)
-        # As a tensor: Larq's functions have no gradient for a variable.
-        return code.matmul(quantized, layer.kernel_quantizer(ops.convert_to_tensor(layer.kernel)))
+        # As a tensor of its own: Larq's functions have no gradient for a variable.
+        return code.matmul(quantized, layer.kernel_quantizer(ops.copy(layer.kernel)))
 
     def attention(self, layer, query, key, value, training):
         """Real `query (batch, n, heads, head_dim)`, `key`, `value (batch, m, ...)` through a `BinaryAttention`.

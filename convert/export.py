@@ -115,7 +115,10 @@ class LceExecutor(FloatExecutor):
             self._refuse(layer, "its kernel quantizer gives other values than the two it announces")
         # Four dimensions before the sign: what stands between sign and convolution keeps the convolution in float.
         grid = ops.reshape(inputs, (*[1] * (4 - len(inputs.shape)), *inputs.shape))
-        quantized = signed(layer.input_quantizer(grid, training=False), layer.input_quantizer.levels)
+        levels = layer.input_quantizer.levels
+        quantized = signed(layer.input_quantizer(grid, training=False), levels)
+        if levels == "zero_one":
+            quantized = quantized._replace(signs=_recognised_sign(quantized.signs))
         if not code.is_constant(quantized.scale) and quantized.scale.shape[-1] != 1:
             self._refuse(layer, "the scale of its input differs between the channels, over which a product of bits sums")
         self.products.append((layer.path, rewrite.pack_bits(weights.T)))
@@ -138,6 +141,11 @@ class LceExecutor(FloatExecutor):
     def _refuse(self, layer, reason):
         self.refusal = ConversionError(f"layer {layer.path} cannot be packed: {reason}")
         raise self.refusal
+
+
+def _recognised_sign(x):
+    """s(x) in the form that the converter recognises, which Larq's own signs have."""
+    return tf.sign(tf.sign(x) + 0.1)
 
 
 def tap_name(number, place):
@@ -169,7 +177,7 @@ def signed(quantized, levels):
     """A code of {0, 1} as one of {-1, +1}: b = (s + 1) / 2. Codes of signs stay as they are."""
     if levels != "zero_one":
         return quantized
-    half = quantized.scale * 0.5
+    half = quantized.scale * 0.5 + np.zeros((1,) * len(quantized.signs.shape), np.float32)
     return Code(2.0 * quantized.signs - 1.0, half, quantized.offset + half)
 
 

@@ -1,35 +1,14 @@
 """Callbacks of a training run: checkpoints that survive a kill, a guard against NaN, speed in the log."""
 
-import json
+import io
 import math
-import os
 import pathlib
 import time
 
 import keras
+import numpy as np
 
-
-def write_beside(path, write):
-    """Writes a file under a temporary name of the same suffix and renames it, so that `path` is never half-written.
-
-    Args:
-        path: the file.
-        write: called with the temporary path.
-
-    Raises:
-        OSError: naming the file and the reason; an older file at `path` is untouched.
-    """
-    path = pathlib.Path(path)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{''.join(path.suffixes[-2:])}")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise OSError(
-            f"cannot write {path}: {error.strerror or error}; what was there before is kept"
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+from acdbit_keras.files import write_beside
 
 
 class StopOnNonFinite(keras.callbacks.Callback):
@@ -84,19 +63,19 @@ class Speed(keras.callbacks.Callback):
 
 
 class Checkpoints(keras.callbacks.Callback):
-    """Keeps in the run's folder what a resumed run needs (`last.weights.h5`, `state.json`) and the best model.
+    """Keeps in the run's folder what a resumed run needs (`state.npz`) and the best model (`best.keras`).
 
     Args:
         folder: the run's folder.
-        keep: the model whose best state is saved as `best.keras`: the model itself, or the student of a distiller.
+        network: the model that is being trained: the model itself, or the student of a distiller.
         monitor: validation metric, larger is better.
         best: best value so far, of a resumed run.
     """
 
-    def __init__(self, folder, keep, monitor="val_accuracy", best=-math.inf):
+    def __init__(self, folder, network, monitor="val_accuracy", best=-math.inf):
         super().__init__()
         self.folder = pathlib.Path(folder)
-        self.keep = keep
+        self.network = network
         self.monitor = monitor
         self.best = best
 
@@ -104,11 +83,30 @@ class Checkpoints(keras.callbacks.Callback):
         value = float(logs[self.monitor])
         if value > self.best:
             self.best = value
-            write_beside(self.folder / "best.keras", self.keep.save)
-        write_beside(self.folder / f"epoch{epoch + 1}.weights.h5", self.model.save_weights)
-        # The state is the last thing written: it names a set of weights that is complete.
-        state = {"finished_epochs": epoch + 1, "best": self.best, "weights": f"epoch{epoch + 1}.weights.h5"}
-        write_beside(self.folder / "state.json", lambda path: path.write_text(json.dumps(state)))
-        for old in self.folder.glob("epoch*.weights.h5"):
-            if old.name != state["weights"]:
-                old.unlink()
+            write_beside(self.folder / "best.keras", self.network.save)
+        save_state(self.folder / "state.npz", self.network, self.model.optimizer, epoch + 1, self.best)
+
+
+def save_state(path, network, optimizer, finished_epochs, best):
+    """Writes weights, optimizer and random states into one file, complete or not at all."""
+    arrays = {f"variable_{i}": np.asarray(v.value) for i, v in enumerate([*network.variables, *optimizer.variables])}
+    # Serialised in memory: a full disk then ends in one OSError, not in the middle of an archive.
+    content = io.BytesIO()
+    np.savez(content, finished_epochs=finished_epochs, best=best, **arrays)
+    write_beside(path, lambda temporary: temporary.write_bytes(content.getbuffer()))
+
+
+def read_progress(path):
+    """`(finished_epochs, best)` of a run; `(0, -inf)` if it has none yet."""
+    if not pathlib.Path(path).exists():
+        return 0, -math.inf
+    with np.load(path) as state:
+        return int(state["finished_epochs"]), float(state["best"])
+
+
+def restore_state(path, network, optimizer):
+    """Reads what `save_state` wrote into a network and an optimizer of the same recipe."""
+    optimizer.build(network.trainable_variables)
+    with np.load(path) as state:
+        for index, variable in enumerate([*network.variables, *optimizer.variables]):
+            variable.assign(state[f"variable_{index}"])

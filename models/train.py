@@ -7,7 +7,7 @@ A run's folder holds:
     best.keras        the model of the best epoch by validation accuracy
     model.keras       the model of the last epoch, once the run is finished
     result.json       final and best accuracy, time, images per second, once the run is finished
-    state.json, epoch*.weights.h5   what a resumed run needs
+    state.npz         what a resumed run needs: weights, optimizer and random states after the last epoch
 """
 
 import contextlib
@@ -19,8 +19,9 @@ import pathlib
 import keras
 
 from acdbit_keras.distillation import Distiller, LabelDistillation, QueryKeyDistillation
+from acdbit_keras.files import write_beside
 from acdbit_keras.models import data, recipes
-from acdbit_keras.models.callbacks import Checkpoints, Speed, StopOnNonFinite, write_beside
+from acdbit_keras.models.callbacks import Checkpoints, Speed, StopOnNonFinite, read_progress, restore_state
 from acdbit_keras.models.loading import load_model
 from acdbit_keras.models.presets import build
 
@@ -52,8 +53,7 @@ def train(recipe, folder, data_dir=None, teacher=None, runs="runs", verbose="aut
     finished = _finished(recipe, folder)
     if finished:
         return finished
-    state = _state(folder)
-    epoch = state.get("finished_epochs", 0)
+    epoch, best = read_progress(folder / "state.npz")
     facts = data.info(recipe.dataset)
     with _precision(recipe):
         keras.utils.set_random_seed(recipe.seed)
@@ -84,8 +84,7 @@ def train(recipe, folder, data_dir=None, teacher=None, runs="runs", verbose="aut
     _make_folder(folder)
     write_beside(folder / "recipe.json", lambda path: path.write_text(json.dumps(dataclasses.asdict(recipe), indent=1)))
     if epoch:
-        model.optimizer.build(model.trainable_variables)
-        model.load_weights(folder / state["weights"])
+        restore_state(folder / "state.npz", network, model.optimizer)
         _drop_unfinished_rows(folder / "history.csv", epoch)
     if epoch < recipe.epochs:
         model.fit(
@@ -99,7 +98,7 @@ def train(recipe, folder, data_dir=None, teacher=None, runs="runs", verbose="aut
             callbacks=[
                 StopOnNonFinite(),
                 Speed(steps * recipe.batch_size),
-                Checkpoints(folder, network, best=state.get("best", float("-inf"))),
+                Checkpoints(folder, network, best=best),
                 keras.callbacks.CSVLogger(str(folder / "history.csv"), append=epoch > 0),
                 *_tensorboard(folder),
             ],
@@ -154,11 +153,6 @@ def _finished(recipe, folder):
         )
     path = folder / "result.json"
     return json.loads(path.read_text()) if path.exists() else None
-
-
-def _state(folder):
-    path = folder / "state.json"
-    return json.loads(path.read_text()) if path.exists() else {}
 
 
 @contextlib.contextmanager

@@ -1,0 +1,37 @@
+# Two commands: `make demo` and `make test`. Both set up what they need in this folder first.
+#
+# .venv      TensorFlow backend: Larq, conversion, the command line
+# .venv-jax  JAX backend, an environment of its own: larq needs numpy < 2, current jax numpy >= 2
+
+PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.10,$(shell command -v $(name) 2>/dev/null)))
+PIP_FLAGS = --quiet --disable-pip-version-check
+
+.PHONY: demo test test-tensorflow test-jax clean
+
+demo: .venv/ready
+	.venv/bin/acdbit demo
+
+test: test-tensorflow test-jax
+
+test-tensorflow: .venv/ready .venv-jax/ready
+	ACDBIT_JAX_PYTHON=$(CURDIR)/.venv-jax/bin/python .venv/bin/python -m pytest tests
+
+test-jax: .venv-jax/ready
+	KERAS_BACKEND=jax .venv-jax/bin/python -m pytest -m any_backend tests
+
+.venv/ready: setup.cfg pyproject.toml
+	$(call environment,.venv,tensorflow)
+
+.venv-jax/ready: setup.cfg pyproject.toml
+	$(call environment,.venv-jax,jax)
+
+define environment
+@test -n "$(PYTHON)" || { echo "make: Python 3.10, 3.11 or 3.12 is needed; set PYTHON=/path/to/python3.11" >&2; exit 2; }
+"$(PYTHON)" -m venv $(1)
+$(1)/bin/pip install $(PIP_FLAGS) --upgrade pip
+$(1)/bin/pip install $(PIP_FLAGS) --editable ".[$(2),test]"
+@touch $@
+endef
+
+clean:
+	rm -rf .venv .venv-jax runs .pytest_cache .hypothesis *.egg-info

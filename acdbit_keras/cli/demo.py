@@ -1,0 +1,156 @@
+"""`acdbit demo`: the whole chain on the digits, ending with a table and two pictures."""
+
+import json
+import time
+
+import numpy as np
+
+from acdbit_keras.files import write_beside
+
+TEACHER, STUDENT = "digits_teacher", "digits_acd_bit"
+
+
+def run(folder, verbose=1):
+    """Trains teacher and student, converts both, verifies the bits against Keras, times the files.
+
+    Args:
+        folder: `pathlib.Path` of everything it makes; training that is finished there is not repeated.
+        verbose: 0 for silence, 1 for progress.
+
+    Returns:
+        A dict of plain values: accuracies, sizes, parity, latencies, files, seconds.
+    """
+    from acdbit_keras import convert
+    from acdbit_keras.cli.commands import card
+    from acdbit_keras.models import data
+    from acdbit_keras.models.loading import load_model
+    from acdbit_keras.models.train import train
+
+    start = time.perf_counter()
+    say = _speaker(verbose)
+    say(f"1/5  training the float teacher ({TEACHER})")
+    teacher_result = train(TEACHER, folder / TEACHER, runs=folder, verbose=0)
+    say(f"     accuracy {teacher_result['accuracy']:.4f}")
+    say(f"2/5  distilling it into the 1-bit student ({STUDENT})")
+    student_result = train(STUDENT, folder / STUDENT, runs=folder, verbose=0)
+    say(f"     accuracy {student_result['accuracy']:.4f}")
+
+    teacher, student = load_model(folder / TEACHER), load_model(folder / STUDENT)
+    images, labels = _test_images()
+    train_images = data.pipeline("digits", "train", augment="none").take(4)
+    files = {"float32": folder / "teacher.tflite", "int8": folder / "teacher_int8.tflite", "bits": folder / "student.tflite"}
+    say("3/5  converting to .tflite")
+    facts = {"teacher": card(teacher, "digits"), "student": card(student, "digits")}
+    convert.to_tflite(teacher, files["float32"], precision="float32", card=facts["teacher"])
+    convert.to_tflite(teacher, files["int8"], precision="int8", calibration=train_images, card=facts["teacher"])
+    conversion = convert.to_tflite(student, files["bits"], card=facts["student"])
+    say(f"     {conversion}")
+    say("4/5  comparing Keras and the files on all test images")
+    parity = convert.verify(student, files["bits"], images)
+    say(f"     {parity}")
+    accuracy = {name: _accuracy(convert.Interpreter(path), images, labels) for name, path in files.items()}
+    say("5/5  timing the files side by side")
+    timings = convert.benchmark([str(files[name]) for name in files], runs=200, profile=False)
+    report = {
+        "teacher_accuracy": teacher_result["accuracy"],
+        "student_accuracy": student_result["accuracy"],
+        "parity": parity.to_dict(),
+        "models": {
+            name: {
+                "file": str(files[name]),
+                "accuracy": accuracy[name],
+                "file_bytes": timing.file_bytes,
+                "arena_bytes": timing.arena_bytes,
+                "median_ms": timing.median_ms,
+                "p90_ms": timing.p90_ms,
+                "engine": timing.engine,
+            }
+            for name, timing in zip(files, timings)
+        },
+        "pictures": [str(folder / "predictions.png"), str(folder / "distributions.png")],
+    }
+    _draw_predictions(folder / "predictions.png", images, labels, convert.Interpreter(files["bits"]))
+    _draw_distributions(folder / "distributions.png", student, images)
+    report["seconds"] = time.perf_counter() - start
+    write_beside(folder / "demo.json", lambda path: path.write_text(json.dumps(report, indent=1)))
+    return report
+
+
+def table(report):
+    """The report as text."""
+    names = {"float32": "teacher, float32", "int8": "teacher, int8", "bits": "student, 1 bit"}
+    lines = [f"{'':20}{'accuracy':>9}{'file kB':>9}{'arena kB':>10}{'median ms':>11}{'p90 ms':>8}  engine"]
+    for name, row in report["models"].items():
+        lines.append(
+            f"{names[name]:20}{row['accuracy']:9.4f}{row['file_bytes'] / 1e3:9.1f}{row['arena_bytes'] / 1e3:10.1f}"
+            f"{row['median_ms']:11.3f}{row['p90_ms']:8.3f}  {row['engine']}"
+        )
+    parity = report["parity"]
+    lines += [
+        f"Keras against the 1-bit file, {parity['samples']} images: argmax equal on {parity['equal_argmax']:.2%}, "
+        f"largest logit difference {parity['max_difference']:.1e}",
+        f"pictures: {', '.join(report['pictures'])}",
+        f"whole demo: {report['seconds']:.0f} s",
+    ]
+    return "\n".join(lines)
+
+
+def _speaker(verbose):
+    return (lambda text: print(text, flush=True)) if verbose else (lambda text: None)
+
+
+def _test_images():
+    from acdbit_keras.models import data
+
+    batches = list(data.pipeline("digits", "test").as_numpy_iterator())
+    return tuple(np.concatenate(parts) for parts in zip(*batches))
+
+
+def _accuracy(interpreter, images, labels):
+    return float((interpreter.predict(images).argmax(axis=1) == labels).mean())
+
+
+def _draw_predictions(path, images, labels, interpreter, count=24):
+    plt = _pyplot()
+    predicted = interpreter.predict(images[:count]).argmax(axis=1)
+    figure, axes = plt.subplots(3, count // 3, figsize=(10, 4.2))
+    for axis, image, label, answer in zip(axes.flat, images, labels, predicted):
+        axis.imshow(image[..., 0], cmap="gray_r")
+        axis.set_title(str(answer), color="black" if answer == label else "red", fontsize=11)
+        axis.axis("off")
+    figure.suptitle("1-bit student on test images (wrong answers in red)")
+    _save(figure, path)
+
+
+def _draw_distributions(path, student, images):
+    """Query inputs of the first and last block: real values, their threshold, and the code that replaces them."""
+    plt = _pyplot()
+    taps = student(images, training=False, return_taps=True)["taps"]
+    figure, axes = plt.subplots(1, 2, figsize=(10, 3.6))
+    for axis, index in zip(axes, (0, student.depth - 1)):
+        query = np.asarray(taps[index]["query"])
+        code = student.blocks[index].attention.query_quantizer(taps[index]["query"], training=False)
+        decoded, signs = np.asarray(code.decode()), np.asarray(code.signs)
+        limit = np.percentile(np.abs(query), 99)
+        axis.hist(query.ravel(), bins=80, range=(-limit, limit), density=True, alpha=0.5, label="query, real")
+        axis.hist(decoded.ravel(), bins=80, range=(-limit, limit), density=True, alpha=0.5, label="query, aligned bits")
+        axis.axvline(query.mean(), color="C0", linestyle="--", linewidth=1, label=f"mean {query.mean():+.3f}")
+        axis.axvline(decoded.mean(), color="C1", linestyle=":", linewidth=1.5, label=f"mean {decoded.mean():+.3f}")
+        axis.set_title(f"block {index}: P(+1) = {(signs > 0).mean():.3f}")
+        axis.legend(fontsize=8)
+    _save(figure, path)
+
+
+def _pyplot():
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    return plt
+
+
+def _save(figure, path):
+    figure.tight_layout()
+    write_beside(path, lambda temporary: figure.savefig(temporary, dpi=120))
+    _pyplot().close(figure)
