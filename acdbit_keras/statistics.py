@@ -53,33 +53,32 @@ def median(x, axis):
 def select_median(x, axis=0, iterations=24):
     """Averaging median over one axis without sorting, dimensions kept.
 
-    Bisection on the count of smaller elements narrows to a point between the two middle values; the largest
-    element below it and the smallest above then give both exactly. Elements closer together than
-    range / 2**iterations are not told apart, which moves the result by less than that.
+    Bisection on the count of elements up to a bound closes in on the lower middle value from above; the largest
+    element up to the bound and the smallest above it then give both middle values exactly. Elements closer together
+    than range / 2**iterations are not told apart, which moves the result by less than that.
 
     Several times faster than a sort under XLA on a CPU, where it is used for the rows of weight matrices.
     """
     count = x.shape[axis]
-    low, high = ops.min(x, axis=axis, keepdims=True), ops.max(x, axis=axis, keepdims=True)
-    span = high - low
-    low, high = low, high + 1e-6 * span
+    smallest, largest = ops.min(x, axis=axis, keepdims=True), ops.max(x, axis=axis, keepdims=True)
+
+    def number_up_to(bound):
+        # Counted in float32: a half-precision float holds no counts above 2048.
+        return ops.sum(ops.cast(x <= bound, "float32"), axis=axis, keepdims=True)
 
     def halve(_, bounds):
         low, high = bounds
-        middle = 0.5 * (low + high)
-        below = ops.sum(ops.cast(x < middle, x.dtype), axis=axis, keepdims=True)
-        too_low = below <= (count - 1) // 2
-        return ops.where(too_low, middle, low), ops.where(too_low, high, middle)
+        middle = low + 0.5 * (high - low)
+        enough = number_up_to(middle) > (count - 1) // 2
+        return ops.where(enough, low, middle), ops.where(enough, middle, high)
 
-    # Invariant: at most (count-1)//2 elements lie below `low`, more than that below `high`; so `high` closes in on
-    # the lower middle element from above.
-    low, high = ops.fori_loop(0, iterations, halve, (low, high))
-    lower = ops.max(ops.where(x < high, x, ops.min(x, axis=axis, keepdims=True)), axis=axis, keepdims=True)
+    # Invariant: more than (count - 1) // 2 elements are at most `high`.
+    _, high = ops.fori_loop(0, iterations, halve, (smallest, largest))
+    lower = ops.max(ops.where(x <= high, x, smallest), axis=axis, keepdims=True)
     if count % 2:
         return lower
-    not_above = ops.sum(ops.cast(x <= lower, x.dtype), axis=axis, keepdims=True)
-    next_up = ops.min(ops.where(x > lower, x, ops.max(x, axis=axis, keepdims=True)), axis=axis, keepdims=True)
-    upper = ops.where(not_above > count // 2, lower, next_up)
+    next_up = ops.min(ops.where(x > lower, x, largest), axis=axis, keepdims=True)
+    upper = ops.where(number_up_to(lower) > count // 2, lower, next_up)
     return 0.5 * (lower + upper)
 
 

@@ -124,6 +124,7 @@ class VisionTransformer(keras.Model):
             block.build(tokens)
         self.norm.build((input_shape[0], self.width))
         self.classifier.build((input_shape[0], self.width))
+        self.input_spec = keras.layers.InputSpec(shape=(None, *self.input_shape_of_images))
         self.built = True
 
     def call(self, images, training=None, return_taps=False):

@@ -80,19 +80,16 @@ class Distiller(keras.Model):
         total = 0.0
         for term in self.terms:
             per_image = term(reference, outputs)
+            if sample_weight is not None:
+                sample_weight = ops.reshape(ops.cast(sample_weight, per_image.dtype), ops.shape(per_image))
             self.term_losses[term.name].update_state(per_image, sample_weight=sample_weight)
             if sample_weight is not None:
-                per_image = per_image * ops.cast(sample_weight, per_image.dtype)
+                per_image = per_image * sample_weight
             total = total + term.weight * ops.mean(per_image)
-        for loss in self.losses:
-            total = total + loss
-        if self._has_label_loss:
-            total = total + super().compute_loss(x, y, outputs["logits"], sample_weight, training)
-        return total
-
-    def compile(self, optimizer="rmsprop", loss=None, **kwargs):
-        self._has_label_loss = loss is not None
-        super().compile(optimizer=optimizer, loss=loss, **kwargs)
+        if self.loss is None:
+            return total + sum(self.losses)
+        # Keras' own adds `self.losses`.
+        return total + super().compute_loss(x, y, outputs["logits"], sample_weight, training)
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         logits = y_pred["logits"] if isinstance(y_pred, dict) else y_pred

@@ -1,5 +1,7 @@
 """Multi-head attention between codes: the products that no CPU engine executes in bits today."""
 
+import math
+
 import keras
 from keras import ops
 
@@ -94,7 +96,10 @@ class BinaryAttention(keras.layers.Layer):
         return self.probabilities_quantizer(ops.softmax(scores, axis=-1), training=training)
 
     def _split(self, x):
-        return ops.reshape(x, (-1, _tokens(x), self.num_heads, x.shape[-1] // self.num_heads))
+        heads = (self.num_heads, x.shape[-1] // self.num_heads)
+        if None in x.shape[1:-1]:
+            return ops.reshape(x, (ops.shape(x)[0], -1, *heads))
+        return ops.reshape(x, (-1, math.prod(x.shape[1:-1]), *heads))
 
     def compute_output_shape(self, query_shape, key_shape=None, value_shape=None):
         return query_shape
@@ -120,12 +125,3 @@ def check_heads(channels, num_heads, binary):
             f"the head width {head_dim} (width {channels} / {num_heads} heads) is not a multiple of {WORD_BITS}: "
             f"binary attention packs the channels of a head into {WORD_BITS}-bit words"
         )
-
-
-def _tokens(x):
-    tokens = 1
-    for size in x.shape[1:-1]:
-        if size is None:
-            return -1 if x.shape[0] is not None else ops.prod(ops.shape(x)[1:-1])
-        tokens *= size
-    return tokens

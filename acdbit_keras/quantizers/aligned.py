@@ -40,7 +40,7 @@ class AlignedSign(Quantizer):
             `None` for 1.
         restore: mu. `"off"`: 0. `"frozen"`: of `axis`, tracked like m. `"dynamic"`: alpha and mu are those of
             each token, computed at inference too.
-        sign: the straight-through sign; any Larq quantizer or name.
+        sign: the straight-through sign; any Larq quantizer to {-1, +1}, or its name.
         channel_axes: trailing axes that index channels: 1, or 2 for `(..., heads, head_dim)`.
         contracts: `"channels"` if the code enters a product over its last axis, where alpha must be one number;
             `"tokens"` if over its second last (values of attention), where alpha may differ per channel.
@@ -90,6 +90,8 @@ class AlignedSign(Quantizer):
         self.scale = scale
         self.restore = restore
         self.sign = signs.get(sign)
+        if self.sign.levels != "sign":
+            raise ValueError(f"sign must be a function to -1 and +1, which alignment balances, not {self.sign.name!r}")
         self.levels = self.sign.levels
         self.channel_axes = channel_axes
         self.contracts = contracts

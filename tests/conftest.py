@@ -1,0 +1,38 @@
+"""Which tests run under which backend.
+
+The suite's home is TensorFlow. A module marked `any_backend` runs under JAX too:
+`KERAS_BACKEND=jax python -m pytest -m any_backend tests`.
+"""
+
+import os
+
+import keras
+import pytest
+
+JAX_PYTHON = "ACDBIT_JAX_PYTHON"
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "any_backend: uses nothing of TensorFlow and runs under every Keras backend")
+
+
+def pytest_ignore_collect(collection_path):
+    """Under another backend leaves the other modules unimported: they may import tensorflow at the top."""
+    if keras.config.backend() == "tensorflow" or collection_path.suffix != ".py":
+        return None
+    return "pytest.mark.any_backend" not in collection_path.read_text() or None
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    """Every test starts from the same random numbers, whichever ran before."""
+    keras.utils.set_random_seed(7)
+
+
+@pytest.fixture(scope="session")
+def jax_python():
+    """The Python of the JAX environment, in which neither tensorflow nor larq is installed."""
+    path = os.environ.get(JAX_PYTHON)
+    if not path:
+        pytest.fail(f"{JAX_PYTHON} must name the Python of an environment with the package's jax extra; `make test` sets it up")
+    return path

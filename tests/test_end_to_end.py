@@ -1,0 +1,109 @@
+"""The chain a user runs, through the command line: train, kill, resume, convert, verify, measure, predict."""
+
+import csv
+import json
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from acdbit_keras.cli import main
+
+pytestmark = pytest.mark.end_to_end
+
+# Without XLA: the run is about the chain, not about speed, and compiling would take most of the time.
+SETTINGS = ["--set", "jit_compile=false", "--set", "epochs=4"]
+
+
+def run(capsys, *arguments):
+    """Runs a command in this process; returns its exit status and its JSON value."""
+    capsys.readouterr()
+    status = main([*arguments, "--json"])
+    return status, json.loads(capsys.readouterr().out)
+
+
+def history(folder):
+    rows = list(csv.DictReader((folder / "history.csv").open(newline="")))
+    return [{key: value for key, value in row.items() if key not in ("seconds", "images_per_second")} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A teacher, a student trained in one go, and the same student killed in the middle and resumed."""
+    folder = tmp_path_factory.mktemp("runs")
+    common = [*SETTINGS, "--runs", str(folder), "--json"]
+    assert main(["train", "digits_teacher", "--out", str(folder / "teacher"), *common]) == 0
+    student = ["train", "digits_acd_bit", "--teacher", str(folder / "teacher"), *common]
+    assert main([*student, "--out", str(folder / "whole")]) == 0
+
+    command = [sys.executable, "-m", "acdbit_keras.cli", *student, "--out", str(folder / "killed")]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    state = folder / "killed" / "state.npz"
+    deadline = time.monotonic() + 300
+    while not state.exists() or int(np.load(state)["finished_epochs"]) < 2:
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline, "the training never finished two epochs"
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (folder / "killed" / "result.json").exists(), "killed too late to show anything"
+    assert main([*student, "--out", str(folder / "killed")]) == 0
+    return folder
+
+
+def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(runs):
+    assert history(runs / "killed") == history(runs / "whole")
+    assert [row["epoch"] for row in history(runs / "killed")] == ["0", "1", "2", "3"]
+
+
+def test_a_finished_run_is_not_repeated(runs, capsys):
+    before = (runs / "whole" / "history.csv").stat().st_mtime_ns
+    status, result = run(
+        capsys, "train", "digits_acd_bit", *SETTINGS, "--teacher", str(runs / "teacher"), "--out", str(runs / "whole")
+    )
+    assert status == 0 and result["epochs"] == 4
+    assert (runs / "whole" / "history.csv").stat().st_mtime_ns == before
+
+
+def test_convert_verify_evaluate_predict_and_bench(runs, capsys, tmp_path):
+    bits, floats, integers = (str(tmp_path / f"{name}.tflite") for name in ("bits", "float32", "int8"))
+    student, teacher = str(runs / "killed"), str(runs / "teacher")
+
+    status, report = run(capsys, "convert", student, bits)
+    assert status == 0
+    assert report["packed_layers"] == 3 * 6
+    for path, precision in ((floats, "float32"), (integers, "int8")):
+        assert run(capsys, "convert", teacher, path, "--precision", precision)[0] == 0
+
+    status, parity = run(capsys, "verify", student, bits)
+    assert status == 0 and parity["samples"] == 355 and parity["equal_argmax"] >= 0.999
+    status, parity = run(capsys, "verify", str(runs / "whole"), bits)
+    assert status == 0, "the resumed run is the same model"
+    status, parity = run(capsys, "verify", teacher, bits, "--samples", "32")
+    assert status == 1, "a file of another model must not pass"
+
+    _, in_keras = run(capsys, "evaluate", student)
+    _, in_bits = run(capsys, "evaluate", bits)
+    assert in_keras["images"] == in_bits["images"] == 355
+    assert in_bits["accuracy"] == pytest.approx(in_keras["accuracy"], abs=1 / 355)
+
+    status, analysis = run(capsys, "summary", student)
+    assert status == 0
+    assert analysis["file_bytes"] == pytest.approx(pathlib.Path(bits).stat().st_size, rel=0.05)
+
+    status, timings = run(capsys, "bench", bits, floats, integers, "--runs", "5", "--no-profile")
+    assert status == 0 and [row["file_bytes"] for row in timings] == [pathlib.Path(p).stat().st_size for p in (bits, floats, integers)]
+
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    picture = tmp_path / "zero.png"
+    Image.fromarray((load_digits().images[0] * 15.9375).astype("uint8")).save(picture)
+    status, answers = run(capsys, "predict", bits, str(picture))
+    assert status == 0 and len(answers[0]["classes"]) == 3
+    total = sum(row["probability"] for row in run(capsys, "predict", bits, str(picture), "--top", "10")[1][0]["classes"])
+    assert total == pytest.approx(1.0, abs=1e-5)
