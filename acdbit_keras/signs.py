@@ -86,6 +86,21 @@ def ste_round(x):
     )(x)
 
 
+def dorefa(x, k_bit=2, mode="activations"):
+    """round(n y) / n with n = 2**k_bit - 1 steps. DoReFa-Net, arXiv:1606.06160.
+
+    `"activations"`: y = clip(x, 0, 1). `"weights"`: y = tanh(x) / (2 max|tanh(x)|) + 1/2, and the result 2 q - 1. The
+    rounding passes the gradient as it is; the maximum is a constant for it.
+    """
+    steps = 2**k_bit - 1
+    rounded = _straight_through(lambda y: ops.round(y * steps) / steps, ops.ones_like)
+    if mode == "activations":
+        return rounded(ops.clip(x, 0.0, 1.0))
+    limited = ops.tanh(x)
+    largest = ops.stop_gradient(ops.max(ops.abs(limited)))
+    return 2.0 * rounded(ops.divide_no_nan(limited, 2.0 * largest) + 0.5) - 1.0
+
+
 # name -> (function, Larq's class, the values it can take)
 _FUNCTIONS = {
     "ste_sign": (ste_sign, "SteSign", "sign"),
@@ -94,12 +109,23 @@ _FUNCTIONS = {
     "magnitude_aware_sign": (ste_sign, "MagnitudeAwareSign", "sign"),
     "ste_heaviside": (ste_heaviside, "SteHeaviside", "zero_one"),
     "ste_tern": (ste_tern, "SteTern", "ternary"),
+    "dorefa_quantizer": (dorefa, "DoReFa", "uniform"),
 }
 
 
 def names():
     """The names that `get` accepts, which are Larq's."""
     return sorted(_FUNCTIONS)
+
+
+def function(name):
+    """The function of a name, in `keras.ops`."""
+    return _FUNCTIONS[name][0]
+
+
+def larq_class(name):
+    """The name of Larq's class of that function."""
+    return _FUNCTIONS[name][1]
 
 
 @dataclass(frozen=True)
@@ -116,17 +142,23 @@ class Sign:
 
     @property
     def levels(self):
-        """`"sign"` for {-1, +1}, `"zero_one"` for {0, 1}, `"ternary"` for {-1, 0, +1}."""
+        """`"sign"` for {-1, +1}, `"zero_one"` for {0, 1}, `"ternary"` for {-1, 0, +1}, `"uniform"` for 2**k_bit steps."""
         return _FUNCTIONS[self.name][2]
+
+    @property
+    def bits(self):
+        """Width of one stored value."""
+        return {"ternary": 2, "uniform": self.arguments.get("k_bit", 2)}.get(self.levels, 1)
 
     def __call__(self, x):
         name = self.name
         if name == "magnitude_aware_sign":
             # Larq's multiplies the scale in; a Code keeps exact signs and their scale apart.
             name = "ste_sign"
-        if keras.config.backend() == "tensorflow":
+        # Larq has its DoReFa as a layer only, which is no function to call.
+        if keras.config.backend() == "tensorflow" and self.levels != "uniform":
             return getattr(_larq.load("quantizers"), name)(x, **self.arguments)
-        return _FUNCTIONS[name][0](x, **self.arguments)
+        return function(name)(x, **self.arguments)
 
     def scale(self, x):
         """The magnitude that the quantizer gives its signs: 1.0, or mean|x| per output channel."""

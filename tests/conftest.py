@@ -6,10 +6,15 @@ The suite's home is TensorFlow. A module marked `any_backend` runs under JAX too
 
 import os
 
+import hypothesis
 import keras
 import pytest
 
 JAX_PYTHON = "ACDBIT_JAX_PYTHON"
+
+# Eager JAX compiles every operation for every new shape, so an example costs it ten times as much.
+hypothesis.settings.register_profile("acdbit", deadline=None, max_examples=100 if keras.config.backend() == "tensorflow" else 20)
+hypothesis.settings.load_profile("acdbit")
 
 
 def pytest_configure(config):

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numerics import array
 
@@ -17,7 +17,8 @@ LEFT_SCALES = (None, "number", "tensor", "token", "shared_token")
 LEFT_OFFSETS = (None, "tensor", "token", "channel", "sample_channel", "full")
 RIGHT_SCALES = (None, "number", "tensor", "column", "sample_column")
 RIGHT_OFFSETS = (None, "tensor", "column", "row", "full", "sample_column")
-sizes = st.integers(1, 9)
+sizes = st.sampled_from([1, 2, 7])
+widths = st.sampled_from([1, 7, 8, 31, 32, 33, 97])
 
 
 def part(rng, kind, shape, neutral):
@@ -48,7 +49,7 @@ def draw_code(rng, shape, levels, scale, offset):
 
 def exact(a, b):
     """The product of the decoded operands and the largest it could be: the unit of its rounding error."""
-    left, right = (np.float64(x.signs) * x.scale + x.offset for x in (a, b))
+    left, right = (x.signs.astype(np.float64) * x.scale + x.offset for x in (a, b))
     return left @ right, np.max(np.abs(left) @ np.abs(right))
 
 
@@ -60,7 +61,6 @@ def check(a, b, **known):
     np.testing.assert_allclose(result, expected, rtol=1e-5, atol=2e-5 * max(size, 1.0))
 
 
-@settings(max_examples=150, deadline=None)
 @given(
     lead=st.sampled_from([(), (2,), (2, 3)]),
     size=st.tuples(sizes, sizes, sizes),
@@ -113,8 +113,7 @@ def test_scale_along_the_contracted_axis_is_refused(left, right, side):
         code.matmul(left, right)
 
 
-@settings(max_examples=100, deadline=None)
-@given(d=st.integers(1, 200), seed=st.integers(0, 2**32 - 1))
+@given(d=widths, seed=st.integers(0, 2**32 - 1))
 def test_popcount_identity(d, seed):
     """s.t = d - 2 popcount(s xor t) on bit-packed signs (1 = negative), whatever fills the last byte equally."""
     signs = np.random.default_rng(seed).choice(np.float32([-1, 1]), (2, d))
@@ -123,8 +122,7 @@ def test_popcount_identity(d, seed):
     assert product.item() == d - 2 * (s ^ t).bit_count()
 
 
-@settings(max_examples=50, deadline=None)
-@given(d=st.integers(1, 200), seed=st.integers(0, 2**32 - 1))
+@given(d=widths, seed=st.integers(0, 2**32 - 1))
 def test_popcount_identity_of_zero_one_rows(d, seed):
     """b.t = 2 popcount(b and t+) - popcount(b), the form of probabilities times values."""
     rng = np.random.default_rng(seed)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import scipy.stats
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numerics import array
 
@@ -47,13 +47,12 @@ def test_median_over_axes_equals_numpy(shape, axis):
         np.testing.assert_allclose(array(statistics.median(x, axis)), np.median(x, axis, keepdims=True), rtol=1e-6)
 
 
-floats = st.floats(-4, 4, width=32)
+floats = st.floats(-4, 4, width=32, allow_subnormal=False)
 values = st.one_of(floats, st.integers(-3, 3).map(float))
 
 
-@settings(max_examples=150, deadline=None)
 @given(
-    x=st.lists(values, min_size=1, max_size=33),
+    x=st.sampled_from([1, 2, 3, 8, 17]).flatmap(lambda size: st.lists(values, min_size=size, max_size=size)),
     shift=st.sampled_from([0.0, 1.0, 1000.0]),
     repeat=st.sampled_from([1, 2]),
 )

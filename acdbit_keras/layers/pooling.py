@@ -13,7 +13,7 @@ class PoolingBranches(keras.layers.Layer):
     """Sum over side 3 and 5 of the scaled means over `side x 1` and `1 x side` windows, plus a shift per channel.
 
     Input and output `(batch, height, width, channels)`; zero padding, counted in the mean. It is one depthwise
-    convolution with a cross-shaped kernel (`kernel`), which is what is exported; for training the same sum is
+    convolution with a cross-shaped kernel (`kernel`), whose row and column are exported; for training the same sum is
     written with slices, which XLA fuses where it runs a depthwise convolution slowly.
 
     Source: BinaryViT's pooling branches; all gains start at 0.

@@ -10,8 +10,8 @@ class Quantizer(keras.layers.Layer):
 
     Attributes:
         bits: width of one stored value.
-        levels: the values of `Code.signs`: `"sign"` for {-1, +1}, `"zero_one"` for {0, 1}, else `"real"`. Only
-            the first two are packed into bits.
+        levels: the values of `Code.signs`: `"sign"` for {-1, +1}, `"zero_one"` for {0, 1}, `"ternary"`, `"uniform"`
+            (several bits) or `"real"`. Only the first two are packed into bits.
     """
 
     bits = 32
@@ -48,7 +48,7 @@ class PlainSign(Quantizer):
         super().__init__(**kwargs)
         self.sign = signs.get(sign)
         self.levels = self.sign.levels
-        self.bits = 2 if self.levels == "ternary" else 1
+        self.bits = self.sign.bits
 
     def build(self, input_shape):
         self.built = True

@@ -1,0 +1,209 @@
+"""Alignment in every combination of its options against a float64 reference written from its docstring."""
+
+import itertools
+
+import numpy as np
+import pytest
+from numerics import array, layer_gradient
+
+from acdbit_keras.quantizers import AlignedSign
+from acdbit_keras.quantizers.aligned import AXES, RESTORES, SCALES, THRESHOLDS, TRACKINGS
+
+pytestmark = pytest.mark.any_backend
+
+SHAPES = {1: (3, 5, 7), 2: (2, 5, 3, 7)}
+
+
+def valid(axis, restore, contracts):
+    return not (contracts == "tokens" and (axis == "token" or restore == "dynamic"))
+
+
+def over(axis, rank, channel_axes):
+    """The axes that a statistic of that kind runs over."""
+    lead = tuple(range(rank - channel_axes))
+    return {"token": (rank - 1,), "channel": lead, "tensor": (*lead, rank - 1)}[axis]
+
+
+class Reference:
+    """`code(z) = alpha * s(z - m) + mu`, one method per quantity; `state` holds the running statistics and the learned shift."""
+
+    def __init__(self, z, state, training, threshold, axis, tracking, scale, restore, channel_axes, contracts):
+        self.z, self.scale = np.float64(z), scale
+        self.axes = over(axis, z.ndim, channel_axes)
+        self.exact = axis == "token" or (tracking == "batch" and training)
+        self.m = {
+            None: lambda: 0.0,
+            "learned": lambda: state["threshold"],
+            "mean": lambda: self.batch_mean() if self.exact else state["location"],
+            "median": lambda: np.median(self.z, self.axes, keepdims=True) if self.exact else state["location"],
+        }[threshold]()
+        self.signs = np.where(self.z >= self.m, 1.0, -1.0)
+        self.alpha, self.mu = 1.0, 0.0
+        statistic_axes = (-1,) if restore == "dynamic" else self.axes
+        computed = self.exact or restore == "dynamic"
+        if scale is not None:
+            self.alpha = self.spread(statistic_axes) if computed else state["spread"]
+            if contracts == "channels":
+                self.alpha = self.alpha.mean(-1, keepdims=True)
+        if restore != "off":
+            self.mu = self.z.mean(statistic_axes, keepdims=True) if computed else state["mean"]
+        self.value = self.alpha * self.signs + self.mu
+
+    def batch_mean(self):
+        return self.z.mean(self.axes, keepdims=True)
+
+    def spread(self, axes):
+        if self.scale == "std":
+            return self.z.std(axes, keepdims=True)
+        return np.abs(self.z - self.m).mean(axes, keepdims=True)
+
+
+def randomise(quantizer, rng):
+    """Gives the weights values a start does not have, and returns them as a reference's state."""
+    state = {}
+    for name in ("location", "mean", "spread"):
+        if name in quantizer.running_statistics:
+            weight = getattr(quantizer, f"running_{name}")
+            state[name] = np.abs(rng.normal(size=weight.shape)) + 0.1 if name == "spread" else rng.normal(size=weight.shape)
+            weight.assign(state[name])
+    if quantizer.threshold == "learned":
+        state["threshold"] = rng.normal(size=quantizer.shift.shape)
+        quantizer.shift.assign(state["threshold"])
+    return state
+
+
+@pytest.mark.parametrize("channel_axes", [1, 2])
+@pytest.mark.parametrize("axis", AXES)
+@pytest.mark.parametrize("threshold", THRESHOLDS)
+@pytest.mark.parametrize("tracking", TRACKINGS)
+def test_every_combination(threshold, axis, tracking, channel_axes):
+    rng = np.random.default_rng(0)
+    z = (rng.normal(size=SHAPES[channel_axes]) + 0.3).astype(np.float32)
+    for scale, restore, contracts in itertools.product(SCALES, RESTORES, ("channels", "tokens")):
+        options = dict(
+            threshold=threshold, axis=axis, tracking=tracking, scale=scale, restore=restore,
+            channel_axes=channel_axes, contracts=contracts,
+        )  # fmt: skip
+        if not valid(axis, restore, contracts):
+            with pytest.raises(ValueError, match="statistics per token vary along the tokens"):
+                AlignedSign(**options)
+            continue
+        quantizer = AlignedSign(**options)
+        quantizer.build(z.shape)
+        state = randomise(quantizer, rng)
+        for training in (False, True):
+            code = quantizer(z, training=training)
+            expected = Reference(z, state, training, **options)
+            np.testing.assert_array_equal(array(code.signs), expected.signs, err_msg=str(options))
+            np.testing.assert_allclose(array(code.decode()), expected.value, rtol=2e-5, atol=2e-5, err_msg=str(options))
+            kept = -1 if contracts == "channels" else -3
+            assert isinstance(code.scale, float) or code.scale.shape[kept] == 1
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("restore", ["off", "frozen", "dynamic"])
+@pytest.mark.parametrize("threshold", THRESHOLDS)
+@pytest.mark.parametrize("tracking", TRACKINGS)
+def test_what_one_batch_moves(threshold, tracking, restore, scale):
+    """The first batch sets the running statistics; inference then uses them and moves nothing."""
+    z = np.random.default_rng(1).exponential(size=(4, 9, 5)).astype(np.float32)
+    options = dict(threshold=threshold, axis="channel", tracking=tracking, scale=scale, restore=restore, channel_axes=1)
+    quantizer = AlignedSign(**options)
+    quantizer.build(z.shape)
+    before = {"location": 0.0, "mean": 0.0, "spread": 1.0, "threshold": 0.0}
+    reference = Reference(z, before, True, **options, contracts="channels")
+    quantizer(z, training=True)
+    expected = {}
+    if threshold in ("median", "mean"):
+        # The tracked median starts from the mean.
+        expected["location"] = reference.m if tracking == "batch" else reference.batch_mean()
+    if restore == "frozen":
+        expected["mean"] = reference.batch_mean()
+    if scale and restore != "dynamic":
+        expected["spread"] = reference.spread((0, 1))
+    assert set(quantizer.running_statistics) == set(expected)
+    for name, value in expected.items():
+        np.testing.assert_allclose(array(getattr(quantizer, f"running_{name}")), value, rtol=1e-4, err_msg=name)
+    frozen = [array(weight) for weight in quantizer.weights]
+    code = quantizer(z, training=False)
+    after = Reference(z, {**before, **expected}, False, **options, contracts="channels")
+    np.testing.assert_allclose(array(code.decode()), after.value, rtol=1e-4, atol=1e-5)
+    for weight, value in zip(quantizer.weights, frozen):
+        np.testing.assert_array_equal(array(weight), value)
+
+
+@pytest.mark.parametrize("restore", RESTORES)
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("threshold", THRESHOLDS)
+@pytest.mark.parametrize(
+    "sign, phi",
+    [
+        ("approx_sign", lambda v: (2 - 2 * np.abs(v)) * (np.abs(v) <= 1)),
+        ("ste_sign", lambda v: (np.abs(v) <= 1) * 1.0),
+    ],
+)
+def test_gradient(sign, phi, threshold, scale, restore):
+    """dz = dcode * alpha * phi(z - m), m, alpha and mu constants; a learned m gets the opposite."""
+    rng = np.random.default_rng(2)
+    z, upstream = rng.normal(size=(2, 6, 5)).astype(np.float32), rng.normal(size=(2, 6, 5)).astype(np.float32)
+    options = dict(threshold=threshold, axis="channel", tracking="batch", scale=scale, restore=restore, channel_axes=1)
+    quantizer = AlignedSign(**options, sign=sign)
+    quantizer.build(z.shape)
+    state = randomise(quantizer, rng)
+    reference = Reference(z, state, True, **options, contracts="channels")
+    expected = upstream * reference.alpha * phi(reference.z - reference.m)
+    by_inputs, by_weights = layer_gradient(quantizer, z, upstream, result=lambda code: code.decode(), training=True)
+    np.testing.assert_allclose(by_inputs, expected, rtol=1e-4, atol=1e-5)
+    assert len(by_weights) == (threshold == "learned")
+    if by_weights:
+        np.testing.assert_allclose(by_weights[0], -expected.sum((0, 1), keepdims=True), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("tracking", TRACKINGS)
+def test_the_running_threshold_balances_the_bits(tracking):
+    """On skewed channels of different location and width; without alignment the same signs are all but constant."""
+    rng = np.random.default_rng(3)
+    location, width = np.linspace(-3, 4, 6), np.linspace(0.2, 3, 6)
+
+    def draw(count):
+        return (location + width * rng.exponential(size=(count, 6))).astype(np.float32)
+
+    quantizer = AlignedSign(tracking=tracking, momentum=0.97)
+    for _ in range(300):
+        quantizer(draw(64), training=True)
+    fresh = draw(4000)
+    code = quantizer(fresh)
+    positive = np.mean(array(code.signs) > 0, axis=0)
+    np.testing.assert_allclose(positive, 0.5, atol=0.05)
+    # The mean restore: the first moment of every channel is that of its input.
+    np.testing.assert_allclose(array(code.decode()).mean(0), fresh.mean(0), atol=0.25 * width.max() * 0.5)
+    assert np.ptp(np.mean(fresh > 0, axis=0)) > 0.9
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"threshold": "mode"}, "threshold must be one of None, 'median', 'mean', 'learned', not 'mode'"),
+        ({"axis": "row"}, "axis must be one of 'token', 'channel', 'tensor', not 'row'"),
+        ({"tracking": "none"}, "tracking must be one of 'running', 'batch', not 'none'"),
+        ({"scale": "mean"}, "scale must be one of None, 'mad', 'std', not 'mean'"),
+        ({"restore": True}, "restore must be one of 'off', 'frozen', 'dynamic', not True"),
+        ({"channel_axes": 3}, "channel_axes must be one of 1, 2, not 3"),
+        ({"contracts": "rows"}, "contracts must be one of 'channels', 'tokens', not 'rows'"),
+        ({"momentum": 1.0}, r"momentum must be in \[0, 1\), not 1.0"),
+        ({"sign": "ste_heaviside"}, "sign must be a function to -1 and .1, .* not 'ste_heaviside'"),
+        ({"sign": "ste_tern"}, "not 'ste_tern'"),
+        ({"sign": "approx_sing"}, "did you mean 'approx_sign'"),
+    ],
+)
+def test_invalid_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        AlignedSign(**options)
+
+
+def test_half_precision_inputs_keep_float32_statistics():
+    z = (np.random.default_rng(4).normal(size=(8, 16, 5)) + 2).astype(np.float16)
+    quantizer = AlignedSign(dtype="mixed_float16")
+    code = quantizer(z, training=True)
+    assert quantizer.running_mean.dtype == "float32" and "float16" in str(code.decode().dtype)
+    np.testing.assert_allclose(array(quantizer.running_mean)[0, 0], np.float32(z).mean((0, 1)), rtol=1e-4)
