@@ -18,6 +18,9 @@ def write_beside(path, write):
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
         write(temporary)
+        # On the disk before the name moves: a power cut must not leave an empty file under the final name.
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
         raise OSError(f"cannot write {path}: {error.strerror or error}; what was there before is kept") from error

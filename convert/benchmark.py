@@ -30,6 +30,8 @@ import time
 
 import numpy as np
 
+from acdbit_keras import files
+
 from . import flatbuffer
 from .interpreter import choose_engine, start_engine
 
@@ -216,7 +218,7 @@ def plot(results, path):
     axes.set_xlabel(f"latency of one inference, ms ({results[0].num_threads} thread(s))")
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=150)
-    flatbuffer.replace_file(path, picture.getvalue())
+    files.write_beside(path, lambda temporary: temporary.write_bytes(picture.getbuffer()))
 
 
 def _enter(path, engine, seed):

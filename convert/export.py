@@ -10,18 +10,15 @@ After conversion the file is held against the model: each binary layer's packed 
 """
 
 import dataclasses
-import importlib
-import json
 import os
 import tempfile
-import zipfile
 
 import keras
 import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from acdbit_keras import code, execution
+from acdbit_keras import code, execution, files
 from acdbit_keras.code import Code
 
 from . import flatbuffer, rewrite
@@ -181,7 +178,7 @@ def signed(quantized, levels):
     return Code(2.0 * quantized.signs - 1.0, half, quantized.offset + half)
 
 
-def to_tflite(model, path, precision=None, attention="float", calibration=None):
+def to_tflite(model, path, precision=None, attention="float", calibration=None, card=None):
     """Converts a model and writes a `.tflite` file that takes one image per run.
 
     Args:
@@ -194,6 +191,7 @@ def to_tflite(model, path, precision=None, attention="float", calibration=None):
             Larq Compute Engine's own runtime executes.
         calibration: for `"int8"`, images `(n, height, width, channels)` or a `tf.data.Dataset` of batches
             `images` or `(images, labels)`; some hundred images are enough.
+        card: dict of plain types stored in the file for whoever runs it, e.g. class names and the normalisation.
 
     Returns:
         `Conversion`.
@@ -231,12 +229,11 @@ def to_tflite(model, path, precision=None, attention="float", calibration=None):
         else:
             _save(model, image_shape, FloatExecutor(), folder)
             file, packed = flatbuffer.parse(_convert_float(folder, precision, calibration), "the converted model"), []
+    if card is not None:
+        rewrite.set_metadata(file, {**rewrite.metadata(file), "card": card})
     content = flatbuffer.pack(file)
     start_engine(choose_engine(file), content, 1, "the converted model")
-    try:
-        flatbuffer.replace_file(path, content)
-    except OSError as error:
-        raise OSError(error.errno, f"cannot write {path}: {error.strerror}; a file that was there is unchanged") from error
+    files.write_beside(path, lambda temporary: temporary.write_bytes(content))
     return Conversion(
         path=path,
         precision=precision,
@@ -285,31 +282,6 @@ def in_float32(model):
         keras.config.set_dtype_policy(previous)
     copy.set_weights(model.get_weights())
     return copy
-
-
-def load_model(path):
-    """A model from a `.keras` file, this package's classes included.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: a truncated or foreign file, or one that holds a class that is not known here (which, is said).
-    """
-    importlib.import_module("acdbit_keras.models")  # registers the backbones
-    path = os.fspath(path)
-    if not os.path.exists(path):
-        raise FileNotFoundError(f"no such model file: {path}")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            config = json.loads(archive.read("config.json"))
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is truncated or not a .keras file: {error}") from error
-    unknown = sorted(set(_unknown_classes(config)))
-    if unknown:
-        raise ValueError(f"{path} holds a class unknown here: {', '.join(unknown)}; import the module that registers it first")
-    try:
-        return keras.saving.load_model(path)
-    except Exception as error:  # Keras raises what the damaged member happens to provoke
-        raise ValueError(f"{path} cannot be loaded, truncated or of another version: {_first_line(error)}") from error
 
 
 def _save(model, image_shape, executor, folder):
@@ -423,27 +395,3 @@ def _mixed_policies(config):
     elif isinstance(config, (list, tuple)):
         found += sum(map(_mixed_policies, config))
     return found
-
-
-def _unknown_classes(config):
-    if isinstance(config, dict):
-        name = config.get("registered_name")
-        if name and "class_name" in config and not _known_class(config):
-            yield name
-        config = config.values()
-    if isinstance(config, (list, tuple, type({}.values()))):
-        for value in config:
-            yield from _unknown_classes(value)
-
-
-def _known_class(config):
-    if keras.saving.get_registered_object(config["registered_name"]):
-        return True
-    try:
-        return hasattr(importlib.import_module(config.get("module") or "builtins"), config["class_name"])
-    except ImportError:
-        return False
-
-
-def _first_line(error):
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -15,6 +15,8 @@ import os
 import flatbuffers
 import numpy as np
 
+from acdbit_keras import files
+
 try:
     from ai_edge_litert import schema_py_generated as schema
 except ImportError as error:
@@ -203,23 +205,8 @@ def write(model, path):
     Raises:
         OSError: the folder cannot be written or the disk is full.
     """
-    replace_file(path, pack(model))
-
-
-def replace_file(path, content):
-    """Puts `content` (bytes) at `path` such that a reader sees the old file or the whole new one, never a part."""
-    path = os.fspath(path)
-    beside = f"{path}.{os.getpid()}.part"
-    try:
-        with open(beside, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except BaseException:
-        if os.path.exists(beside):
-            os.remove(beside)
-        raise
+    content = pack(model)
+    files.write_beside(path, lambda temporary: temporary.write_bytes(content))
 
 
 def tensors(model, subgraph=0):

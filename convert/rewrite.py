@@ -89,12 +89,13 @@ def take_outputs(model, prefix):
 
 
 def set_metadata(model, value):
-    """Stores a value of plain types in the file, under this package's name."""
+    """Stores a value of plain types in the file, under this package's name, in place of what was there."""
     entry = schema.MetadataT()
     entry.name = METADATA
     entry.buffer = len(model.buffers)
     model.buffers.append(schema.BufferT(data=np.frombuffer(json.dumps(value).encode(), np.uint8)))
-    model.metadata = [*(model.metadata or []), entry]
+    others = [other for other in model.metadata or [] if _text(other.name) != METADATA]
+    model.metadata = [*others, entry]
 
 
 def metadata(model):

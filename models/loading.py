@@ -1,34 +1,65 @@
-"""Loading a trained backbone from a run's folder or a `.keras` file, with errors that say what is wrong."""
+"""Loading a trained model from a run's folder or a `.keras` file, with errors that say what is wrong."""
 
+import importlib
+import json
 import pathlib
 import zipfile
 
 import keras
 
+# Imported for what they register with Keras.
+from acdbit_keras import distillation, layers  # noqa: F401
+from acdbit_keras.models import blocks, vit  # noqa: F401
+
 
 def load_model(path):
-    """A model from a run's folder (`model.keras`, else `best.keras`) or a `.keras` file.
+    """A model from a run's folder (`model.keras`, else `best.keras`) or a `.keras` file, this package's classes included.
 
     Raises:
-        ValueError: if there is no such file, it is truncated or no Keras file, or a class is unknown to the loader.
+        FileNotFoundError: there is no such file.
+        ValueError: it is truncated or foreign, or it holds a class that is not known here (which, is said).
     """
     path = pathlib.Path(path)
     if path.is_dir():
         found = [path / name for name in ("model.keras", "best.keras") if (path / name).exists()]
         if not found:
-            raise ValueError(f"{path} holds no model.keras and no best.keras; it is not the folder of a run, or its first epoch is not over")
+            raise ValueError(f"{path} holds no model.keras and no best.keras; it is no run's folder, or its first epoch is not over")
         path = found[0]
     if not path.exists():
-        raise ValueError(f"there is no file {path}")
-    if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path} is not a .keras file, or is truncated: it is no complete zip archive")
+        raise FileNotFoundError(f"there is no file {path}")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            config = json.loads(archive.read("config.json"))
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is truncated or not a .keras file: {_first_line(error)}") from error
+    unknown = sorted(set(_unknown_classes(config)))
+    if unknown:
+        raise ValueError(f"{path} holds a class unknown here: {', '.join(unknown)}; import the module that registers it first")
     try:
         return keras.saving.load_model(path, compile=False)
-    except TypeError as error:
-        raise ValueError(f"{path} holds a class that is unknown to the loader: {_first_line(error)}") from error
-    except (KeyError, OSError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is not a complete .keras file: {_first_line(error)}") from error
+    except Exception as error:  # Keras raises whatever a damaged member happens to provoke.
+        raise ValueError(f"{path} cannot be loaded, it is truncated or of another version: {_first_line(error)}") from error
+
+
+def _unknown_classes(config):
+    if isinstance(config, dict):
+        name = config.get("registered_name")
+        if name and "class_name" in config and not _is_known(config):
+            yield name
+        config = list(config.values())
+    if isinstance(config, (list, tuple)):
+        for value in config:
+            yield from _unknown_classes(value)
+
+
+def _is_known(config):
+    if keras.saving.get_registered_object(config["registered_name"]):
+        return True
+    try:
+        return hasattr(importlib.import_module(config.get("module") or "builtins"), config["class_name"])
+    except ImportError:
+        return False
 
 
 def _first_line(error):
-    return str(error).strip().splitlines()[0]
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -146,7 +146,7 @@ def add_convert(subparsers):
 
 
 def convert(options):
-    from acdbit_keras.convert import rewrite, to_tflite
+    from acdbit_keras.convert import to_tflite
 
     model = _model(options.model)
     calibration = None
@@ -157,9 +157,14 @@ def convert(options):
         calibration = data.pipeline(
             dataset, "train", image_size=model.image_size, batch_size=128, data_dir=options.data_dir, augment="none"
         ).take(2)
-    report = to_tflite(model, options.out, precision=options.precision, attention=options.attention, calibration=calibration)
-    if dataset:
-        rewrite.add_card(options.out, card(model, dataset, options.data_dir))
+    report = to_tflite(
+        model,
+        options.out,
+        precision=options.precision,
+        attention=options.attention,
+        calibration=calibration,
+        card=card(model, dataset, options.data_dir) if dataset else None,
+    )
     emit(options, str(report), report.to_dict())
 
 

@@ -118,12 +118,13 @@ class AlignedSign(Quantizer):
         channels = tuple(1 if i < rank - self.channel_axes else d for i, d in enumerate(input_shape))
         if self.threshold == "learned":
             self.shift = self.add_weight(name="threshold", shape=channels, initializer="zeros")
+        # Kept out of mixed precision: half a float counts to 2048 and loses small steps.
+        tracked = dict(trainable=False, dtype="float32", autocast=False)
         for name in self.running_statistics:
             start = "ones" if name == "spread" else "zeros"
-            weight = self.add_weight(name=f"running_{name}", shape=shape, initializer=start, trainable=False, dtype="float32")
-            setattr(self, f"running_{name}", weight)
+            setattr(self, f"running_{name}", self.add_weight(name=f"running_{name}", shape=shape, initializer=start, **tracked))
         if self.running_statistics:
-            self.updates = self.add_weight(name="updates", shape=(), initializer="zeros", trainable=False, dtype="float32")
+            self.updates = self.add_weight(name="updates", shape=(), initializer="zeros", **tracked)
         self.built = True
 
     def call(self, inputs, training=None):
@@ -134,6 +135,9 @@ class AlignedSign(Quantizer):
         location = self._location(z, axes, exact)
         signs_ = self.sign(inputs if location is None else inputs - ops.cast(location, inputs.dtype))
         center = 0.0 if location is None else ops.stop_gradient(ops.cast(location, "float32"))
+        if training and self.running_statistics:
+            # Before they are read: alpha and mu of a batch include it, so that the first is not scaled by the start.
+            self._track(z, signs_, center, axes, exact)
         if self.restore == "dynamic":
             spread, mean = self._spread(z, center, (-1,)), ops.mean(z, axis=-1, keepdims=True)
         elif exact:
@@ -141,8 +145,6 @@ class AlignedSign(Quantizer):
         else:
             spread = ops.convert_to_tensor(self.running_spread) if self.scale else None
             mean = ops.convert_to_tensor(self.running_mean) if self.restore == "frozen" else None
-        if training and self.running_statistics:
-            self._track(z, signs_, center, axes, exact)
         return self._code(signs_, spread, mean, inputs.dtype)
 
     def _location(self, z, axes, exact):

@@ -21,9 +21,6 @@ class Quantizer(keras.layers.Layer):
     def is_binary(self):
         return self.levels in ("sign", "zero_one")
 
-    def compute_output_shape(self, input_shape):
-        return input_shape
-
 
 @keras.saving.register_keras_serializable(package="acdbit")
 class Identity(Quantizer):
