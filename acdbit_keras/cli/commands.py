@@ -336,4 +336,53 @@ def data(options):
     emit(options, text, rows)
 
 
-COMMANDS = (add_demo, add_train, add_evaluate, add_summary, add_convert, add_verify, add_bench, add_predict, add_data)
+# --- report ---------------------------------------------------------------------------------------------------------
+
+
+def add_report(subparsers):
+    parser = _command(subparsers, "report", report, "Evaluate, convert, verify and time finished runs into one folder.", data=True)
+    parser.add_argument("out", help="folder for results.json, results.md, curves.png and the histories")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders")
+    parser.add_argument("--samples", type=int, help="test images for parity (default: all)")
+
+
+def report(options):
+    from acdbit_keras.cli import report as room
+
+    say = (lambda text: None) if options.json else (lambda text: print(text, flush=True))
+    results = room.run(pathlib.Path(options.out), [pathlib.Path(run) for run in options.runs], options.data_dir, options.samples, say)
+    emit(options, room.markdown(results), results)
+
+
+# --- speed ----------------------------------------------------------------------------------------------------------
+
+
+def add_speed(subparsers):
+    parser = _command(subparsers, "speed", speed, "Training speed of float, baseline and aligned models, in turns in one run.")
+    parser.add_argument("--preset", default="vit_micro_patch4_32", help="default: %(default)s")
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--steps", type=int, default=10, help="steps per turn (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="turns after the first, which compiles (default: %(default)s)")
+    parser.add_argument("--out", help="also write the JSON value to this file")
+
+
+def speed(options):
+    import json
+
+    from acdbit_keras.files import write_beside
+    from acdbit_keras.models.speed import measure
+
+    for name in ("batch_size", "steps", "rounds"):
+        if getattr(options, name) < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(options, name)}")
+    rows = measure(options.preset, options.batch_size, options.steps, options.rounds)
+    value = {"preset": options.preset, "batch_size": options.batch_size, "contenders": rows}
+    if options.out:
+        write_beside(options.out, lambda path: path.write_text(json.dumps(value, indent=1) + "\n"))
+    text = "\n".join(
+        f"{name:46}{row['images_per_second']:9.0f} images/s{row['relative_time']:7.2f} x binary_vit's time" for name, row in rows.items()
+    )
+    emit(options, text, value)
+
+
+COMMANDS = (add_demo, add_train, add_evaluate, add_summary, add_convert, add_verify, add_bench, add_predict, add_report, add_speed, add_data)

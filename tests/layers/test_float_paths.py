@@ -1,0 +1,94 @@
+"""The float layers beside the binary products, against numpy."""
+
+import keras
+import numpy as np
+import pytest
+from numerics import array
+
+from acdbit_keras import layers
+from acdbit_keras.layers.pooling import average_channels, tile_channels
+from acdbit_keras.layers.stem import ConvolutionalStem
+
+pytestmark = pytest.mark.any_backend
+
+
+def draw(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def randomised(layer, shape):
+    layer.build(shape)
+    for index, weight in enumerate(layer.trainable_weights):
+        weight.assign(draw(*weight.shape, seed=index + 1))
+    return layer
+
+
+def box_means(x, gain, shift):
+    """The definition of the branches: zero padding, counted in the mean."""
+    batch, height, width, channels = x.shape
+    outputs = np.zeros_like(x, dtype=np.float64) + shift
+    for index, side in enumerate((3, 5)):
+        margin = side // 2
+        padded = np.pad(np.float64(x), ((0, 0), (margin, margin), (margin, margin), (0, 0)))
+        for i in range(height):
+            for j in range(width):
+                down = padded[:, i : i + side, j + margin].mean(1)
+                across = padded[:, i + margin, j : j + side].mean(1)
+                outputs[:, i, j] += gain[0, index] * down + gain[1, index] * across
+    return outputs
+
+
+@pytest.mark.parametrize("grid", [(4, 4), (6, 5), (2, 3), (1, 1)])
+def test_pooling_branches(grid):
+    x = draw(2, *grid, 3)
+    layer = randomised(layers.PoolingBranches(), x.shape)
+    outputs = array(layer(x))
+    np.testing.assert_allclose(outputs, box_means(x, array(layer.gain), array(layer.shift)), rtol=1e-4, atol=1e-5)
+    convolved = keras.ops.depthwise_conv(x, layer.kernel(), padding="same") + array(layer.shift)
+    np.testing.assert_allclose(array(convolved), outputs, rtol=1e-4, atol=1e-5)
+
+
+def test_pooling_branches_start_at_zero():
+    assert not array(layers.PoolingBranches()(draw(2, 3, 3, 4))).any()
+
+
+def test_pooling_branches_on_a_grid_of_any_size():
+    inputs = keras.Input((None, None, 3))
+    layer = layers.PoolingBranches()
+    model = keras.Model(inputs, layer(inputs))
+    for index, weight in enumerate(layer.trainable_weights):
+        weight.assign(draw(*weight.shape, seed=index + 1))
+    for grid in ((3, 4), (5, 2)):
+        x = draw(1, *grid, 3)
+        np.testing.assert_allclose(model.predict(x, verbose=0), box_means(x, array(layer.gain), array(layer.shift)), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(2, 6), (2, 3, 6), (2, 3, 5, 6)])
+@pytest.mark.parametrize("times", [1, 2, 3])
+def test_channels_are_tiled_and_averaged(shape, times):
+    x = draw(*shape)
+    np.testing.assert_array_equal(array(tile_channels(x, times)), np.concatenate([x] * times, -1))
+    expected = x.reshape(*shape[:-1], shape[-1] // times, times).mean(-1)
+    np.testing.assert_allclose(array(average_channels(x, times)), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (2, 5, 3), (2, 4, 4, 3)])
+def test_rprelu_and_layer_scale(shape):
+    x = draw(*shape)
+    layer = randomised(layers.RPReLU(), shape)
+    a, slope, b = (array(weight) for weight in (layer.shift_in, layer.slope, layer.shift_out))
+    np.testing.assert_allclose(array(layer(x)), np.where(x - a > 0, x - a, slope * (x - a)) + b, rtol=1e-5, atol=1e-6)
+    layer = randomised(layers.LayerScale(), shape)
+    np.testing.assert_allclose(array(layer(x)), array(layer.gain) * x + array(layer.shift), rtol=1e-5, atol=1e-6)
+
+
+def test_starts():
+    x = draw(2, 3)
+    np.testing.assert_allclose(array(layers.RPReLU()(x)), np.where(x > 0, x, 0.25 * x), rtol=1e-6)
+    np.testing.assert_allclose(array(layers.LayerScale()(x)), 0.1 * x, rtol=1e-6)
+
+
+@pytest.mark.parametrize("patch_size", [1, 3, 6, 0])
+def test_stem_refuses_other_patches(patch_size):
+    with pytest.raises(ValueError, match=f"patch_size must be a power of 2 from 2 up .* not {patch_size}"):
+        ConvolutionalStem(8, patch_size)
