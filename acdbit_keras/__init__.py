@@ -10,6 +10,7 @@ import importlib
 
 from acdbit_keras import layers, quantizers, schemes
 from acdbit_keras.code import Code, matmul
+from acdbit_keras.cost import summary
 from acdbit_keras.distillation import Distiller, LabelDistillation, QueryKeyDistillation
 from acdbit_keras.layers import BinaryAttention, BinaryDense, LayerScale, RPReLU
 from acdbit_keras.quantizers import AlignedSign, ElasticBinary, WeightSign
@@ -32,6 +33,7 @@ __all__ = [
     "matmul",
     "quantizers",
     "schemes",
+    "summary",
 ]
 
 _ROOMS_ABOVE = ("convert", "models")

@@ -21,7 +21,7 @@ from acdbit_keras import code, execution
 from acdbit_keras.layers import BinaryAttention, BinaryDense, LayerScale, PoolingBranches, RPReLU
 from acdbit_keras.layers.attention import WORD_BITS
 from acdbit_keras.layers.pooling import SIDES
-from acdbit_keras.quantizers import AlignedSign, ElasticBinary
+from acdbit_keras.quantizers import AlignedSign, ElasticBinary, Quantizer, WeightSign
 
 # Bytes of a flatbuffer's structures, each measured by removing them from converted files and packing again.
 # A tensor: its table and place in the list 28, shape 20, empty quantization 8, buffer 8, name cut by the converter 42.
@@ -47,7 +47,7 @@ _COUNTED = (
 )  # fmt: skip
 # Products without weights, which the rule of `_is_uncounted` would not notice.
 _WITHOUT_COUNT = (layers.Attention, layers.AdditiveAttention, layers.Dot, layers.GroupQueryAttention)
-# These own layers that are not called, or whose calls say nothing: they are one row.
+# These own quantizers, whose calls are part of theirs: they are one row.
 _WHOLE = (BinaryAttention, BinaryDense)
 # The converter folds a BatchNormalization behind them into their weights, or into multiplier and bias of the bits.
 _FOLDING = (BinaryDense, layers.Dense, *_CONVOLUTIONS, *_DEPTHWISE)
@@ -90,7 +90,7 @@ class Cost:
         model: name of the model.
         rows: `LayerCost`s of the layers with weights or products, in order of execution.
         file_bytes: predicted size of the converted `.tflite`: packed_bytes and what the graph itself takes.
-        uncounted: names of layers whose products are not known here; 0 stands in their rows.
+        uncounted: names of layers of a class whose products are not known here; their MACs are given as 0.
     """
 
     model: str
@@ -137,11 +137,14 @@ class Cost:
         totals = (f"{value:,}" for value in (self.parameters, self.packed_bytes, self.bit_macs, self.float_macs))
         cells.append(("total", "", "", "", *totals))
         widths = [max(map(len, column)) for column in zip(header, *cells)]
-        lines = ["  ".join(cell.ljust(w) if i < 4 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths))) for line in (header, *cells)]
+        aligned = [[cell.ljust(w) for cell, w in zip(line[:4], widths)] for line in (header, *cells)]
+        for line, texts in zip((header, *cells), aligned):
+            texts += [cell.rjust(w) for cell, w in zip(line[4:], widths[4:])]
+        lines = ["  ".join(texts) for texts in aligned]
         lines.insert(-1, "-" * len(lines[0]))
         lines.append(f"converted file: about {self.file_bytes / 1e6:.3f} MB")
         if self.uncounted:
-            lines.append(f"products not counted: {', '.join(self.uncounted)}")
+            lines.append(f"products, if any, not counted: {', '.join(self.uncounted)}")
         return "\n".join(line.rstrip() for line in lines)
 
     def __str__(self):
@@ -238,8 +241,7 @@ class _Trace:
 
         @functools.wraps(original)
         def watched(layer, *args, **kwargs):
-            inside = self._stack and isinstance(self._stack[-1].layer, _WHOLE)
-            if threading.get_ident() != thread or inside:
+            if threading.get_ident() != thread or self._stack and isinstance(self._stack[-1].layer, _WHOLE):
                 return original(layer, *args, **kwargs)
             return self._called(layer, original, args, kwargs)
 
@@ -346,7 +348,7 @@ def _float_macs(layer, args, kwargs, outputs):
 
 
 def _is_uncounted(record):
-    if isinstance(record.layer, (*_COUNTED, layers.Embedding)) or record.children:
+    if isinstance(record.layer, (*_COUNTED, layers.Embedding, layers.PReLU, Quantizer)) or record.children:
         return False
     return isinstance(record.layer, _WITHOUT_COUNT) or any(len(weight.shape) > 1 for weight in record.weights)
 
@@ -355,13 +357,13 @@ def _inputs(model, input_shape):
     """A batch of one sample of zeros, in the structure that the model takes."""
     if not isinstance(model, keras.Model):
         raise ValueError(f"model must be a keras.Model, not {type(model).__name__}")
+    if not model.built:
+        raise ValueError(f"model {model.name!r} is not built: call it on a batch first")
     if input_shape is not None:
         sizes = tuple(input_shape)
         if not all(isinstance(size, int) and size > 0 for size in sizes):
             raise ValueError(f"input_shape must hold positive integers, the shape of one sample without the batch, not {input_shape!r}")
         return ops.zeros((1, *sizes))
-    if not model.built:
-        raise ValueError(f"model {model.name!r} is not built: call it on a batch first, or pass input_shape")
     functional = getattr(model, "input", None) if getattr(model, "inputs", None) else None
     if functional is not None:
         return keras.tree.map_structure(lambda tensor: _zeros(model, tensor.shape, tensor.dtype), functional)
@@ -464,8 +466,9 @@ def _store_dense_of_bits(file, record):
     layer = record.layer
     quantizer, channels = layer.input_quantizer, layer.kernel.shape[0]
     file.quantize(quantizer, record.input)
-    extra = isinstance(code.real(0).offset, float) and getattr(layer.kernel_quantizer, "restore", False)
-    file.unshared((layer.units + bool(extra)) * -(-channels // WORD_BITS) * WORD_BITS // 8)
+    # An offset of the kernel needs the sum of a token's signs: one output more, with a column of ones.
+    extra = isinstance(layer.kernel_quantizer, WeightSign) and layer.kernel_quantizer.restore
+    file.unshared((layer.units + extra) * -(-channels // WORD_BITS) * WORD_BITS // 8)
     file.unshared(layer.units * FLOAT_BYTES)  # multiplier
     parts = [_value(layer.bias)] if layer.use_bias else []
     if record.norm is not None:
@@ -481,9 +484,8 @@ def _store_binary_dense(file, record):
     if record.layer.is_binary:
         _store_dense_of_bits(file, record)
         return
-    for quantizer in (record.layer.input_quantizer,):
-        if quantizer.is_binary:
-            file.quantize(quantizer, record.input)
+    if record.layer.input_quantizer.is_binary:
+        file.quantize(record.layer.input_quantizer, record.input)
     _store_dense(file, record)
 
 

@@ -54,9 +54,6 @@ class _Block(keras.layers.Layer):
 
         return {"query": split(query), "key": split(key), "probabilities": probabilities, "features": features}
 
-    def compute_output_shape(self, input_shape):
-        return input_shape
-
     def get_config(self):
         return {
             **super().get_config(),

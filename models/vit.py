@@ -141,9 +141,9 @@ class VisionTransformer(keras.Model):
         return (input_shape[0], self.classes)
 
     def get_config(self):
+        # Without the precision it was trained in: weights are float32, and a loaded model runs as its surroundings say.
         return {
             "name": self.name,
-            "dtype": keras.saving.serialize_keras_object(self.dtype_policy),
             "scheme": self.scheme.get_config(),
             "classes": self.classes,
             "image_size": self.image_size,

@@ -107,3 +107,39 @@ def test_convert_verify_evaluate_predict_and_bench(runs, capsys, tmp_path):
     assert status == 0 and len(answers[0]["classes"]) == 3
     total = sum(row["probability"] for row in run(capsys, "predict", bits, str(picture), "--top", "10")[1][0]["classes"])
     assert total == pytest.approx(1.0, abs=1e-5)
+
+
+def test_report_gathers_runs_into_one_folder(runs, capsys, tmp_path):
+    out = tmp_path / "results"
+    status, results = run(capsys, "report", str(out), str(runs / "teacher"), str(runs / "whole"), "--samples", "32")
+    assert status == 0
+    assert sorted(path.name for path in out.iterdir()) == [
+        "curves.png",
+        "digits_acd_bit.csv",
+        "digits_teacher.csv",
+        "results.json",
+        "results.md",
+    ]
+    assert json.loads((out / "results.json").read_text()) == results
+    student = results["runs"]["digits_acd_bit"]
+    assert student["test"]["accuracy"] == pytest.approx(student["training"]["accuracy"], abs=1e-6)
+    assert student["files"]["bits"]["parity"]["ok"] and student["files"]["bits"]["parity"]["samples"] == 32
+    assert set(results["runs"]["digits_teacher"]["files"]) == {"float32", "dynamic", "int8"}
+    assert student["files"]["bits"]["bytes"] < results["runs"]["digits_teacher"]["files"]["float32"]["bytes"]
+
+
+def test_the_demo_makes_its_table_and_pictures(tmp_path, capsys):
+    settings = ["--set", "jit_compile=false", "--set", "epochs=1"]
+    status, report = run(capsys, "demo", "--out", str(tmp_path / "demo"), *settings)
+    assert status == 0
+    assert set(report["models"]) == {"float32", "int8", "bits"}
+    assert report["parity"]["ok"] and report["parity"]["samples"] == 355
+    assert report["models"]["bits"]["accuracy"] == pytest.approx(report["student_accuracy"], abs=1 / 355)
+
+    from PIL import Image
+
+    for picture in report["pictures"]:
+        assert Image.open(picture).size[0] > 800
+    from acdbit_keras.cli.demo import table
+
+    assert "student, 1 bit" in table(report)

@@ -21,12 +21,13 @@ def _command(subparsers, name, run, summary, *, data=False):
 def add_demo(subparsers):
     parser = _command(subparsers, "demo", demo, "Train, distil, convert, verify and time on the digits, in a few minutes.")
     parser.add_argument("--out", default="runs/demo", help="folder of everything it makes (default: %(default)s)")
+    _add_settings(parser)
 
 
 def demo(options):
     from acdbit_keras.cli import demo as room
 
-    report = room.run(pathlib.Path(options.out), verbose=0 if options.json else 1)
+    report = room.run(pathlib.Path(options.out), options.set, verbose=0 if options.json else 1)
     emit(options, room.table(report), report)
 
 
@@ -40,6 +41,10 @@ def add_train(subparsers):
     parser.add_argument("--out", help="the run's folder (default: RUNS/RECIPE)")
     parser.add_argument("--runs", default="runs", help="folder of runs, where the recipe's teacher is found or made (default: %(default)s)")
     parser.add_argument("--teacher", help="run folder or .keras file of another teacher")
+    _add_settings(parser)
+
+
+def _add_settings(parser):
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one choice of the recipe; repeatable")
 
 

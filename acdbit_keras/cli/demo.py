@@ -10,11 +10,12 @@ from acdbit_keras.files import write_beside
 TEACHER, STUDENT = "digits_teacher", "digits_acd_bit"
 
 
-def run(folder, verbose=1):
+def run(folder, settings=(), verbose=1):
     """Trains teacher and student, converts both, verifies the bits against Keras, times the files.
 
     Args:
         folder: `pathlib.Path` of everything it makes; training that is finished there is not repeated.
+        settings: `key=value` strings that change both recipes.
         verbose: 0 for silence, 1 for progress.
 
     Returns:
@@ -22,17 +23,17 @@ def run(folder, verbose=1):
     """
     from acdbit_keras import convert
     from acdbit_keras.cli.commands import card
-    from acdbit_keras.models import data
+    from acdbit_keras.models import data, recipes
     from acdbit_keras.models.loading import load_model
     from acdbit_keras.models.train import train
 
     start = time.perf_counter()
     say = _speaker(verbose)
     say(f"1/5  training the float teacher ({TEACHER})")
-    teacher_result = train(TEACHER, folder / TEACHER, runs=folder, verbose=0)
+    teacher_result = train(recipes.get(TEACHER).with_settings(settings), folder / TEACHER, verbose=0)
     say(f"     accuracy {teacher_result['accuracy']:.4f}")
     say(f"2/5  distilling it into the 1-bit student ({STUDENT})")
-    student_result = train(STUDENT, folder / STUDENT, runs=folder, verbose=0)
+    student_result = train(recipes.get(STUDENT).with_settings(settings), folder / STUDENT, teacher=folder / TEACHER, verbose=0)
     say(f"     accuracy {student_result['accuracy']:.4f}")
 
     teacher, student = load_model(folder / TEACHER), load_model(folder / STUDENT)
@@ -88,7 +89,7 @@ def table(report):
     parity = report["parity"]
     lines += [
         f"Keras against the 1-bit file, {parity['samples']} images: argmax equal on {parity['equal_argmax']:.2%}, "
-        f"largest logit difference {parity['max_difference']:.1e}",
+        f"largest logit difference {parity['largest_difference']:.1e}",
         f"pictures: {', '.join(report['pictures'])}",
         f"whole demo: {report['seconds']:.0f} s",
     ]

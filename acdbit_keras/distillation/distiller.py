@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from acdbit_keras import checks
 from acdbit_keras.distillation.losses import Term
 
 
@@ -46,7 +47,24 @@ class Distiller(keras.Model):
         teacher.trainable = False
         _check_compatible(teacher, student, self.terms)
         self.term_losses = {term.name: keras.metrics.Mean(name=f"{term.name}_loss") for term in self.terms}
+        self._has_label_loss = False
         self.built = True
+
+    def fit(self, x=None, y=None, *args, **kwargs):
+        """As `keras.Model.fit`, after a check that labels are classes and images finite.
+
+        Arrays are checked at once, `tf.data` pipelines batch by batch on the host, where the device is not waited for.
+
+        Raises:
+            ValueError: naming the first label outside `[0, classes)` or the first image that is not finite; from inside a
+                pipeline it is a `tf.errors.InvalidArgumentError` that names the batch.
+        """
+        if hasattr(x, "element_spec"):
+            if isinstance(x.element_spec, tuple) and len(x.element_spec) > 1:
+                x = checks.checked(x, self.student.classes)
+        elif y is not None and len(getattr(y, "shape", ())) == 1:
+            checks.validate_arrays(x, y, self.student.classes)
+        return super().fit(x, y, *args, **kwargs)
 
     def call(self, inputs, training=None):
         """The student's logits `(batch, classes)`; while training its logits and taps, for the loss."""

@@ -101,9 +101,6 @@ class BinaryAttention(keras.layers.Layer):
             return ops.reshape(x, (ops.shape(x)[0], -1, *heads))
         return ops.reshape(x, (-1, math.prod(x.shape[1:-1]), *heads))
 
-    def compute_output_shape(self, query_shape, key_shape=None, value_shape=None):
-        return query_shape
-
     def get_config(self):
         return {
             **super().get_config(),

@@ -60,7 +60,7 @@ class PoolingBranches(keras.layers.Layer):
 
 def _window(x, axis):
     """The five shifts by -2..2 along a spatial axis, zeros beyond the border."""
-    size = x.shape[axis]
+    size = ops.shape(x)[axis]
     padding = [(0, 0)] * 4
     padding[axis] = (2, 2)
     padded = ops.pad(x, padding)

@@ -17,6 +17,10 @@ class Quantizer(keras.layers.Layer):
     bits = 32
     levels = "real"
 
+    def __init__(self, **kwargs):
+        # It works in the precision of what it is given, which is that of the layer it belongs to.
+        super().__init__(autocast=False, **kwargs)
+
     @property
     def is_binary(self):
         return self.levels in ("sign", "zero_one")

@@ -37,7 +37,7 @@ class ElasticBinary(Quantizer):
         self.built = True
 
     def call(self, inputs, training=None):
-        scale = ops.convert_to_tensor(self.scale)
+        scale = ops.cast(self.scale, inputs.dtype)
         # Guarded in value only: without a gradient there, a scale that one step took below would stay there for good.
         scale = scale + ops.stop_gradient(ops.maximum(scale, SMALLEST_SCALE) - scale)
         return Code(signs.ste_round(inputs / scale), ops.reshape(scale, (1,) * len(inputs.shape)))

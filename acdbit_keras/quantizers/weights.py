@@ -46,7 +46,7 @@ class WeightSign(Quantizer):
         self.built = True
 
     def call(self, inputs, training=None):
-        weights = ops.stop_gradient(inputs)
+        weights = ops.cast(ops.stop_gradient(inputs), "float32")
         axes = (0,) if self.per == "row" else (0, 1)
         location = self._location(weights, axes)
         scale, offset = 1.0, 0.0
@@ -56,7 +56,8 @@ class WeightSign(Quantizer):
             scale = statistics.mean_absolute_deviation(weights, 0.0 if location is None else location, axes)
         if self.restore:
             offset = ops.mean(weights, axis=axes, keepdims=True)
-        return Code(self.sign(inputs if location is None else inputs - location), scale, offset)
+        signs_ = self.sign(inputs if location is None else inputs - ops.cast(location, inputs.dtype))
+        return Code(signs_, scale, offset).map(lambda part: ops.cast(part, inputs.dtype))
 
     def _location(self, weights, axes):
         if self.center is None:

@@ -5,7 +5,7 @@ TensorFlow, TensorFlow Datasets and scikit-learn are imported when data is read,
 
 from acdbit_keras.models.data.augmentation import Augmentation
 from acdbit_keras.models.data.catalog import DatasetInfo, info, names, normalize
-from acdbit_keras.models.data.checks import checked, validate_arrays
+from acdbit_keras.checks import checked, validate_arrays
 from acdbit_keras.models.data.pipeline import load, pipeline, resize
 from acdbit_keras.models.data.storage import arrays, class_names, prepare
 

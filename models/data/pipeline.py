@@ -8,7 +8,7 @@ import numbers
 
 from acdbit_keras.models.data import catalog, storage
 from acdbit_keras.models.data.augmentation import Augmentation, BatchAugmenter, fold_in, resolve
-from acdbit_keras.models.data.checks import checked
+from acdbit_keras.checks import checked
 
 # What a key is drawn for.
 _ORDER, _CROP, _AUGMENT = range(3)

@@ -8,7 +8,7 @@ import zipfile
 import numpy as np
 
 from acdbit_keras.models.data import catalog
-from acdbit_keras.models.data.checks import validate_arrays
+from acdbit_keras.checks import validate_arrays
 
 SPLITS = ("train", "test")
 _ENVIRONMENT = "ACDBIT_DATA_DIR"

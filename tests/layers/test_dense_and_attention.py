@@ -119,8 +119,7 @@ def test_attention_takes_any_number_of_tokens(batch):
         assert context.shape == (2, tokens, 64) and weights.shape == (2, 2, tokens, tokens)
 
 
-@pytest.mark.parametrize("rank", [2, 3, 4])
-@pytest.mark.parametrize("functional", [False, True])
+@pytest.mark.parametrize("rank, functional", [(2, False), (3, True), (4, True)])
 def test_layers_train_in_ordinary_models(rank, functional):
     """Rank 2 to 4, Sequential and functional: one fit step moves every trainable weight."""
     shape = (4, 6)[: rank - 2] + (64,)

@@ -11,6 +11,7 @@ import pytest
 from acdbit_keras.models import build, recipes
 from acdbit_keras.models.callbacks import Speed, StopOnNonFinite, read_progress, restore_state, save_state
 from acdbit_keras.models.loading import load_model
+from acdbit_keras.models.speed import contenders, measure
 from acdbit_keras.models.train import evaluate, recipe_of, train
 
 QUICK = recipes.get("digits_teacher").replace(epochs=1, jit_compile=False)
@@ -130,3 +131,11 @@ def test_speed_counts_training_alone(monkeypatch):
 def test_evaluating_on_the_wrong_dataset_says_so():
     with pytest.raises(ValueError, match="the model has 7 classes and 1 image channels, digits has 10 and 1"):
         evaluate(build("vit_nano_patch2_8", "float32", classes=7), "digits")
+
+
+def test_speed_compares_every_contender_with_the_baseline():
+    rows = measure("vit_nano_patch2_8", batch_size=8, steps=1, rounds=1, jit_compile=False)
+    assert list(rows) == list(contenders())
+    assert rows["binary_vit"]["relative_time"] == 1.0
+    for row in rows.values():
+        assert row["images_per_second"] == pytest.approx(8e3 / row["milliseconds_per_step"])

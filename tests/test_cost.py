@@ -1,0 +1,235 @@
+"""Counts against closed forms, and the predicted size against files that are really converted."""
+
+import importlib.util
+import json
+import os
+
+import acdbit_keras as acd
+import keras
+import numpy as np
+import pytest
+from acdbit_keras import cost, models
+from acdbit_keras.layers import BinaryAttention, BinaryDense
+from acdbit_keras.quantizers import AlignedSign, WeightSign
+from keras import layers
+
+TOTALS = ("parameters", "packed_bytes", "bit_macs", "float_macs")
+
+
+def binary(units, **options):
+    return BinaryDense(units, input_quantizer="ste_sign", kernel_quantizer="weight_sign", **options)
+
+
+def sequential(*stack, shape):
+    return keras.Sequential([layers.Input(shape), *stack])
+
+
+def only_row(*stack, shape):
+    [row] = cost.analyse(sequential(*stack, shape=shape)).rows
+    return row
+
+
+def perturbed(model):
+    """Moves every weight a little, so that no vector is constant or equal to another; what must be positive stays so."""
+    rng = np.random.default_rng(4)
+    for weight in model.weights:
+        weight.assign(weight + np.abs(0.1 * rng.standard_normal(weight.shape)).astype("float32"))
+    return model
+
+
+class TestLayers:
+    def test_binary_dense(self):
+        row = only_row(binary(48, use_bias=True), shape=(7, 40))
+        assert (row.bit_macs, row.float_macs) == (7 * 40 * 48, 0)
+        assert (row.weight_bits, row.activation_bits, row.output_shape) == (1, 1, (7, 48))
+        assert row.parameters == 40 * 48 + 48
+        # 40 channels fill two words of 4 bytes; multiplier and bias.
+        assert row.packed_bytes == 48 * (2 * 4 + 2 * 4)
+
+    def test_kernel_offset_is_one_more_output(self):
+        plain, restored = (
+            only_row(BinaryDense(48, "ste_sign", WeightSign(restore=restore)), shape=(64,)) for restore in (False, True)
+        )
+        assert restored.packed_bytes - plain.packed_bytes == 64 // 8
+        assert restored.bit_macs == plain.bit_macs
+
+    def test_thresholds_are_constants_once_they_are_not_zero(self):
+        model = sequential(BinaryDense(32, AlignedSign(), "weight_sign"), shape=(5, 64))
+        fresh = cost.analyse(model)
+        moved = cost.analyse(perturbed(model))
+        assert moved.packed_bytes - fresh.packed_bytes == 64 * 4
+        assert moved.file_bytes > fresh.file_bytes + 64 * 4
+
+    @pytest.mark.parametrize("quantizers", [(None, None), (None, "weight_sign"), ("ste_sign", None), ("ste_sign", "ste_tern")])
+    def test_one_real_operand_makes_float_macs(self, quantizers):
+        row = only_row(BinaryDense(32, *quantizers), shape=(5, 64))
+        assert (row.bit_macs, row.float_macs) == (0, 5 * 64 * 32)
+        assert row.packed_bytes == 64 * 32 * 4
+
+    def test_norm_behind_bits_costs_nothing(self):
+        alone = cost.analyse(sequential(binary(64), shape=(3, 3, 64)))
+        model = perturbed(sequential(binary(64), layers.BatchNormalization(), shape=(3, 3, 64)))
+        normed = cost.analyse(model)
+        assert normed.rows[1].packed_bytes == 0 and normed.rows[1].parameters == 4 * 64
+        assert normed.packed_bytes == alone.packed_bytes
+
+    def test_norm_alone_is_multiplier_and_offset(self):
+        model = perturbed(sequential(layers.ReLU(), layers.BatchNormalization(), shape=(3, 3, 64)))
+        [row] = cost.analyse(model).rows
+        assert row.packed_bytes == 2 * 64 * 4 and row.float_macs == row.bit_macs == 0
+
+    @pytest.mark.parametrize(
+        "layer, shape, macs, parameters",
+        [
+            (layers.Dense(10), (6, 20), 6 * 20 * 10, 210),
+            (layers.Conv2D(8, 3, padding="same"), (6, 6, 4), 36 * 9 * 4 * 8, 296),
+            (layers.Conv2D(8, 3, strides=2, groups=2), (7, 7, 4), 9 * 9 * 2 * 8, 152),
+            (layers.Conv1D(8, 3), (10, 4), 8 * 3 * 4 * 8, 104),
+            (layers.Conv2DTranspose(8, 2, strides=2), (5, 5, 4), 25 * 4 * 4 * 8, 136),
+            (layers.DepthwiseConv2D(3, depth_multiplier=2), (6, 6, 4), 16 * 8 * 9, 80),
+            (layers.SeparableConv2D(8, 3), (6, 6, 4), 16 * (4 * 9 + 4 * 8), 76),
+            (layers.EinsumDense("abc,cde->abde", output_shape=(None, 4, 8)), (6, 5), 6 * 5 * 32, 160),
+        ],
+        ids=lambda value: type(value).__name__ if isinstance(value, layers.Layer) else "",
+    )
+    def test_float_layers(self, layer, shape, macs, parameters):
+        row = only_row(layer, shape=shape)
+        assert (row.bit_macs, row.float_macs, row.parameters, row.weight_bits) == (0, macs, parameters, 32)
+
+    def test_keras_attention(self):
+        query, value = layers.Input((6, 16)), layers.Input((9, 16))
+        outputs = layers.MultiHeadAttention(2, 8, value_dim=4)(query, value)
+        found = cost.analyse(keras.Model([query, value], outputs))
+        projections = 6 * 16 * 16 + 9 * 16 * 16 + 9 * 16 * 8 + 6 * 8 * 16
+        assert found.float_macs == projections + 2 * 6 * 9 * (8 + 4)
+
+    @pytest.mark.parametrize("restore, vector", [("off", 0), ("frozen", 2 * 9 * 32)])
+    def test_binary_attention_over_other_keys(self, restore, vector):
+        query, key = layers.Input((6, 64)), layers.Input((9, 64))
+        aligned = [AlignedSign(restore=restore, channel_axes=2, contracts=axis) for axis in ("channels", "channels", "tokens")]
+        outputs = BinaryAttention(2, *aligned, "elastic_binary")(query, key, key)
+        [row] = cost.analyse(keras.Model([query, key], outputs)).rows
+        assert row.bit_macs == 2 * (2 * 6 * 9 * 32)
+        assert row.float_macs == vector
+        assert (row.weight_bits, row.activation_bits, row.output_shape) == (None, 1, (6, 64))
+
+    def test_attention_counts_each_product_by_its_own_operands(self):
+        tokens = layers.Input((6, 64))
+        outputs = BinaryAttention(2, "ste_sign", "ste_sign", None, "elastic_binary")(tokens, tokens, tokens)
+        found = cost.analyse(keras.Model(tokens, outputs))
+        assert found.bit_macs == found.float_macs == 2 * 6 * 6 * 32
+
+    def test_a_shared_layer_has_one_row(self):
+        layer, tokens = binary(64), layers.Input((6, 64))
+        [row] = cost.analyse(keras.Model(tokens, layer(layer(tokens)))).rows
+        assert row.bit_macs == 2 * 6 * 64 * 64 and row.parameters == 64 * 64
+
+    def test_unknown_products_are_named(self):
+        found = cost.analyse(sequential(layers.Dense(4), layers.LSTM(3, name="memory"), shape=(6, 5)))
+        assert len(found.uncounted) == 1 and "memory" in found.uncounted[0]
+        assert "memory" in found.table().splitlines()[-1]
+
+
+class TestBackbones:
+    @pytest.mark.parametrize("scheme", ["acd_bit", "binary_vit", "float32"])
+    def test_block(self, scheme):
+        found = cost.analyse(models.build("vit_nano_patch2_8", scheme, depth=1))
+        tokens, width, heads = 16, 64, 2
+        products = tokens * (4 * width * width + 2 * width * 4 * width) + 2 * tokens * tokens * width
+        around = tokens * 2 * 2 * width + width * 10
+        if scheme == "float32":
+            assert (found.bit_macs, found.float_macs) == (0, products + around)
+        else:
+            pooling = tokens * width * 10
+            # The mean of each query channel, restored, meets every key.
+            vector = heads * tokens * (width // heads) if scheme == "acd_bit" else 0
+            assert (found.bit_macs, found.float_macs) == (products, around + pooling + vector)
+
+    @pytest.mark.parametrize("scheme", ["acd_bit", "float32"])
+    def test_totals_are_sums_and_no_weight_is_lost(self, scheme):
+        model = models.build("vit_micro_patch4_32", scheme)
+        found = cost.analyse(model)
+        for name in TOTALS:
+            assert getattr(found, name) == sum(getattr(row, name) for row in found.rows) > (-1 if "macs" in name else 0)
+        assert found.parameters == model.count_params()
+        assert len({row.name for row in found.rows}) == len(found.rows)
+        assert not found.uncounted
+
+    def test_deit_s(self):
+        # DeiT-S has 22 050 664 parameters; the class token and its position are two vectors of 384.
+        model = models.build("vit_small_patch16_224", "float32", classes=1000)
+        found = cost.analyse(model)
+        assert found.parameters == 22_050_664 - 2 * 384
+        blocks = 12 * (196 * (4 * 384**2 + 2 * 384 * 1536) + 2 * 196**2 * 384)
+        assert found.float_macs == blocks + 196 * 16 * 16 * 3 * 384 + 384 * 1000
+        binary_model = cost.analyse(models.build("vit_small_patch16_224", "binary_vit", classes=1000))
+        assert binary_model.bit_macs == blocks
+        kernels = 12 * (4 * 384**2 + 2 * 384 * 1536) // 8
+        assert kernels < sum(row.packed_bytes for row in binary_model.rows if row.weight_bits == 1) < 1.2 * kernels
+
+    def test_the_model_is_left_as_it_was(self):
+        model = models.build("vit_nano_patch2_8", "acd_bit")
+        before, call = model.get_weights(), layers.Layer.__call__
+        first = cost.analyse(model)
+        assert layers.Layer.__call__ is call
+        for old, new in zip(before, model.get_weights()):
+            np.testing.assert_array_equal(old, new)
+        assert cost.analyse(model) == first
+
+    def test_a_failing_model_leaves_keras_as_it_was(self):
+        call = layers.Layer.__call__
+        with pytest.raises(ValueError):
+            cost.analyse(sequential(layers.Dense(3), shape=(4,)), input_shape=(5,))
+        assert layers.Layer.__call__ is call
+
+
+@pytest.mark.skipif(importlib.util.find_spec("larq_compute_engine") is None, reason="packing bits needs larq-compute-engine")
+@pytest.mark.parametrize("trained", [False, True], ids=["untrained", "trained"])
+@pytest.mark.parametrize("scheme", ["acd_bit", "binary_vit", "float32"])
+@pytest.mark.parametrize("preset", ["vit_nano_patch2_8", "vit_micro_patch4_32"])
+def test_predicted_size_of_the_file(preset, scheme, trained, tmp_path):
+    model = models.build(preset, scheme)
+    if trained:
+        perturbed(model)
+    found = cost.analyse(model)
+    report = acd.convert.to_tflite(model, tmp_path / "model.tflite")
+    assert found.file_bytes == pytest.approx(os.path.getsize(report.path), rel=0.05)
+    assert sum(row.weight_bits == 1 for row in found.rows) == report.packed_layers
+
+
+class TestReport:
+    def test_plain_types(self):
+        found = cost.analyse(models.build("vit_nano_patch2_8", "acd_bit"))
+        read = json.loads(json.dumps(found.to_dict()))
+        assert read["totals"] == {name: getattr(found, name) for name in (*TOTALS, "file_bytes")}
+        assert len(read["layers"]) == len(found.rows)
+        assert read["layers"][1]["output_shape"] == list(found.rows[1].output_shape)
+
+    def test_summary_prints_the_table(self, capsys):
+        found = acd.summary(sequential(binary(48, name="bits"), shape=(7, 40)))
+        text = capsys.readouterr().out
+        assert text == f"{found.table()}\n"
+        line = next(line for line in text.splitlines() if "bits" in line and "BinaryDense" in line)
+        assert line.split() == [found.rows[0].name, "BinaryDense", "1/1", "7x48", "1,920", "768", "13,440", "0"]
+        assert text.splitlines()[-2].split() == ["total", "1,920", "768", "13,440", "0"]
+
+    def test_free_sizes_are_given(self):
+        model = sequential(binary(64), shape=(None, 32))
+        assert cost.analyse(model, input_shape=(5, 32)).bit_macs == 5 * 32 * 64
+        with pytest.raises(ValueError, match="free sizes: pass input_shape"):
+            cost.analyse(model)
+
+
+class TestErrors:
+    def test_unbuilt(self):
+        with pytest.raises(ValueError, match="model 'lost' is not built: call it on a batch first"):
+            cost.analyse(keras.Sequential([layers.Dense(3)], name="lost"))
+
+    def test_not_a_model(self):
+        with pytest.raises(ValueError, match="model must be a keras.Model, not str"):
+            cost.analyse("vit_nano_patch2_8")
+
+    @pytest.mark.parametrize("shape", [(None, 4), (0,), (2.5,)])
+    def test_input_shape(self, shape):
+        with pytest.raises(ValueError, match="input_shape must hold positive integers"):
+            cost.analyse(sequential(layers.Dense(3), shape=(4,)), input_shape=shape)

@@ -1,0 +1,29 @@
+"""The README's Python code runs as it stands, block after block, in an empty folder."""
+
+import pathlib
+import re
+
+import pytest
+
+README = pathlib.Path(__file__).parent.parent / "README.md"
+
+
+@pytest.mark.end_to_end
+def test_the_code_of_the_readme_runs(tmp_path, monkeypatch, capsys):
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
+    assert len(blocks) == 2
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for block in blocks:
+        exec(compile(block, str(README), "exec"), names)
+    assert names["student"].scheme.name == "acd_bit"
+    assert (tmp_path / "student.tflite").stat().st_size < 200_000
+    assert "18 binary layers packed" in capsys.readouterr().out
+
+
+def test_every_command_is_in_the_readme():
+    from acdbit_keras.cli.commands import COMMANDS
+
+    text = README.read_text()
+    for add in COMMANDS:
+        assert f"`acdbit {add.__name__.removeprefix('add_')}" in text
