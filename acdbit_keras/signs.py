@@ -71,9 +71,9 @@ def ste_tern(x, threshold_value=0.05, ternary_weight_networks=False, clip_value=
 
     With `ternary_weight_networks` the threshold is 0.7 mean|x|.
     """
-    bound = 0.7 * ops.mean(ops.abs(x)) if ternary_weight_networks else threshold_value
 
     def forward(x):
+        bound = 0.7 * ops.mean(ops.abs(x)) if ternary_weight_networks else threshold_value
         return ops.sign(ops.sign(x + bound) + ops.sign(x - bound))
 
     return _straight_through(forward, lambda x: _inside(x, clip_value))(x)
@@ -93,12 +93,15 @@ def dorefa(x, k_bit=2, mode="activations"):
     rounding passes the gradient as it is; the maximum is a constant for it.
     """
     steps = 2**k_bit - 1
-    rounded = _straight_through(lambda y: ops.round(y * steps) / steps, ops.ones_like)
+
+    def forward(y):
+        return ops.round(ops.clip(y, 0.0, 1.0) * steps) / steps
+
     if mode == "activations":
-        return rounded(ops.clip(x, 0.0, 1.0))
+        return _straight_through(forward, lambda y: ops.cast((y >= 0) & (y <= 1), y.dtype))(x)
     limited = ops.tanh(x)
     largest = ops.stop_gradient(ops.max(ops.abs(limited)))
-    return 2.0 * rounded(ops.divide_no_nan(limited, 2.0 * largest) + 0.5) - 1.0
+    return 2.0 * _straight_through(forward, ops.ones_like)(ops.divide_no_nan(limited, 2.0 * largest) + 0.5) - 1.0
 
 
 # name -> (function, Larq's class, the values it can take)

@@ -163,7 +163,7 @@ def verify(model, path, data, tolerance=1e-3, batch_size=64, num_threads=1, prog
         difference = np.abs(ours - theirs).reshape(len(ours), -1)
         same = ours.argmax(-1) == theirs.argmax(-1)
         within = difference.max(1) <= tolerance  # false for NaN as well
-        suspicious += [(len(differences) + i, images[i], theirs[i]) for i in np.flatnonzero(~within)]
+        suspicious += [(len(differences) + int(i), images[i], theirs[i]) for i in np.flatnonzero(~within)]
         differences += [(row.max(), row.mean()) for row in difference]
         equal += int(same.sum())
         ties += int((within & ~same).sum())

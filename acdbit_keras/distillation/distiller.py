@@ -47,7 +47,6 @@ class Distiller(keras.Model):
         teacher.trainable = False
         _check_compatible(teacher, student, self.terms)
         self.term_losses = {term.name: keras.metrics.Mean(name=f"{term.name}_loss") for term in self.terms}
-        self._has_label_loss = False
         self.built = True
 
     def fit(self, x=None, y=None, *args, **kwargs):

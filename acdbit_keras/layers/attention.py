@@ -5,7 +5,7 @@ import math
 import keras
 from keras import ops
 
-from acdbit_keras import execution, quantizers
+from acdbit_keras import code, execution, quantizers
 
 WORD_BITS = 32
 
@@ -87,8 +87,10 @@ class BinaryAttention(keras.layers.Layer):
         factor = float(query.shape[-1]) ** -0.5
         query = self.query_quantizer(query, training=training)
         query = query._replace(scale=query.scale * factor, offset=query.offset * factor)
-        # The softmax ignores what is constant along the keys, which is all that the key's offset adds.
-        key = self.key_quantizer(key, training=training).without_offset()
+        key = self.key_quantizer(key, training=training)
+        if code.is_constant(key.offset) or key.offset.shape[1] == 1:
+            # All that such an offset adds is constant along the keys, which the softmax ignores.
+            key = key.without_offset()
         return query, key, self.value_quantizer(value, training=training)
 
     def probabilities(self, scores, training):

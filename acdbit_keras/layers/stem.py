@@ -30,10 +30,13 @@ class ConvolutionalStem(keras.layers.Layer):
         self.patch_size = patch_size
         widths = [width >> (halvings - 1 - index) for index in range(halvings)]
         self.convolutions = [
-            layers.Conv2D(units, 3, strides=2, padding="same", use_bias=False, name=f"convolution_{index}")
+            layers.Conv2D(units, 3, strides=2, padding="same", use_bias=False, name=f"convolution_{index}", dtype=self.dtype_policy)
             for index, units in enumerate(widths)
         ]
-        self.norms = [layers.BatchNormalization(epsilon=1e-5, momentum=0.9, name=f"norm_{index}") for index in range(halvings)]
+        self.norms = [
+            layers.BatchNormalization(epsilon=1e-5, momentum=0.9, name=f"norm_{index}", dtype=self.dtype_policy)
+            for index in range(halvings)
+        ]
 
     def build(self, input_shape):
         for convolution, norm in zip(self.convolutions, self.norms):

@@ -19,7 +19,7 @@ class Quantizer(keras.layers.Layer):
 
     def __init__(self, **kwargs):
         # It works in the precision of what it is given, which is that of the layer it belongs to.
-        super().__init__(autocast=False, **kwargs)
+        super().__init__(**{**kwargs, "autocast": False})
 
     @property
     def is_binary(self):

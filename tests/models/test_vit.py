@@ -1,0 +1,160 @@
+"""The isotropic backbone: sizes, taps, every preset and scheme, compiled and in half precision."""
+
+import keras
+import numpy as np
+import pytest
+from numerics import array
+
+from acdbit_keras import models, schemes
+from acdbit_keras.models.presets import PRESETS
+from acdbit_keras.models.vit import VisionTransformer
+
+pytestmark = pytest.mark.any_backend
+
+NANO = dict(image_size=8, patch_size=4, channels=1, width=32, depth=1, num_heads=1, mlp_ratio=2, classes=3)
+SCHEMES = schemes.names()
+
+
+def images(count=2, size=8, channels=1):
+    return np.random.default_rng(0).normal(size=(count, size, size, channels)).astype(np.float32)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+def test_every_preset_builds_for_every_scheme(preset, scheme):
+    """At the depth of two blocks: each further one is a copy."""
+    model = models.build(preset, scheme, classes=7, depth=2)
+    sizes = PRESETS[preset]
+    assert model.compute_output_shape((None, *model.input_shape_of_images)) == (None, 7)
+    assert (model.width, model.num_heads, model.image_size) == (sizes["width"], sizes["num_heads"], sizes["image_size"])
+    assert len(model.blocks) == 2 and model.count_params() > 0
+
+
+def test_deit_small_has_its_published_size():
+    """DeiT-S with 1000 classes has 22,050,664 parameters, of which a class token and its position are 384 each."""
+    model = models.build("vit_small_patch16_224", "float32", classes=1000)
+    assert model.count_params() == 22_050_664 - 2 * 384
+    assert (model.width, model.depth, model.num_heads, model.grid) == (384, 12, 6, 14)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("size, patch, stem", [(8, 4, "patch"), (6, 2, "patch"), (8, 4, "convolutional")])
+def test_taps(scheme, size, patch, stem):
+    options = {**NANO, "image_size": size, "patch_size": patch, "depth": 2, "stem": stem, "width": 64, "num_heads": 2}
+    model = VisionTransformer(scheme=scheme, **options)
+    outputs = model(images(3, size), return_taps=True)
+    grid = size // patch
+    assert outputs["logits"].shape == (3, 3) and len(outputs["taps"]) == 2
+    for tap in outputs["taps"]:
+        assert tap["query"].shape == tap["key"].shape == (3, grid**2, 2, 32)
+        assert tap["probabilities"].shape == (3, 2, grid**2, grid**2)
+        assert tap["features"].shape == (3, grid, grid, 64)
+    np.testing.assert_array_equal(array(model(images(3, size))), array(outputs["logits"]))
+    if scheme == "float32":
+        np.testing.assert_allclose(array(outputs["taps"][0]["probabilities"]).sum(-1), 1, rtol=1e-5)
+    else:
+        assert set(np.unique(array(outputs["taps"][0]["probabilities"]))) <= {0.0, np.float32(0.005)}
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_the_query_tap_is_real_and_carries_gradient(scheme):
+    outputs = VisionTransformer(scheme=scheme, **NANO)(images(), return_taps=True)
+    assert len(np.unique(array(outputs["taps"][0]["query"]))) > 4
+
+
+def test_the_student_has_one_position_per_token_at_any_size():
+    for size in (4, 12, 20):
+        model = VisionTransformer(**{**NANO, "image_size": size})
+        assert model.positions.shape == (1, size // 4, size // 4, 32)
+        assert model(images(1, size)).shape == (1, 3)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"image_size": 10}, "image_size=10 is not divisible by patch_size=4"),
+        ({"width": 48, "num_heads": 5}, "the width 48 is not divisible by num_heads=5"),
+        ({"width": 96, "num_heads": 2}, "the head width 48 .* not a multiple of 32: .* 32-bit words"),
+        ({"classes": 0}, "classes must be a positive integer, not 0"),
+        ({"depth": 1.5}, "depth must be a positive integer, not 1.5"),
+        ({"stem": "conv"}, "stem must be one of 'patch', 'convolutional', not 'conv'"),
+        ({"scheme": "acd_bot"}, "unknown scheme 'acd_bot'; known: .*float32.*did you mean 'acd_bit'"),
+    ],
+)
+def test_bad_sizes(changes, message):
+    with pytest.raises(ValueError, match=message):
+        VisionTransformer(**{**NANO, **changes})
+
+
+def test_unknown_preset():
+    with pytest.raises(ValueError, match="unknown preset 'vit_nano'; known: .*vit_tiny_patch4_32.*did you mean 'vit_nano_patch2_8'"):
+        models.build("vit_nano")
+
+
+def test_images_of_another_size_are_refused():
+    """One of a single patch would broadcast against the positions."""
+    model = VisionTransformer(**NANO)
+    for wrong in (images(2, 4), images(2, 16), images(2, 8, 3)):
+        with pytest.raises(ValueError, match="expected shape=.None, 8, 8, 1."):
+            model(wrong)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_config_round_trip(scheme):
+    model = VisionTransformer(scheme=scheme, **NANO, drop_path=0.25)
+    again = VisionTransformer.from_config(model.get_config())
+    assert again.get_config() == model.get_config()
+    again.set_weights(model.get_weights())
+    np.testing.assert_array_equal(array(again(images())), array(model(images())))
+
+
+def test_schemes_have_copies_of_their_quantizers():
+    first, second = (VisionTransformer(**NANO) for _ in range(2))
+    ids = [{id(weight) for weight in model.weights} for model in (first, second)]
+    assert not ids[0] & ids[1]
+    assert first.blocks[0].query_product.dense.input_quantizer is not second.blocks[0].query_product.dense.input_quantizer
+
+
+def step(jit_compile=keras.config.backend() == "jax"):
+    keras.utils.set_random_seed(5)
+    model = VisionTransformer(scheme="acd_bit", **NANO)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(0.1), loss, jit_compile=jit_compile)
+    x, y = images(8), np.arange(8) % 3
+    history = model.fit(x, y, batch_size=8, epochs=2, verbose=0, shuffle=False)
+    return model, np.array(history.history["loss"])
+
+
+def test_jit_compile_changes_nothing():
+    """The same steps with XLA and without, running statistics included."""
+    (plain, plain_loss), (compiled, compiled_loss) = step(False), step(True)
+    np.testing.assert_allclose(compiled_loss, plain_loss, rtol=1e-3)
+    for a, b in zip(plain.weights, compiled.weights):
+        np.testing.assert_allclose(array(a), array(b), rtol=1e-2, atol=1e-3, err_msg=a.path)
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_mixed_precision_runs_a_step(policy):
+    keras.config.set_dtype_policy(policy)
+    try:
+        model, loss = step()
+        assert model.blocks[0].query_product.dense.compute_dtype == policy.removeprefix("mixed_")
+        taps = model(images(), return_taps=True)["taps"]
+        assert str(keras.backend.standardize_dtype(taps[0]["query"].dtype)) == policy.removeprefix("mixed_")
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert np.all(np.isfinite(loss))
+    assert all(weight.dtype == "float32" for weight in model.trainable_weights)
+    # A model that was trained in half precision is not tied to it.
+    again = VisionTransformer.from_config(model.get_config())
+    again.set_weights(model.get_weights())
+    assert again.compute_dtype == "float32" and np.all(np.isfinite(array(again(images()))))
+
+
+def test_stochastic_depth_drops_whole_images():
+    model = VisionTransformer(**{**NANO, "depth": 2}, drop_path=0.5)
+    assert [block.drop_path_rate for block in model.blocks] == [0.0, 0.5]
+    x = np.repeat(images(1), 64, 0)
+    features = array(model.blocks[1](np.repeat(np.float32(array(model.patch_embedding(x[:1]))), 64, 0), training=True)[0])
+    # Two draws per image: four outcomes, of which a batch of 64 equal images shows all.
+    assert len(np.unique(np.round(features.reshape(64, -1), 3), axis=0)) == 4
