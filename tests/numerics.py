@@ -36,3 +36,10 @@ def layer_gradient(layer, inputs, upstream, result=lambda outputs: outputs, trai
     weights = [array(variable) for variable in layer.trainable_variables]
     by_inputs, *by_weights = gradient(function, inputs, *weights, upstream=upstream)
     return by_inputs, by_weights
+
+
+def nameless(config):
+    """A config without the counted names of the layers in it."""
+    if isinstance(config, dict):
+        return {key: nameless(value) for key, value in config.items() if key != "name"}
+    return config

@@ -2,6 +2,7 @@
 
 import keras
 import pytest
+from numerics import nameless
 
 from acdbit_keras import quantizers, schemes
 from acdbit_keras.distillation import LabelDistillation, QueryKeyDistillation
@@ -18,7 +19,7 @@ def test_round_trip(name):
     scheme = schemes.get(name)
     again = schemes.get(scheme.get_config())
     assert (again.name, again.title, again.block, again.branches) == (name, scheme.title, scheme.block, scheme.branches)
-    assert again.get_config() == scheme.get_config()
+    assert nameless(again.get_config()) == nameless(scheme.get_config())
     assert again.is_binary == scheme.is_binary == (name != "float32")
     for place in schemes.PLACES:
         assert type(again.quantizer(place)) is type(scheme.quantizer(place))

@@ -33,14 +33,20 @@ class ElasticBinary(Quantizer):
 
     def build(self, input_shape):
         start = keras.initializers.Constant(self.initial_scale)
-        self.scale = self.add_weight(name="scale", shape=(), initializer=start)
+        # Held above its bound by the optimizer: guarded in `call` instead, a scale that one step took below it would
+        # have no gradient and stay there for good.
+        self.scale = self.add_weight(name="scale", shape=(), initializer=start, constraint=_bounded, autocast=False)
         self.built = True
 
     def call(self, inputs, training=None):
-        scale = ops.cast(self.scale, inputs.dtype)
-        # Guarded in value only: without a gradient there, a scale that one step took below would stay there for good.
-        scale = scale + ops.stop_gradient(ops.maximum(scale, SMALLEST_SCALE) - scale)
-        return Code(signs.ste_round(inputs / scale), ops.reshape(scale, (1,) * len(inputs.shape)))
+        scale = ops.convert_to_tensor(self.scale)
+        # In float32: the gradient x / a^2 of half a float overflows for a small a.
+        signs_ = signs.ste_round(ops.cast(inputs, "float32") / scale)
+        return Code(signs_, ops.reshape(scale, (1,) * len(inputs.shape))).map(lambda part: ops.cast(part, inputs.dtype))
 
     def get_config(self):
         return {**super().get_config(), "initial_scale": self.initial_scale}
+
+
+def _bounded(scale):
+    return ops.maximum(scale, SMALLEST_SCALE)

@@ -10,14 +10,14 @@ _TEACHER = Recipe(
     dataset="digits",
     preset="vit_nano_patch2_8",
     scheme="float32",
-    epochs=120,
+    epochs=100,
     batch_size=64,
     learning_rate=2e-3,
     warmup_epochs=2,
     weight_decay=0.02,
 )
 _STUDENT = _TEACHER.replace(
-    name="digits_acd_bit", scheme="acd_bit", teacher="digits_teacher", epochs=80, learning_rate=3e-3, weight_decay=0.0
+    name="digits_acd_bit", scheme="acd_bit", teacher="digits_teacher", epochs=56, learning_rate=3e-3, weight_decay=0.0
 )
 
 RECIPES = (_TEACHER, _STUDENT, _STUDENT.replace(name="digits_binary_vit", scheme="binary_vit"))

@@ -2,6 +2,7 @@
 
 import itertools
 
+import keras
 import numpy as np
 import pytest
 from numerics import array, layer_gradient
@@ -31,16 +32,27 @@ def test_elastic_binary(scale):
     np.testing.assert_allclose(by_scale, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("fallen", [-0.01, 0.0, 1e-6])
-def test_an_elastic_scale_below_its_guard_can_recover(fallen):
-    """The value is guarded at 1e-5, the gradient is not: above it, da = g."""
+def test_an_elastic_scale_is_held_above_its_bound_and_can_recover():
+    """A step far below 1e-5 ends there, and the gradient there is that of any scale: da = g above."""
     quantizer = ElasticBinary()
     x = np.full((1, 2), 0.3, "float32")
     quantizer.build(x.shape)
-    quantizer.scale.assign(fallen)
-    np.testing.assert_allclose(array(quantizer(x).decode()), 1e-5, rtol=1e-3)
-    _, (by_scale,) = layer_gradient(quantizer, x, np.ones_like(x), result=lambda code: code.decode())
-    np.testing.assert_allclose(by_scale, 2.0, rtol=1e-4)
+    optimizer = keras.optimizers.SGD(1.0)
+    for upstream, expected in ((1.0, 1e-5), (-0.25, 0.5)):
+        _, gradients = layer_gradient(quantizer, x, np.full_like(x, upstream), result=lambda code: code.decode())
+        optimizer.apply([keras.ops.convert_to_tensor(g) for g in gradients], quantizer.trainable_variables)
+        assert array(quantizer.scale) == pytest.approx(expected, rel=1e-3)
+
+
+def test_elastic_gradients_in_half_precision_are_finite():
+    """With a small scale x / a^2 is beyond the largest float16, 65504."""
+    quantizer = ElasticBinary(1e-3)
+    x = np.float16([[0.0, 0.0004, 0.5, 1.0]])
+    quantizer.build(x.shape)
+    by_inputs, (by_scale,) = layer_gradient(quantizer, x, np.ones_like(x), result=lambda code: code.decode())
+    assert by_inputs.dtype == np.float16
+    np.testing.assert_allclose(by_inputs, [[1, 1, 0, 0]])
+    np.testing.assert_allclose(by_scale, 2 - 0.4, rtol=1e-3)
 
 
 @pytest.mark.parametrize("wrong", [0.0, -1.0, float("nan")])
