@@ -133,7 +133,9 @@ class BinaryProduct(keras.layers.Layer):
 
     @classmethod
     def from_config(cls, config):
-        return cls(**{**config, "dense": keras.saving.deserialize_keras_object(config["dense"])})
+        # Unbuilt: `build` builds it.
+        dense = {key: value for key, value in config["dense"].items() if key != "build_config"}
+        return cls(**{**config, "dense": keras.saving.deserialize_keras_object(dense)})
 
 
 @keras.saving.register_keras_serializable(package="acdbit")

@@ -93,7 +93,7 @@ def test_convert_verify_evaluate_predict_and_bench(runs, capsys, tmp_path):
 
     status, analysis = run(capsys, "summary", student)
     assert status == 0
-    assert analysis["file_bytes"] == pytest.approx(pathlib.Path(bits).stat().st_size, rel=0.05)
+    assert analysis["totals"]["file_bytes"] == pytest.approx(pathlib.Path(bits).stat().st_size, rel=0.05)
 
     status, timings = run(capsys, "bench", bits, floats, integers, "--runs", "5", "--no-profile")
     assert status == 0 and [row["file_bytes"] for row in timings] == [pathlib.Path(p).stat().st_size for p in (bits, floats, integers)]

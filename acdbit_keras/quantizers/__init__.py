@@ -40,7 +40,8 @@ def get(identifier):
     if isinstance(identifier, Quantizer):
         return identifier
     if isinstance(identifier, dict):
-        return keras.saving.deserialize_keras_object(identifier)
+        # Unbuilt, whatever it was: the layer it goes to builds it.
+        return keras.saving.deserialize_keras_object({key: value for key, value in identifier.items() if key != "build_config"})
     if isinstance(identifier, str) and identifier in _BY_NAME:
         return _BY_NAME[identifier]()
     if isinstance(identifier, str) and identifier not in signs.names():

@@ -19,7 +19,12 @@ def main(folder):
     results = {"imported": np.array([name for name in ("tensorflow", "larq", "jax") if name in sys.modules])}
     for path in sorted(folder.glob("*.keras")):
         model = keras.saving.load_model(path)
-        results[path.stem] = keras.ops.convert_to_numpy(model(inputs[path.stem], training=False))
+        if backend == "jax":
+            # Uncompiled it would run operation by operation.
+            model.jit_compile = True
+            results[path.stem] = model.predict(inputs[path.stem], verbose=0)
+        else:
+            results[path.stem] = keras.ops.convert_to_numpy(model(inputs[path.stem], training=False))
         if path.stem == "distiller":
             values = model.evaluate(inputs[path.stem], inputs["labels"], verbose=0, return_dict=True)
             results.update({f"evaluated_{name}": value for name, value in values.items()})
