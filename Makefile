@@ -11,7 +11,9 @@ PIP_FLAGS = --quiet --disable-pip-version-check
 demo: .venv/ready
 	.venv/bin/acdbit demo
 
-test: test-tensorflow test-jax
+# Side by side: each suite keeps about one core busy.
+test: .venv/ready .venv-jax/ready
+	$(MAKE) --jobs=2 --output-sync=line test-tensorflow test-jax
 
 test-tensorflow: .venv/ready .venv-jax/ready
 	ACDBIT_JAX_PYTHON=$(CURDIR)/.venv-jax/bin/python .venv/bin/python -m pytest tests

@@ -270,7 +270,8 @@ def input_shape(model):
 def in_float32(model):
     """The model itself, or for one trained in mixed precision a float32 copy with the same weights."""
     config = keras.saving.serialize_keras_object(model)
-    if not _mixed_policies(config):
+    # A backbone leaves its own policy out of its config: it is that of whoever builds it.
+    if not _mixed_policies(config) and model.dtype_policy.compute_dtype == "float32":
         return model
     previous = keras.config.dtype_policy()
     keras.config.set_dtype_policy("float32")

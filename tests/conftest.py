@@ -1,10 +1,14 @@
 """Which tests run under which backend.
 
-The suite's home is TensorFlow. A module marked `any_backend` runs under JAX too:
+The suite's home is TensorFlow. What is marked `any_backend` runs under JAX too:
 `KERAS_BACKEND=jax python -m pytest -m any_backend tests`.
 """
 
 import os
+
+# Nothing here runs long enough to repay its optimisation; JAX compiles every eager operation.
+if os.environ.get("KERAS_BACKEND") == "jax":
+    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import hypothesis
 import keras

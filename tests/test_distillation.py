@@ -9,8 +9,6 @@ from acdbit_keras import Distiller, LabelDistillation, QueryKeyDistillation, sch
 from acdbit_keras.models.callbacks import StopOnNonFinite
 from acdbit_keras.models.vit import VisionTransformer
 
-pytestmark = pytest.mark.any_backend
-
 NANO = dict(image_size=4, patch_size=2, channels=1, width=32, depth=1, num_heads=1, mlp_ratio=1, classes=3)
 
 
@@ -63,6 +61,7 @@ def outputs(seed, head_dim=8, blocks=2):
 
 
 # === Terms ===
+@pytest.mark.any_backend
 @pytest.mark.parametrize("temperature", [1.0, 3.0])
 def test_label_term(temperature):
     teacher, student = outputs(0), outputs(1)
@@ -70,6 +69,7 @@ def test_label_term(temperature):
     np.testing.assert_allclose(array(LabelDistillation(1.0, temperature)(teacher, student)), expected, rtol=1e-5)
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize("form, distance, width", [("gram", gram, 8), ("gram", gram, 3), ("direct", direct, 8)])
 def test_query_key_term(form, distance, width):
     """Mean over blocks and over query and key; in the gram form the head widths may differ."""
@@ -79,6 +79,7 @@ def test_query_key_term(form, distance, width):
     np.testing.assert_allclose(array(QueryKeyDistillation(form=form)(teacher, student)), expected, rtol=1e-4)
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize("form", ["gram", "direct"])
 def test_equal_taps_cost_nothing_and_scale_is_ignored(form):
     teacher = outputs(0)
@@ -107,6 +108,7 @@ def expected_losses(model, x, training):
     return label(array(theirs["logits"]), array(ours["logits"])), np.mean(query_key, axis=0)
 
 
+@pytest.mark.any_backend
 def test_loss_metrics_and_evaluation_equal_numpy():
     model = compiled(distiller(), metrics=["accuracy"])
     x, y = batch()
@@ -120,6 +122,7 @@ def test_loss_metrics_and_evaluation_equal_numpy():
     assert values["accuracy"] == pytest.approx(np.mean(predicted.argmax(-1) == y))
 
 
+@pytest.mark.any_backend
 def test_compiled_loss_on_the_labels_is_added():
     x, y = batch()
     student, teacher = network(), network("float32")
@@ -137,6 +140,7 @@ def test_compiled_loss_on_the_labels_is_added():
     assert values[1] == pytest.approx(terms + penalty + cross_entropy, rel=1e-4)
 
 
+@pytest.mark.any_backend
 def test_fit_trains_the_student_and_leaves_the_teacher():
     teacher, student = network("float32"), network()
     model = compiled(Distiller(teacher, student), keras.optimizers.Adam(3e-3), metrics=["accuracy"])
@@ -153,6 +157,7 @@ def test_fit_trains_the_student_and_leaves_the_teacher():
         assert not np.array_equal(array(weight), start), weight.path
 
 
+@pytest.mark.any_backend
 def test_the_teacher_is_in_inference_mode_and_both_run_once(monkeypatch):
     """Traced once for two epochs, each network once in the trace: a Python side effect counts."""
     calls = []

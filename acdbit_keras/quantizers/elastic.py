@@ -40,7 +40,9 @@ class ElasticBinary(Quantizer):
 
     def call(self, inputs, training=None):
         # The bound holds for weights from elsewhere, too, such as those of a file from before there was a constraint.
-        scale = ops.maximum(self.scale, SMALLEST_SCALE)
+        # Selected, not a maximum: at the bound JAX would halve the gradient of that.
+        scale = ops.convert_to_tensor(self.scale)
+        scale = ops.where(scale >= SMALLEST_SCALE, scale, SMALLEST_SCALE)
         # In float32: the gradient x / a^2 of half a float overflows for a small a.
         signs_ = signs.ste_round(ops.cast(inputs, "float32") / scale)
         return Code(signs_, ops.reshape(scale, (1,) * len(inputs.shape))).map(lambda part: ops.cast(part, inputs.dtype))

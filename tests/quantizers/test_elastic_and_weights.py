@@ -71,7 +71,7 @@ def reference(kernel, center, scale, restore, per):
     return signs, alpha * signs + (w.mean(axes, keepdims=True) if restore else 0.0), alpha, w - m
 
 
-@pytest.mark.parametrize("shape", [(64, 5), (7, 3), (1, 4), (33, 1)])
+@pytest.mark.parametrize("shape", [(64, 5), (33, 1)])
 @pytest.mark.parametrize("per", ["row", "tensor"])
 @pytest.mark.parametrize("center", CENTERS)
 def test_every_option_of_weights(center, per, shape):
