@@ -368,6 +368,7 @@ def add_speed(subparsers):
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--steps", type=int, default=10, help="steps per turn (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="turns after the first, which compiles (default: %(default)s)")
+    parser.add_argument("--only", action="append", help="a contender to measure besides binary_vit; may be repeated (default: all)")
     parser.add_argument("--out", help="also write the JSON value to this file")
 
 
@@ -380,12 +381,14 @@ def speed(options):
     for name in ("batch_size", "steps", "rounds"):
         if getattr(options, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(options, name)}")
-    rows = measure(options.preset, options.batch_size, options.steps, options.rounds)
+    rows = measure(options.preset, options.batch_size, options.steps, options.rounds, only=options.only)
     value = {"preset": options.preset, "batch_size": options.batch_size, "contenders": rows}
     if options.out:
         write_beside(options.out, lambda path: path.write_text(json.dumps(value, indent=1) + "\n"))
     text = "\n".join(
-        f"{name:46}{row['images_per_second']:9.0f} images/s{row['relative_time']:7.2f} x binary_vit's time" for name, row in rows.items()
+        f"{name:46}{row['images_per_second']:9.0f} images/s{row['relative_time']:7.2f} x binary_vit's time"
+        f"{row['relative_cpu_time']:7.2f} x its processor time"
+        for name, row in rows.items()
     )
     emit(options, text, value)
 
