@@ -42,6 +42,14 @@ class KerasExecutor:
         context = code.matmul(probabilities, value)
         return ops.transpose(context, (0, 2, 1, 3)), probabilities.decode()
 
+    def block(self, layer, inputs, training):
+        """`inputs (batch, height, width, channels)` through a whole transformer block; an executor that fuses overrides it.
+
+        Returns:
+            Outputs of the shape of the inputs, and the block's taps, a dict.
+        """
+        return layer.compute(inputs, training)
+
     def pooling(self, layer, inputs):
         """`inputs (batch, height, width, channels)` through a `PoolingBranches`."""
         return layer.sum_of_windows(inputs)

@@ -18,15 +18,14 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from acdbit_keras import code, execution, files
-from acdbit_keras.code import Code
+from acdbit_keras import code, device_ops, execution, files
 
-from . import flatbuffer, rewrite
+from . import flatbuffer, fusion, rewrite
+from .kernels import kernel_code, packable_kernel, signed
 from .interpreter import choose_engine, start_engine
 
 PRECISIONS = ("bits", "float32", "dynamic", "int8")
-# "binary", one custom op per attention, joins these with the runtime that executes it.
-ATTENTIONS = ("float",)
+ATTENTIONS = ("binary", "float")
 _TAP = "tap"
 
 
@@ -47,6 +46,7 @@ class Conversion:
         packed_layers: number of layers whose kernel is stored in bits.
         packed_bytes: bytes of those kernels.
         attention_products: float matrix products between two computed tensors, those of attention, that are left.
+        float_copies: tensors of bits that are unpacked into floats.
     """
 
     path: str
@@ -57,6 +57,7 @@ class Conversion:
     packed_layers: int
     packed_bytes: int
     attention_products: int
+    float_copies: int
 
     def to_dict(self):
         """The report in plain types, as `json.dumps` takes them."""
@@ -66,8 +67,7 @@ class Conversion:
         text = f"{self.path}: {self.bytes / 1e6:.3f} MB, {self.precision}, {sum(self.op_counts.values())} nodes"
         if self.packed_layers:
             text += f"; {self.packed_layers} binary layers packed into {self.packed_bytes / 1e6:.3f} MB"
-        if self.attention_products:
-            text += f"; {self.attention_products} attention products in float"
+            text += f"; {self.attention_products} attention products in float, {self.float_copies} float copies of bits"
         return text
 
 
@@ -95,14 +95,15 @@ class LceExecutor(FloatExecutor):
     Attributes:
         products: `(layer path, packed kernel)` per executed product of bits, in order.
         taps: dict from name to the codes that enter attention; extra outputs of the trace, for `verify`.
+        attentions: number of binary attentions executed.
         refusal: the `ConversionError` that ended the trace, before Keras wrapped it into its own lines.
     """
 
     def __init__(self):
         self.products = []
         self.taps = {}
+        self.attentions = 0
         self.refusal = None
-        self._attentions = 0
 
     def dense(self, layer, inputs, training):
         if not layer.is_binary:
@@ -128,16 +129,89 @@ class LceExecutor(FloatExecutor):
 
     def attention(self, layer, query, key, value, training):
         outputs = super().attention(layer, query, key, value, False)
-        self._attentions += layer.is_binary
+        self.attentions += layer.is_binary
         return outputs
 
     def observe(self, layer, place, real, signs):
         if layer.is_binary:
-            self.taps[tap_name(self._attentions, place)] = signs
+            self.taps[tap_name(self.attentions, place)] = signs
 
     def _refuse(self, layer, reason):
         self.refusal = ConversionError(f"layer {layer.path} cannot be packed: {reason}")
         raise self.refusal
+
+
+class RuntimeExecutor(LceExecutor):
+    """Attention, and whole blocks, as the ops of this project's runtime.
+
+    Args:
+        fuse_blocks: whether a block that has a form as one op becomes one. Without, its layers stay ops of their own.
+    """
+
+    def __init__(self, fuse_blocks):
+        super().__init__()
+        self._fuse_blocks = fuse_blocks
+
+    def block(self, layer, inputs, training):
+        if not self._fuse_blocks:
+            return super().block(layer, inputs, training)
+        try:
+            with tf.init_scope():
+                options, kernels, vectors = fusion.block_constants(layer)
+        except device_ops.NotExpressibleError:
+            return super().block(layer, inputs, training)
+        for product in device_ops.block_products(layer).values():
+            self.products.append((product.dense.path, rewrite.pack_bits(packable_kernel(product.dense)[1].T)))
+        self.attentions += 1
+        # What this function computes does not matter: the converter replaces it, and takes over its output's shape.
+        outputs = _custom_op(
+            device_ops.BLOCK,
+            options,
+            lambda x, kernels, vectors: x + tf.reduce_sum(vectors) + tf.cast(tf.reduce_sum(kernels), tf.float32),
+            [inputs, tf.constant(kernels), tf.constant(vectors)],
+        )
+        return outputs, {}
+
+    def attention(self, layer, query, key, value, training):
+        if not layer.is_binary:
+            return super().attention(layer, query, key, value, training)
+        try:
+            with tf.init_scope():
+                options, constants = fusion.attention_constants(layer)
+        except device_ops.NotExpressibleError as error:
+            self.refusal = ConversionError(f"{error}; attention='float' converts it")
+            raise self.refusal from error
+        inputs = []
+        for place, real in (("query", query), ("key", key), ("value", value)):
+            # Rows of all heads, four-dimensional before the sign: the form in which the converter packs them.
+            rows = ops.reshape(real, (1, 1, real.shape[1], layer.channels))
+            inputs.append(_recognised_sign(rows - tf.constant(constants[f"{place}_threshold"], tf.float32)))
+            self.observe(layer, place, real, inputs[-1])
+        names = ["score_scale"] + ["key_weights"] * options["key_bias"] + ["value_scale", "value_offset", "probability_scale"]
+        inputs += [tf.constant(constants[name], tf.float32) for name in names]
+        if options["dynamic"]:
+            for quantizer, real in ((layer.query_quantizer, query), (layer.key_quantizer, key)):
+                inputs += [tf.reshape(part, (-1,)) for part in quantizer(real, training=False)[1:]]
+        context = _custom_op(device_ops.ATTENTION, options, lambda *inputs: inputs[0] + inputs[-1][0], inputs)
+        self.attentions += 1
+        return context, None
+
+
+def _custom_op(name, options, function, inputs):
+    """One node of a custom op with flexbuffer options, in a graph that goes through the converter.
+
+    Args:
+        name: of the op.
+        options: dict of bools, which are stored as 0 or 1, ints and floats.
+        function: any TensorFlow function of the inputs with an output of the op's shape and type.
+        inputs: list of tensors.
+    """
+    text = f'name: "{name}" attr {{ key: "tfl_fusable_op" value {{ b: true }} }}'
+    for key, value in options.items():
+        # The converter would store True as an integer of one bit with a sign, that is -1.
+        kind, value = ("f", value) if isinstance(value, float) else ("i", int(value))
+        text += f' attr {{ key: "{key}" value {{ {kind}: {value} }} }}'
+    return tf.function(function, experimental_implements=text, autograph=False)(*inputs)
 
 
 def _recognised_sign(x):
@@ -150,45 +224,18 @@ def tap_name(number, place):
     return f"{_TAP}_{number}_{place}"
 
 
-def kernel_code(layer):
-    """The code of a `BinaryDense`'s kernel, as numpy arrays (signs `(channels, units)`)."""
-    with tf.init_scope():
-        # As a plain tensor: Larq's functions have no gradient for a variable, which an eager call would ask for.
-        kernel = ops.convert_to_tensor(ops.convert_to_numpy(layer.kernel))
-        return layer.kernel_quantizer(kernel).map(ops.convert_to_numpy)
-
-
-def packable_kernel(layer):
-    """The kernel of a `BinaryDense` as a code of signs, and the +-1 weights `(channels, outputs)` that are convolved.
-
-    Where the code has an offset the weights have one output more: a column of +1, which sums the signs of a token.
-    """
-    kernel = signed(kernel_code(layer), layer.kernel_quantizer.levels)
-    weights = kernel.signs
-    if not (code.is_constant(kernel.offset) and kernel.offset == 0.0):
-        weights = np.concatenate([weights, np.ones((len(weights), 1), weights.dtype)], axis=1)
-    return kernel, weights
-
-
-def signed(quantized, levels):
-    """A code of {0, 1} as one of {-1, +1}: b = (s + 1) / 2. Codes of signs stay as they are."""
-    if levels != "zero_one":
-        return quantized
-    half = quantized.scale * 0.5 + np.zeros((1,) * len(quantized.signs.shape), np.float32)
-    return Code(2.0 * quantized.signs - 1.0, half, quantized.offset + half)
-
-
-def to_tflite(model, path, precision=None, attention="float", calibration=None, card=None):
+def to_tflite(model, path, precision=None, attention="binary", fuse_blocks=True, calibration=None, card=None):
     """Converts a model and writes a `.tflite` file that takes one image per run.
 
     Args:
         model: built Keras model with one input and one output.
         path: where to. The file is written beside and renamed, so an older one stays whole if anything fails.
-        precision: `"bits"`, every product of bits packed, for Larq Compute Engine; `"float32"`; `"dynamic"`, int8
+        precision: `"bits"`, every product of bits packed; `"float32"`; `"dynamic"`, int8
             weights and float activations; `"int8"`, both, with float input and output. `None`: `"bits"` for a model
             with binary layers, else `"float32"`.
-        attention: how attention between bits is carried out. `"float"`: as float products of the +-1 codes, which
-            Larq Compute Engine's own runtime executes.
+        attention: how attention between bits is carried out. `"binary"`: with bits, by this project's runtime.
+            `"float"`: as float products of the +-1 codes, which Larq Compute Engine's own runtime executes.
+        fuse_blocks: with `"binary"`, whether a whole block becomes one op, or its layers ops of their own.
         calibration: for `"int8"`, images `(n, height, width, channels)` or a `tf.data.Dataset` of batches
             `images` or `(images, labels)`; some hundred images are enough.
         card: dict of plain types stored in the file for whoever runs it, e.g. class names and the normalisation.
@@ -216,7 +263,7 @@ def to_tflite(model, path, precision=None, attention="float", calibration=None, 
 
     model = in_float32(model)
     with tempfile.TemporaryDirectory() as folder:
-        executor = LceExecutor()
+        executor = RuntimeExecutor(fuse_blocks) if attention == "binary" else LceExecutor()
         if precision in (None, "bits"):
             _save(model, image_shape, executor, folder)
             precision = precision or ("bits" if executor.products else "float32")
@@ -237,12 +284,13 @@ def to_tflite(model, path, precision=None, attention="float", calibration=None, 
     return Conversion(
         path=path,
         precision=precision,
-        attention=attention if executor.taps and packed else None,
+        attention=attention if executor.attentions and packed else None,
         bytes=len(content),
         op_counts=flatbuffer.op_counts(file),
         packed_layers=len(packed),
         packed_bytes=sum(words.nbytes for words in packed),
         attention_products=rewrite.attention_products(file),
+        float_copies=flatbuffer.op_counts(file).get("LceDequantize", 0),
     )
 
 
@@ -326,15 +374,16 @@ def _convert_float(folder, precision, calibration):
 
 def _edit(file):
     rewrite.flatten_output_transforms(file)
+    taps = rewrite.take_outputs(file, _TAP)
+    packed = rewrite.feed_bits(file)
+    rewrite.set_metadata(file, {"taps": {name: packed.get(tensor, tensor) for name, tensor in taps.items()}})
     rewrite.separate_views(file)
-    rewrite.set_metadata(file, {"taps": rewrite.take_outputs(file, _TAP)})
 
 
 def _check_packed(file, products):
     """The packed kernels in the file, one for each product of bits; raises `ConversionError` for a missing one."""
-    matched = match_products(file, products)
-    for (name, _), node in zip(products, matched):
-        if node is None:
+    for (name, _), found in zip(products, match_products(file, products)):
+        if found is None:
             raise ConversionError(
                 f"layer {name} was left in float by the converter: its input is not recognised as a sign, "
                 "tf.sign(tf.sign(x) + 0.1), that the convolution reads directly"
@@ -350,13 +399,13 @@ def match_products(file, products):
         products: `(name, packed kernel)` in order of execution, as `LceExecutor.products`.
 
     Returns:
-        List of `flatbuffer.Operator`, `None` where the kernel is not in the file. Equal kernels pair up in order.
+        List of `rewrite.Filter`, `None` where the kernel is not in the file. Equal kernels pair up in order.
     """
     available = {}
-    for node, words in rewrite.filters(file):
-        available.setdefault((words.shape, words.tobytes()), []).append(node)
-    nodes = (available.get((words.shape, words.tobytes())) for _, words in products)
-    return [found.pop(0) if found else None for found in nodes]
+    for found in rewrite.filters(file):
+        available.setdefault((found.words.shape, found.words.tobytes()), []).append(found)
+    matches = (available.get((words.shape, words.tobytes())) for _, words in products)
+    return [found.pop(0) if found else None for found in matches]
 
 
 def batches(data):

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from . import flatbuffer
+from . import flatbuffer, runtime
 
 
 class _LceEngine:
@@ -36,16 +36,43 @@ class _LitertEngine:
     def __init__(self, content, num_threads):
         from ai_edge_litert.interpreter import Interpreter as LitertInterpreter
 
-        self._interpreter = LitertInterpreter(model_content=content, num_threads=num_threads)
-        self._interpreter.allocate_tensors()
-        self._inputs = [detail["index"] for detail in self._interpreter.get_input_details()]
-        self._outputs = [detail["index"] for detail in self._interpreter.get_output_details()]
+        self._open(LitertInterpreter(model_content=content, num_threads=num_threads))
+
+    def _open(self, interpreter):
+        interpreter.allocate_tensors()
+        self._interpreter = interpreter
+        self._inputs = [detail["index"] for detail in interpreter.get_input_details()]
+        self._outputs = [detail["index"] for detail in interpreter.get_output_details()]
 
     def run(self, inputs):
         for index, value in zip(self._inputs, inputs, strict=True):
             self._interpreter.set_tensor(index, value)
         self._interpreter.invoke()
         return [self._interpreter.get_tensor(index) for index in self._outputs]
+
+
+class _AcdbitEngine(_LitertEngine):
+    """The stock LiteRT interpreter with this package's runtime as its delegate."""
+
+    def __init__(self, content, num_threads, kernels="auto"):
+        StockInterpreter, load_delegate = _stock_interpreter()
+        delegate = load_delegate(runtime.library_path(), {"num_threads": num_threads, "kernels": kernels})
+        try:
+            self._open(
+                StockInterpreter(model_content=content, num_threads=num_threads, experimental_delegates=[delegate])
+            )
+        except (RuntimeError, ValueError) as error:
+            # The interpreter's own message runs the delegate's sentence into others.
+            raise ValueError(runtime.last_error() or str(error)) from error
+
+
+def _stock_interpreter():
+    """LiteRT's `Interpreter` and `load_delegate`, of whichever package is installed."""
+    try:
+        from ai_edge_litert.interpreter import Interpreter, load_delegate
+    except ImportError:
+        from tflite_runtime.interpreter import Interpreter, load_delegate
+    return Interpreter, load_delegate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,52 +82,82 @@ class Engine:
     Attributes:
         package: the distribution to install when the import fails.
         start: ``start(content, num_threads)`` -> object whose ``run(inputs)`` takes the input arrays in the model's
-            order, shapes and stored types, and returns the outputs likewise.
+            order, shapes and stored types, and returns the outputs likewise. Where `variants` names any, it also takes
+            the chosen one as a third argument.
+        variants: function that returns the names that may follow the engine's, as in "acdbit:avx2"; None: there are none.
     """
 
     package: str
     start: Callable
+    variants: Callable | None = None
 
 
 ENGINES = {
+    "acdbit": Engine("ai-edge-litert", _AcdbitEngine, runtime.kernel_paths),
     "lce": Engine("larq-compute-engine", _LceEngine),
     "litert": Engine("ai-edge-litert", _LitertEngine),
 }
 
 
 def choose_engine(model, engine="auto"):
-    """The engine's name for a model object: "auto" takes "lce" where the file holds its ops, else "litert".
+    """The engine's name for a model object.
+
+    "auto" takes "litert" where the file holds builtin ops only, otherwise "acdbit" if the compiled runtime is there,
+    otherwise "lce".
 
     Raises:
+        ImportError: "auto", the file holds ops of this package, and the compiled runtime is missing.
         ValueError: unknown name.
     """
     if engine == "auto":
-        return "lce" if any(name.startswith("Lce") for name in flatbuffer.op_counts(model)) else "litert"
-    if engine not in ENGINES:
-        near = difflib.get_close_matches(str(engine), ENGINES, n=1)
+        return _choose(flatbuffer.op_counts(model))
+    name, separator, variant = str(engine).partition(":")
+    if name not in ENGINES:
+        near = difflib.get_close_matches(name, ENGINES, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"engine must be one of {['auto', *ENGINES]}, got {engine!r}{hint}")
+    if separator:
+        variants = ENGINES[name].variants
+        if variants is None or variant not in variants():
+            known = [f"{name}:{known}" for known in variants()] if variants else []
+            raise ValueError(f"engine {engine!r} does not exist here; there are {[name, *known]}")
     return engine
+
+
+def _choose(ops):
+    own = [name for name in ops if name.startswith("Acd")]
+    if not own and not any(name.startswith("Lce") for name in ops):
+        return "litert"
+    try:
+        runtime.library_path()
+    except runtime.RuntimeMissingError as error:
+        if own:
+            raise ImportError(f"{', '.join(own)} runs on the engine 'acdbit' only: {error}") from error
+        return "lce"
+    return "acdbit"
 
 
 def start_engine(engine, content, num_threads=1, name="the model"):
     """Starts a named engine on a model's bytes, which `flatbuffer.read` must have accepted before.
 
     Args:
-        engine: a name in `ENGINES`.
+        engine: a name in `ENGINES`, with ":" and a variant where it has some ("acdbit:portable").
         content: bytes of the ``.tflite`` file.
         num_threads: positive int.
         name: what to call the model in messages.
 
     Raises:
-        ImportError: the engine's package is not installed.
+        ImportError: the engine's package is not installed, or the compiled runtime is missing.
         ValueError: bad `num_threads`, or the engine refuses the model (an op it does not know).
     """
     if isinstance(num_threads, bool) or not isinstance(num_threads, (int, np.integer)) or num_threads < 1:
         raise ValueError(f"num_threads must be a positive integer, got {num_threads!r}")
-    entry = ENGINES[engine]
+    base, *variant = engine.split(":")
+    entry = ENGINES[base]
     try:
-        return entry.start(content, int(num_threads))
+        return entry.start(content, int(num_threads), *variant)
+    except runtime.RuntimeMissingError:
+        raise
     except ImportError as error:
         message = f"engine {engine!r} needs the package {entry.package}: pip install {entry.package}"
         raise ImportError(message) from error
@@ -116,7 +173,8 @@ class Interpreter:
     Args:
         path_or_bytes: path of the file, or its bytes. The model takes one image per run.
         num_threads: threads the engine may use.
-        engine: a name in `ENGINES`, or "auto": "lce" where the file holds Lce* ops, otherwise "litert".
+        engine: a name in `ENGINES`, with a variant where it has some ("acdbit:avx2"), or "auto": "litert" where the file
+            holds builtin ops only, otherwise "acdbit", or "lce" where that is not compiled.
 
     Attributes:
         engine: name of the engine in use.
@@ -125,7 +183,7 @@ class Interpreter:
 
     Raises:
         FileNotFoundError: no such file.
-        ImportError: the engine's package is not installed.
+        ImportError: the engine's package is not installed, or the compiled runtime is missing.
         ValueError: a damaged file, an unknown engine, or a model that does not take one image.
 
     Example:

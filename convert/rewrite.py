@@ -5,8 +5,12 @@ All functions change the model object (`flatbuffer.read`) in place.
 
 import copy
 import json
+from typing import NamedTuple
 
 import numpy as np
+from flatbuffers import flexbuffers
+
+from acdbit_keras import device_ops
 
 from . import flatbuffer
 from .flatbuffer import schema
@@ -15,6 +19,7 @@ METADATA = "acdbit_keras"
 BCONV = "LceBconv2d"
 # Inputs of an LceBconv2d: bits, filter, and per output channel a multiplier and a bias, or a threshold.
 _FILTER, _MULTIPLIER, _BIAS = 1, 2, 3
+QUANTIZE, DEQUANTIZE = "LceQuantize", "LceDequantize"
 _VIEWS = ("RESHAPE", "SQUEEZE", "EXPAND_DIMS")
 _NEVER_IN_PLACE = (*_VIEWS, BCONV, "TRANSPOSE", "FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D", "CONCATENATION")
 
@@ -106,20 +111,93 @@ def metadata(model):
     return {}
 
 
-def filters(model):
-    """The nodes that multiply bits.
+class Filter(NamedTuple):
+    """One packed kernel in a file.
 
-    Returns:
-        List of `(Operator, int32 words (units, words))` for every LceBconv2d with a bit-packed 1x1 filter.
+    Attributes:
+        node: the `flatbuffer.Operator` that multiplies with it.
+        words: int32 `(units, words)`.
+        product: its name in `device_ops.block_kernels` where the node is a whole block, else `None`.
     """
+
+    node: flatbuffer.Operator
+    words: np.ndarray
+    product: str | None = None
+
+
+def filters(model):
+    """A `Filter` for each bit-packed 1x1 filter of an LceBconv2d and each kernel of a fused block."""
     found = []
     for node in flatbuffer.operators(model):
         if node.name == BCONV:
             weights = node.inputs[_FILTER]
             if weights.dtype == "int32" and weights.data is not None and tuple(weights.shape[1:3]) == (1, 1):
-                words = np.frombuffer(np.asarray(weights.data, np.uint8).tobytes(), "<i4")
-                found.append((node, words.reshape(weights.shape[0], weights.shape[3])))
+                found.append(Filter(node, _words(weights).reshape(weights.shape[0], weights.shape[3])))
+        elif node.name == device_ops.BLOCK:
+            words, start = _words(node.inputs[1]), 0
+            for name, shape in device_ops.block_kernels(custom_options(model, node), node.inputs[0].shape[-1]).items():
+                size = shape[0] * shape[1]
+                found.append(Filter(node, words[start : start + size].reshape(shape), name))
+                start += size
     return found
+
+
+def custom_options(model, node):
+    """The flexbuffer options of a custom op, a dict."""
+    stored = model.subgraphs[node.subgraph].operators[node.index].customOptions
+    return flexbuffers.Loads(np.asarray(stored, np.uint8).tobytes())
+
+
+def feed_bits(model):
+    """Lets binary attention read packed bits: drops every LceDequantize in front of it that no other node needs.
+
+    Returns:
+        Dict from the index of each float copy of bits, dropped or not, to that of its packed tensor.
+    """
+    graph = model.subgraphs[0]
+    nodes = [node for node in flatbuffer.operators(model) if node.subgraph == 0]
+    packed = {node.outputs[0].index: node.inputs[0].index for node in nodes if node.name == DEQUANTIZE}
+    for node in nodes:
+        if node.name == device_ops.ATTENTION:
+            inputs = graph.operators[node.index].inputs
+            bits = [packed.get(index, index) for index in inputs[:3]]
+            graph.operators[node.index].inputs = np.array([*bits, *inputs[3:]], np.int32)
+    read = {index for operator in graph.operators for index in operator.inputs} | set(graph.outputs)
+    unused = [node.index for node in nodes if node.name == DEQUANTIZE and node.outputs[0].index not in read]
+    graph.operators = [operator for index, operator in enumerate(graph.operators) if index not in unused]
+    return packed
+
+
+def add_taps(model):
+    """Gives every custom op of ours its optional output of signs.
+
+    Returns:
+        Dict from the node's index to `(tensor index, sections)`; sections maps each name of `device_ops.block_taps`,
+        for an attention only `"probabilities"`, to its first word and its shape.
+    """
+    graph, taps = model.subgraphs[0], {}
+    for node in flatbuffer.operators(model):
+        if node.name == device_ops.BLOCK:
+            _, height, width, channels = node.inputs[0].shape
+            shapes = device_ops.block_taps(custom_options(model, node), channels, height * width)
+        elif node.name == device_ops.ATTENTION:
+            heads = custom_options(model, node)["heads"]
+            width = int(np.prod(node.inputs[4].shape)) // device_ops.WORD_BITS
+            queries, keys = (int(np.prod(tensor.shape)) // width for tensor in node.inputs[:2])
+            shapes = {"probabilities": (heads, queries, -(-keys // device_ops.WORD_BITS))}
+        else:
+            continue
+        sizes = [int(np.prod(shape)) for shape in shapes.values()]
+        starts = np.cumsum([0, *sizes])
+        tensor = schema.TensorT()
+        tensor.name, tensor.type, tensor.buffer = f"{node.outputs[0].name}/taps", schema.TensorType.INT32, 0
+        tensor.shape = np.array(shapes["probabilities"] if node.name == device_ops.ATTENTION else [starts[-1]], np.int32)
+        graph.tensors.append(tensor)
+        operator = graph.operators[node.index]
+        operator.outputs = np.array([*operator.outputs, len(graph.tensors) - 1], np.int32)
+        sections = {name: (int(start), shape) for (name, shape), start in zip(shapes.items(), starts)}
+        taps[node.index] = (len(graph.tensors) - 1, sections)
+    return taps
 
 
 def attention_products(model):
@@ -144,6 +222,10 @@ def unpack_bits(words, channels):
     """The inverse of `pack_bits`: int8 signs `(..., channels)`."""
     octets = np.ascontiguousarray(words, "<i4").view(np.uint8)
     return 1 - 2 * np.unpackbits(octets, axis=-1, count=channels, bitorder="little").astype(np.int8)
+
+
+def _words(tensor):
+    return np.frombuffer(np.asarray(tensor.data, np.uint8).tobytes(), "<i4")
 
 
 def _opcode(model, builtin):

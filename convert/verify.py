@@ -8,6 +8,7 @@ if not, or if no sign differs, something is wrong.
 
 Signs are found in the file without names: a binary layer is the node that holds its packed kernel, and the bits that
 node reads are the layer's input. The codes that enter attention are kept track of by the exporter (`rewrite.metadata`).
+This project's own ops hand out the signs inside them as a second output (`rewrite.add_taps`).
 """
 
 import collections
@@ -19,7 +20,7 @@ import tensorflow as tf
 
 from acdbit_keras import execution
 
-from . import export, flatbuffer, rewrite
+from . import export, flatbuffer, kernels, rewrite
 from .interpreter import Interpreter
 
 # Sizes of the hair, relative to the mean magnitude of the tensor; the last is the largest that explains.
@@ -220,17 +221,17 @@ class _Tracer:
         self._watch.get_concrete_function(tf.TensorSpec((_WATCHED_AT_ONCE, *export.input_shape(model)), tf.float32))
         self.cause = ""
         products = [
-            (layer.path, rewrite.pack_bits(export.packable_kernel(layer)[1].T)) for layer, place in self._places if place == "input"
+            (layer.path, rewrite.pack_bits(kernels.packable_kernel(layer)[1].T)) for layer, place in self._places if place == "input"
         ]
-        nodes = export.match_products(file, products) if rewrite.filters(file) else []
-        missing = [path for (path, _), node in zip(products, nodes) if node is None]
+        filters = export.match_products(file, products) if rewrite.filters(file) else []
+        missing = [path for (path, _), found in zip(products, filters) if found is None]
         if missing:
             self.cause = (
                 f"the kernel of layer {missing[0]} is not in the file: it was converted from another model or other weights"
             )
-        self._tensors = self._sources(file, nodes) if nodes and not missing else {}
+        self._tensors = self._sources(file, filters) if filters and not missing else {}
         if self._tensors:
-            exposed = flatbuffer.expose_tensors(file, sorted(set(self._tensors.values())))
+            exposed = flatbuffer.expose_tensors(file, sorted({tensor for tensor, _ in self._tensors.values()}))
             self._positions = {tensor.index: i for i, tensor in enumerate(flatbuffer.outputs(exposed))}
             self._interpreter = Interpreter(flatbuffer.pack(exposed), num_threads)
 
@@ -258,16 +259,28 @@ class _Tracer:
         self._places = [(layer, place) for layer, place, _, _ in watch.seen]
         return logits, [(real, tf.cast(signs, tf.int8)) for _, _, real, signs in watch.seen]
 
-    def _sources(self, file, nodes):
-        """Number in `_places` -> index of the tensor of the file that holds the same signs."""
-        taps = rewrite.metadata(file).get("taps", {})
-        nodes, sources, attentions = iter(nodes), {}, 0
+    def _sources(self, file, filters):
+        """Number in `_places` -> the tensor of the file that holds the same signs, and for a tap the section in it."""
+        stored, taps = rewrite.metadata(file).get("taps", {}), rewrite.add_taps(file)
+        attentions = iter(tap for node, tap in taps.items() if list(tap[1]) == ["probabilities"])
+        filters, sources, number_of_attention, block = iter(filters), {}, 0, None
         for number, (_, place) in enumerate(self._places):
             if place == "input":
-                sources[number] = next(nodes).inputs[0].index
-            elif (tap := export.tap_name(attentions, place)) in taps:
-                sources[number] = taps[tap]
-            attentions += place == "probabilities"
+                found = next(filters)
+                block = taps[found.node.index] if found.product else None
+                section = f"{found.product}.input"
+            else:
+                section = place
+            tap = export.tap_name(number_of_attention, place)
+            if block:
+                sources[number] = (block[0], block[1][section])
+            elif place == "input":
+                sources[number] = (found.node.inputs[0].index, None)
+            elif tap in stored:
+                sources[number] = (stored[tap], None)
+            elif place == "probabilities" and (own := next(attentions, None)):
+                sources[number] = (own[0], own[1][place])
+            number_of_attention += place == "probabilities"
         return sources
 
     def _first(self, seen, values, i):
@@ -275,9 +288,16 @@ class _Tracer:
             if number not in self._tensors:
                 continue
             real, signs = (np.asarray(tensor[i]) for tensor in seen[number])
-            theirs = values[self._positions[self._tensors[number]]][i]
-            if place == "input":
-                theirs = rewrite.unpack_bits(theirs, signs.shape[-1])
+            tensor, section = self._tensors[number]
+            theirs = values[self._positions[tensor]][i]
+            if section:
+                start, shape = section
+                theirs = theirs.reshape(-1)[start : start + np.prod(shape)].reshape(shape)
+            if theirs.dtype == np.int32:
+                whole_rows = place in ("input", "probabilities")
+                theirs = rewrite.unpack_bits(theirs, signs.shape[-1] if whole_rows else 32 * theirs.shape[-1])
+                # A probability's bit is 1 where it is kept, every other bit where the sign is negative.
+                theirs = -theirs if place == "probabilities" else theirs
             differ = (signs > 0) != (theirs.reshape(signs.shape) > 0)
             if differ.any():
                 return f"{layer.path}, {place}", int(differ.sum()), _margin(layer, place, real, signs, differ)

@@ -9,7 +9,7 @@ Each block returns its output and, from the same forward pass, its taps: query a
 import keras
 from keras import layers
 
-from acdbit_keras import schemes
+from acdbit_keras import execution, schemes
 from acdbit_keras.layers import BinaryAttention, BinaryDense, LayerScale, PoolingBranches, RPReLU
 from acdbit_keras.layers.pooling import average_channels, tile_channels
 
@@ -142,7 +142,7 @@ class BinaryProduct(keras.layers.Layer):
 class BinaryBlock(_Block):
     """The BinaryViT block: BatchNorm, a residual around every binary product, RPReLU, scaled and pooling branches.
 
-    Source: BinaryViT; `methods.md` of the design notes writes it as formulas, as do the comments in `call`.
+    Source: BinaryViT; `methods.md` of the design notes writes it as formulas, as do the comments in `compute`.
     """
 
     def __init__(self, *args, **kwargs):
@@ -180,6 +180,10 @@ class BinaryBlock(_Block):
         self.built = True
 
     def call(self, inputs, training=None):
+        return execution.current().block(self, inputs, training)
+
+    def compute(self, inputs, training):
+        """The block's own layers, one by one."""
         # q = rp(bn(BL(u)) + u), k and v likewise
         u = self.attention_norm(inputs, training=training)
         query = self.query_product(u, u, training=training)

@@ -146,7 +146,8 @@ def add_convert(subparsers):
     parser.add_argument("model", help="run folder, .keras file, or PRESET:SCHEME[:CLASSES] for an untrained model")
     parser.add_argument("out", help="the .tflite file")
     parser.add_argument("--precision", help="bits, float32, dynamic or int8 (default: bits for a binary model, else float32)")
-    parser.add_argument("--attention", default="float", help="how attention products are executed (default: %(default)s)")
+    parser.add_argument("--attention", default="binary", help="binary, for this project's runtime, or float, which Larq Compute Engine executes too (default: %(default)s)")
+    parser.add_argument("--layers", action="store_true", help="keep every layer an op of its own instead of one op per block")
     parser.add_argument("--dataset", help="dataset whose images calibrate int8 (default: the one the model was trained on)")
 
 
@@ -167,6 +168,7 @@ def convert(options):
         options.out,
         precision=options.precision,
         attention=options.attention,
+        fuse_blocks=not options.layers,
         calibration=calibration,
         card=card(model, dataset, options.data_dir) if dataset else None,
     )
@@ -242,32 +244,90 @@ def _dataset(options, model, required=True):
 
 
 def add_bench(subparsers):
-    parser = _command(subparsers, "bench", bench, "Time .tflite files side by side in one run: latency, memory, size, per-node profile.")
-    parser.add_argument("files", nargs="+", metavar="TFLITE")
-    parser.add_argument("--engine", action="append", help="auto, lce or litert; once for all files or once per file")
+    parser = _command(subparsers, "bench", bench, "Time files side by side in one run: latency, memory, size, per-node profile.")
+    parser.add_argument("files", nargs="*", metavar="FILE", help=".tflite or .onnx files; times are compared with the first one's")
+    parser.add_argument("--model", help="instead of files a binary run folder, .keras file, or PRESET:SCHEME[:CLASSES] for an untrained model: it and its float twin on every engine")
+    parser.add_argument("--teacher", metavar="MODEL", help="with --model: the float model to compare with (default: an untrained one of the same sizes)")
+    parser.add_argument("--engine", action="append", help="auto, acdbit, acdbit:KERNELS, lce, litert or onnx; once for all files or once per file; with --model: only these")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--runs", type=int, default=50)
     parser.add_argument("--warmup", type=int, default=5)
     parser.add_argument("--no-profile", action="store_true", help="do not time each node alone")
     parser.add_argument("--plot", help="write a bar chart PNG")
+    parser.add_argument("--out", help="also write the results without the single times, and what they were measured on, to this JSON file")
 
 
 def bench(options):
+    import dataclasses
     import importlib
+    import tempfile
 
+    if bool(options.files) == bool(options.model):
+        raise ValueError("bench needs either files or --model")
+    if options.teacher and not options.model:
+        raise ValueError("--teacher goes with --model")
     room = importlib.import_module("acdbit_keras.convert.benchmark")
-    engines = options.engine if not options.engine or len(options.engine) > 1 else options.engine[0]
-    results = room.benchmark(
-        options.files,
-        engines=engines,
-        num_threads=options.threads,
-        runs=options.runs,
-        warmup=options.warmup,
-        profile=not options.no_profile,
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        if options.model:
+            paths, engines = _contenders(options, folder)
+        else:
+            paths = options.files
+            engines = options.engine if not options.engine or len(options.engine) > 1 else options.engine[0]
+        results = room.benchmark(
+            paths,
+            engines=engines,
+            num_threads=options.threads,
+            runs=options.runs,
+            warmup=options.warmup,
+            profile=not options.no_profile,
+        )
+    if options.model:
+        # The folder is gone; what is left of a path is what the file holds.
+        results = [dataclasses.replace(result, path=pathlib.Path(result.path).name) for result in results]
     if options.plot:
         room.plot(results, options.plot)
+    if options.out:
+        _write_timings(results, options)
     emit(options, room.table(results), [result.to_dict() for result in results])
+
+
+def _contenders(options, folder):
+    from acdbit_keras.convert import contenders
+
+    model = _model(options.model)
+    if not pathlib.Path(options.model).exists():
+        contenders.perturbed(model)
+    twin = _model(options.teacher) if options.teacher else contenders.float_twin(model)
+    return contenders.make(model, twin, folder, options.engine)
+
+
+def _write_timings(results, options):
+    import importlib.metadata
+    import json
+
+    from acdbit_keras.files import write_beside
+
+    packages = ("acdbit-keras", "ai-edge-litert", "larq-compute-engine", "onnxruntime")
+    known = {distribution.name: distribution.version for distribution in importlib.metadata.distributions()}
+    value = {
+        "model": options.model,
+        "processor": _processor(),
+        "versions": {name: known[name] for name in packages if name in known},
+        "runs": options.runs,
+        "results": [{key: part for key, part in result.to_dict().items() if key != "samples_ms"} for result in results],
+    }
+    write_beside(options.out, lambda path: path.write_text(json.dumps(value, indent=1) + "\n"))
+
+
+def _processor():
+    import platform
+
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor() or platform.machine()
 
 
 # --- predict --------------------------------------------------------------------------------------------------------

@@ -57,6 +57,7 @@ class BinaryAttention(keras.layers.Layer):
     def build(self, query_shape, key_shape=None, value_shape=None):
         channels = query_shape[-1]
         check_heads(channels, self.num_heads, self.is_binary)
+        self.channels = channels
         heads = (self.num_heads, channels // self.num_heads)
         for quantizer, shape in (
             (self.query_quantizer, query_shape),

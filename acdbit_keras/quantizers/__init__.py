@@ -6,7 +6,7 @@ import keras
 
 from acdbit_keras import signs
 from acdbit_keras.quantizers.aligned import AlignedSign
-from acdbit_keras.quantizers.base import Identity, PlainSign, Quantizer
+from acdbit_keras.quantizers.base import Comparison, Identity, PlainSign, Quantizer
 from acdbit_keras.quantizers.elastic import ElasticBinary
 from acdbit_keras.quantizers.weights import WeightSign
 
@@ -17,7 +17,10 @@ _BY_NAME = {
     "weight_sign": WeightSign,
 }
 
-__all__ = ["AlignedSign", "ElasticBinary", "Identity", "PlainSign", "Quantizer", "WeightSign", "clone", "get", "names", "serialize"]
+__all__ = [
+    "AlignedSign", "Comparison", "ElasticBinary", "Identity", "PlainSign", "Quantizer", "WeightSign", "clone", "get", "names",
+    "serialize",
+]  # fmt: skip
 
 
 def names():

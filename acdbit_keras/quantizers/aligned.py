@@ -7,9 +7,9 @@ tracked how, and what is restored behind the sign.
 import keras
 from keras import ops
 
-from acdbit_keras import signs, statistics
+from acdbit_keras import code, signs, statistics
 from acdbit_keras.code import Code
-from acdbit_keras.quantizers.base import Quantizer
+from acdbit_keras.quantizers.base import Comparison, Quantizer
 
 THRESHOLDS = (None, "median", "mean", "learned")
 AXES = ("token", "channel", "tensor")
@@ -175,6 +175,19 @@ class AlignedSign(Quantizer):
         if self.restore != "off":
             offset = ops.cast(mean, dtype)
         return Code(signs_, scale, offset)
+
+    def comparison(self):
+        if self.axis == "token" and self.threshold in ("median", "mean"):
+            return None
+        location = self._location(None, None, exact=False)
+        threshold = 0.0 if location is None else ops.convert_to_numpy(location)
+        if self.restore == "dynamic" or self.axis == "token":
+            return Comparison(threshold, None, None, dynamic=True) if self.scale == "mad" and self.restore != "off" else None
+        spread = ops.convert_to_tensor(self.running_spread) if self.scale else None
+        mean = ops.convert_to_tensor(self.running_mean) if self.restore == "frozen" else None
+        decoded = self._code(None, spread, mean, "float32")
+        constants = (part if code.is_constant(part) else ops.convert_to_numpy(part) for part in decoded[1:])
+        return Comparison(threshold, *constants)
 
     def _track(self, z, signs_, center, axes, exact):
         """Moves the running statistics by one batch."""

@@ -1,8 +1,25 @@
 """What every quantizer is: a Keras layer that turns a real tensor into a `Code`."""
 
+from typing import Any, NamedTuple
+
 import keras
 
 from acdbit_keras import code, signs
+
+
+class Comparison(NamedTuple):
+    """How a device computes a 1-bit code: the sign of `x` is negative where `x < threshold`, and constants decode it.
+
+    Attributes:
+        threshold: number or numpy array that broadcasts to the quantizer's input.
+        scale, offset: likewise, those of the code of signs; `None` where `dynamic`.
+        dynamic: whether scale and offset are mean |x - threshold| and mean x over the last axis of the input.
+    """
+
+    threshold: Any = 0.0
+    scale: Any = 1.0
+    offset: Any = 0.0
+    dynamic: bool = False
 
 
 class Quantizer(keras.layers.Layer):
@@ -24,6 +41,10 @@ class Quantizer(keras.layers.Layer):
     @property
     def is_binary(self):
         return self.levels in ("sign", "zero_one")
+
+    def comparison(self):
+        """The `Comparison` that computes this code at inference, `None` where it takes more than that."""
+        return None
 
 
 @keras.saving.register_keras_serializable(package="acdbit")
@@ -56,6 +77,9 @@ class PlainSign(Quantizer):
 
     def call(self, inputs, training=None):
         return code.Code(self.sign(inputs), scale=self.sign.scale(inputs))
+
+    def comparison(self):
+        return Comparison() if self.levels == "sign" and self.sign.name != "magnitude_aware_sign" else None
 
     def get_config(self):
         return {**super().get_config(), "sign": self.sign.get_config()}

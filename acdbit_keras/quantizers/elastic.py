@@ -1,11 +1,12 @@
 """Elastic {0, 1} codes: attention probabilities, which are never negative."""
 
 import keras
+import numpy as np
 from keras import ops
 
 from acdbit_keras import signs
 from acdbit_keras.code import Code
-from acdbit_keras.quantizers.base import Quantizer
+from acdbit_keras.quantizers.base import Comparison, Quantizer
 
 SMALLEST_SCALE = 1e-5
 
@@ -39,13 +40,22 @@ class ElasticBinary(Quantizer):
         self.built = True
 
     def call(self, inputs, training=None):
-        # The bound holds for weights from elsewhere, too, such as those of a file from before there was a constraint.
-        # Selected, not a maximum: at the bound JAX would halve the gradient of that.
-        scale = ops.convert_to_tensor(self.scale)
-        scale = ops.where(scale >= SMALLEST_SCALE, scale, SMALLEST_SCALE)
+        scale = self.bounded_scale()
         # In float32: the gradient x / a^2 of half a float overflows for a small a.
         signs_ = signs.ste_round(ops.cast(inputs, "float32") / scale)
         return Code(signs_, ops.reshape(scale, (1,) * len(inputs.shape))).map(lambda part: ops.cast(part, inputs.dtype))
+
+    def bounded_scale(self):
+        """a as it is used, a scalar tensor."""
+        # The bound holds for weights from elsewhere, too, such as those of a file from before there was a constraint.
+        # Selected, not a maximum: at the bound JAX would halve the gradient of that.
+        scale = ops.convert_to_tensor(self.scale)
+        return ops.where(scale >= SMALLEST_SCALE, scale, SMALLEST_SCALE)
+
+    def comparison(self):
+        # 1 where x / a > 1/2, and the tie rounds to 0: from the next float on. As signs, 0 and a are a/2 -+ a/2.
+        half = 0.5 * ops.convert_to_numpy(self.bounded_scale())
+        return Comparison(np.nextafter(half, np.float32(np.inf)), half, half)
 
     def get_config(self):
         return {**super().get_config(), "initial_scale": self.initial_scale}

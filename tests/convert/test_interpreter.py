@@ -16,7 +16,7 @@ def path(tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("engine", ["auto", "litert", "lce"])
+@pytest.mark.parametrize("engine", ["auto", "litert", "lce", "acdbit"])
 @pytest.mark.parametrize("num_threads", [1, 2])
 def test_float_model_equals_keras(path, engine, num_threads):
     images = small_models.images(5)
@@ -28,11 +28,12 @@ def test_float_model_equals_keras(path, engine, num_threads):
     np.testing.assert_allclose(logits, small_models.float_network()(images).numpy(), atol=1e-4)
 
 
+@pytest.mark.parametrize("engine", ["auto", "lce", "acdbit:portable"])
 @pytest.mark.parametrize("num_threads", [1, 2])
-def test_binary_model_equals_tensorflow(num_threads):
+def test_binary_model_equals_tensorflow(engine, num_threads):
     images = small_models.images(5, (1, 16, 64))
-    interpreter = Interpreter(small_models.binary_model(), num_threads=num_threads)
-    assert interpreter.engine == "lce"
+    interpreter = Interpreter(small_models.binary_model(), num_threads=num_threads, engine=engine)
+    assert interpreter.engine == ("acdbit" if engine == "auto" else engine)
     expected = np.concatenate([small_models.binary_network().serve(image[None])["logits"] for image in images])
     np.testing.assert_allclose(interpreter.predict(images), expected, atol=1e-5)
 
@@ -110,7 +111,7 @@ def test_nan_names_its_image():
 
 def test_wrong_arguments(tmp_path):
     content = small_models.float_model()
-    with pytest.raises(ValueError, match=r"engine must be one of \['auto', 'lce', 'litert'\].*did you mean 'litert'"):
+    with pytest.raises(ValueError, match=r"engine must be one of \['auto', 'acdbit', 'lce', 'litert'\].*did you mean 'litert'"):
         Interpreter(content, engine="litrt")
     for threads in (0, -1, 1.5, True):
         with pytest.raises(ValueError, match="num_threads must be a positive integer"):
@@ -142,6 +143,7 @@ def test_models_that_do_not_take_one_image():
 @pytest.mark.parametrize(
     "engine, imported, package",
     [
+        ("acdbit", "ai_edge_litert.interpreter", "ai-edge-litert"),
         ("litert", "ai_edge_litert.interpreter", "ai-edge-litert"),
         ("lce", "larq_compute_engine.tflite.python.interpreter", "larq-compute-engine"),
     ],

@@ -1,0 +1,233 @@
+"""The contract between the exporter and the runtime: our custom ops, their options, inputs and arithmetic.
+
+The exporter emits these ops, `runtime/` executes them, and the tests hold both against the numpy reference of
+`tests/convert/reference_ops.py`. Options travel as a flexbuffer map with exactly the keys named here, bools as 0 or 1; a
+runtime refuses a version it does not know. Which layers have a form as one of these ops, and with which options,
+`attention_options` and `block_options` say.
+
+Bits are packed as Larq Compute Engine packs them: int32 words along the channels, bit i of word w is channel
+32 w + i, 1 is negative (x < threshold), bits beyond the last channel are 0. `count` is the number of places in which two
+rows differ, popcount(a xor b); the dot product of their signs is channels - 2 count. All arithmetic is float32, each
+operation rounded (no fused multiply-add), in the order written here; sums over channels run over 16 lanes
+(lane = channel modulo 16), then over the lanes by halves: l[i] + l[i + 8], l[i] + l[i + 4], ...
+
+AcdBinaryAttention
+    From packed queries, keys and values to the context. n queries, m keys, h heads of d channels, c = h d.
+
+    Inputs, in order; those in brackets are there if their option is true:
+        query (..., c / 32) int32 with n rows, key and value (..., c / 32) int32 with m rows
+        score_scale (h,)
+        [key_bias: key_weights (c,)]
+        value_scale (c,), value_offset (c,), probability_scale (h,)
+        [dynamic: query_scale (n h,), query_offset (n h,), key_scale (m h,), key_offset (m h,), token-major]
+    Outputs: float32 in the shape of query, its last axis 32 times as long; optionally the kept probabilities, int32
+        (h, n, ceil(m / 32)), bit j of a row 1 if key j is kept: for verification.
+    Options: version, heads, rule, ratio (float), key_bias (bool), dynamic (bool).
+
+    score_ij = score_scale_h (d - 2 count_ij) + beta_j          beta_j = sum over channels of key_weights * sign(key_j)
+    dynamic:  score_ij = A [qs_i ks_j dot_ij + qs_i ko_j (s_i . 1) + qo_i ks_j (t_j . 1) + d qo_i ko_j], A = score_scale_h
+    P = softmax over j of score;  kept_ij (0 or 1) by `rule`:
+        ELASTIC    P > a / 2, a = probability_scale_h
+        MAX_RATIO  P >= ratio * max_j P
+        ZERO       score >= 0, no softmax
+        MEAN       P >= 1 / m
+    count = popcount(kept_i and not value bits) per channel, kept = popcount(kept_i)
+    context = count * (2 a value_scale) + kept * (a (value_offset - value_scale))
+
+AcdBinaryBlock
+    A whole BinaryViT block: x (1, height, width, c) float32 -> (1, height, width, c) float32. See `block_vectors` for
+    the constants; r = mlp_ratio, n = height * width tokens.
+
+    Inputs: x; kernels, int32 (words,): query, key, value, output (c, c / 32), mlp_1 (r c, c / 32), mlp_2 (c, r c / 32);
+        vectors, float32, as `block_vectors` lists them.
+    Outputs: x'; optionally `taps`, int32, as `block_taps` lists them: every sign, for verification.
+    Options: version, heads, mlp_ratio, rule, ratio (float), key_bias, branches, dynamic_activation, dynamic_hidden,
+        dynamic_attention (bools).
+
+    prelu(z, s) = z if z > 0 else s * z.   product(count) = count * multiplier + bias
+    dynamic input:  product(count) = (count * multiplier + row) * alpha_i + restore * mu_i + bias
+        alpha_i = mean over channels |v - threshold|, mu_i = mean of v, v the product's real input before its sign
+        (a mean is the sum times the float32 reciprocal of the number)
+    u = gain_1 * x + shift_1
+    q = prelu((product_q + u), slope_q), from the bits u < threshold_q; k, v likewise;  total = (q + k) + v
+    query bits: q < query_threshold; key and value bits likewise
+    dynamic_attention: query_scale = mean over a head's channels |q - query_threshold|, query_offset = mean of q over
+        the head + query_center_h; key likewise
+    context: z = ((count * count_multiplier + kept * kept_multiplier) + bias) + total;  o = prelu(z, slope)
+    output product on the bits o < threshold: y = x + (gain * prelu(product + o, slope) + shift)
+    w = gain_2 * y + shift_2
+    f = prelu(product_1 + tile(w), slope_1) from the bits w < threshold_1;  tile: channel j of f has w[j modulo c]
+    out = y + (gain * prelu(product_2 + average(f), slope_2) + shift) from the bits f < threshold_2
+        average: mean of each r adjacent channels; r = 2: f0 + f1; r = 4: (f0 + f1) + (f2 + f3); others in order; then
+        times 1 / r
+    branches: out = out + pooling(w);  without branches the two gains are absent, that is 1
+        pooling: for the vertical, then the horizontal direction, with w_k the token k places on, 0 beyond the border:
+        narrow = (w_-1 + w_0) + w_1; wide = (narrow + w_-2) + w_2; acc = acc + narrow * gain_3; acc = acc + wide * gain_5
+        starting from acc = 0; then out = out + acc
+"""
+
+import enum
+
+import numpy as np
+from keras import ops
+
+from acdbit_keras import code
+from acdbit_keras.quantizers import ElasticBinary
+
+VERSION = 1
+ATTENTION = "AcdBinaryAttention"
+BLOCK = "AcdBinaryBlock"
+WORD_BITS = 32
+
+
+class Rule(enum.IntEnum):
+    """How the probabilities become {0, 1}."""
+
+    ELASTIC = 0
+    MAX_RATIO = 1
+    ZERO = 2
+    MEAN = 3
+
+
+class NotExpressibleError(ValueError):
+    """A layer that our ops have no form for; the message says which and why."""
+
+
+def attention_options(layer):
+    """The options of the AcdBinaryAttention that a `BinaryAttention` is.
+
+    Args:
+        layer: built.
+
+    Raises:
+        NotExpressibleError: for quantizers that take more than comparisons with constants and an affine map.
+    """
+    query, key, value = (_comparison(layer, f"{place}_quantizer") for place in ("query", "key", "value"))
+    if query.dynamic != key.dynamic or value.dynamic:
+        raise NotExpressibleError(
+            f"layer {layer.path}: query and key must both have statistics per token or both frozen ones, and value frozen ones"
+        )
+    probabilities = type(layer.probabilities_quantizer)
+    if probabilities is not ElasticBinary:
+        raise NotExpressibleError(f"layer {layer.path}: there is no device rule for the probabilities of {probabilities.__name__}")
+    options = {"version": VERSION, "heads": layer.num_heads, "rule": int(Rule.ELASTIC), "ratio": 0.0}
+    # What an offset of the keys adds is constant along the keys, and a softmax ignores that.
+    return options | {"key_bias": not query.dynamic and bool(np.any(query.offset)), "dynamic": query.dynamic}
+
+
+def block_options(block):
+    """The options of the AcdBinaryBlock that a `BinaryBlock` is.
+
+    Args:
+        block: built.
+
+    Raises:
+        NotExpressibleError: as `attention_options`, and for kernels that are more than signs and a scale.
+    """
+    attention = attention_options(block.attention)
+    dynamic = {name: _product_comparison(product.dense).dynamic for name, product in block_products(block).items()}
+    return {
+        **{name: attention[name] for name in ("version", "heads", "rule", "ratio", "key_bias")},
+        "mlp_ratio": block.mlp_ratio,
+        "branches": block.scheme.branches,
+        "dynamic_activation": dynamic["query"],
+        "dynamic_hidden": dynamic["mlp_2"],
+        "dynamic_attention": attention["dynamic"],
+    }
+
+
+def block_products(block):
+    """The `BinaryProduct`s of a `BinaryBlock`, by the names of `block_kernels`."""
+    return {
+        **{name: getattr(block, f"{name}_product") for name in ("query", "key", "value", "output")},
+        "mlp_1": block.mlp_product_1,
+        "mlp_2": block.mlp_product_2,
+    }
+
+
+def _product_comparison(dense):
+    comparison = _comparison(dense, "input_quantizer")
+    if not comparison.dynamic and np.size(comparison.scale) != 1:
+        raise NotExpressibleError(f"layer {dense.path}: the scale of its input differs between the channels")
+    if dense.kernel_quantizer.levels != "sign":
+        raise NotExpressibleError(f"layer {dense.path}: its kernel is not one of signs")
+    # As a tensor of its own: Larq's functions have no gradient for a variable.
+    offset = dense.kernel_quantizer(ops.copy(dense.kernel)).offset
+    if not (code.is_constant(offset) and offset == 0.0):
+        raise NotExpressibleError(f"layer {dense.path}: its kernel has an offset")
+    return comparison
+
+
+def _comparison(layer, attribute):
+    comparison = getattr(layer, attribute).comparison()
+    if comparison is None:
+        raise NotExpressibleError(f"layer {layer.path}: its {attribute} takes more than a comparison with constants")
+    return comparison
+
+
+def block_vectors(options, channels):
+    """Names and lengths of the float32 constants of an AcdBinaryBlock, in their order in `vectors`.
+
+    Args:
+        options: mapping with the op's options.
+        channels: c.
+
+    Returns:
+        dict from name to length.
+    """
+    c, heads, hidden = channels, options["heads"], channels * options["mlp_ratio"]
+    vectors = {"gain_1": c, "shift_1": c}
+
+    def product(name, inputs, outputs, dynamic):
+        vectors[f"{name}.threshold"] = inputs
+        for part in ("multiplier", "bias", "slope") + (("row", "restore") if dynamic else ()):
+            vectors[f"{name}.{part}"] = outputs
+
+    for name in ("query", "key", "value"):
+        product(name, c, c, options["dynamic_activation"])
+    vectors |= {"query_threshold": c, "key_threshold": c, "value_threshold": c}
+    vectors |= {"score_scale": heads, "probability_scale": heads}
+    if options["key_bias"]:
+        vectors["key_weights"] = c
+    if options["dynamic_attention"]:
+        vectors |= {"query_center": heads, "key_center": heads}
+    vectors |= {f"context.{part}": c for part in ("count_multiplier", "kept_multiplier", "bias", "slope")}
+    product("output", c, c, options["dynamic_activation"])
+    if options["branches"]:
+        vectors["output.gain"] = c
+    vectors["output.shift"] = c
+    vectors |= {"gain_2": c, "shift_2": c}
+    product("mlp_1", c, hidden, options["dynamic_activation"])
+    product("mlp_2", hidden, c, options["dynamic_hidden"])
+    if options["branches"]:
+        vectors["mlp_2.gain"] = c
+    vectors["mlp_2.shift"] = c
+    if options["branches"]:
+        vectors |= {f"pooling.{direction}_{side}": c for direction in ("vertical", "horizontal") for side in (3, 5)}
+    return vectors
+
+
+def block_kernels(options, channels):
+    """Names and shapes `(outputs, words)` of the packed kernels of an AcdBinaryBlock, in their order in `kernels`."""
+    hidden = channels * options["mlp_ratio"]
+    square = (channels, channels // WORD_BITS)
+    return {
+        **{name: square for name in ("query", "key", "value", "output")},
+        "mlp_1": (hidden, channels // WORD_BITS),
+        "mlp_2": (channels, hidden // WORD_BITS),
+    }
+
+
+def block_taps(options, channels, tokens):
+    """Names and shapes of the bit tensors in the second output of an AcdBinaryBlock, in their order.
+
+    Rows of words like every packed tensor, except `probabilities`, where bit j of a row is 1 if key j is kept.
+    """
+    row = (tokens, channels // WORD_BITS)
+    return {
+        **{name: row for name in ("query.input", "key.input", "value.input", "query", "key", "value")},
+        "probabilities": (options["heads"], tokens, -(-tokens // WORD_BITS)),
+        "output.input": row,
+        "mlp_1.input": row,
+        "mlp_2.input": (tokens, channels * options["mlp_ratio"] // WORD_BITS),
+    }

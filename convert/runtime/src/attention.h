@@ -1,0 +1,42 @@
+// Binary attention from packed queries, keys and values to popcounts of kept values; arithmetic in acdbit_keras/device_ops.py.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+namespace acdbit {
+
+enum class Rule { kElastic = 0, kMaxRatio = 1, kZero = 2, kMean = 3 };
+
+// What one call of the op works on. Rows of bits are `stride` words apart; a row holds heads * head_dim bits.
+struct AttentionPlan {
+  int heads;
+  int head_dim;  // a multiple of 32
+  int queries;
+  int keys;
+  Rule rule;
+  float ratio;  // of Rule::kMaxRatio
+  const uint32_t* query;
+  const uint32_t* key;
+  const uint32_t* value;
+  ptrdiff_t query_stride;
+  ptrdiff_t key_stride;
+  ptrdiff_t value_stride;
+  const float* score_scale;        // [heads]
+  const float* probability_scale;  // [heads]
+  const float* key_weights;        // [heads * head_dim], or null without a key bias
+  // Dynamic statistics, [tokens][heads]; all four or none (null). They take the place of a key bias.
+  const float* query_scale;
+  const float* query_offset;
+  const float* key_scale;
+  const float* key_offset;
+  // Where to write the kept probabilities, [heads][queries][ceil(keys / 32)], bit j of a row = key j is kept; or null.
+  uint32_t* probabilities;
+  // attention_workspace_bytes, 64-byte aligned; filled by attention_keys, read by attention_rows of every thread.
+  void* workspace;
+};
+
+// Bytes of the workspace, enough for every instruction set; 0 if the sizes overflow.
+size_t attention_workspace_bytes(int heads, int head_dim, int keys);
+
+}  // namespace acdbit

@@ -1,0 +1,457 @@
+// Binary attention for one instruction set: packed bits to popcounts of kept values (attention.h).
+//
+// Where a score depends on the distance alone (no key bias, frozen statistics) no float is computed per key: softmax
+// weights are integers from a table, a row's threshold becomes a bound on its distances, and what is kept is one
+// comparison per key. Otherwise scores and exponentials are floats, sixteen keys at a time.
+//
+// Rows are taken several at a time through one step after the other: within a step they do not wait for each other, as
+// the steps of one row do (nearest key, sum, bound).
+//
+// attention_<isa>.inl provides, for narrow heads (distances are bytes; absent keys, up to a multiple of 32, get 255):
+//   pack_keys, pack_values: bits of a head into the layout that the others read
+//   distances:   popcount(query xor key) of a range of keys that starts at a multiple of kTileStep
+//   table_sum:   sum of the table over the distances beyond the nearest
+//   steps_above: how many entries of the table, which does not increase, exceed a weight
+//   keep:        bit j = distance j < limit, returns how many; writes words for all of the range
+//   count_kept:  per channel, how many kept keys have a value of +1
+//   load_distances: sixteen distances as floats
+#include <math.h>
+
+#include "attention_layout.h"
+
+namespace acdbit {
+namespace ACDBIT_ISA {
+namespace attention {
+
+struct Range {
+  int lowest;
+  int highest;  // or an upper bound where finding it would cost more than it saves
+};
+
+constexpr int kTileStep = 256;
+constexpr int kMostRows = 8;
+constexpr int kIntegerTile = 16384;  // distances held at once, over all rows
+constexpr int kFloatTile = 4096;     // likewise scores
+static_assert(kIntegerTile % kTileStep == 0 && kFloatTile % kTileStep == 0, "tiles start where distances can");
+
+static inline int words_of(int bits) { return (bits + 31) / 32; }
+
+static inline uint32_t load_word(const void* p) {
+  uint32_t word;
+  memcpy(&word, p, 4);
+  return word;
+}
+
+// Compilers turn this into the instruction where there is one.
+static inline int popcount32(uint32_t x) {
+  x -= x >> 1 & 0x55555555u;
+  x = (x & 0x33333333u) + (x >> 2 & 0x33333333u);
+  x = (x + (x >> 4)) & 0x0f0f0f0fu;
+  return int(x * 0x01010101u >> 24);
+}
+
+// 64 or fewer words of one column of packed rows.
+static inline void load_column(const uint32_t* rows, ptrdiff_t stride, int count, int padded, uint32_t* column) {
+  for (int j = 0; j < count; j++) column[j] = rows[j * stride];
+  for (int j = count; j < padded; j++) column[j] = 0;
+}
+
+// Byte b of word j to planes[b][j].
+template <int kWords>
+static inline void split_bytes(const uint32_t* words, uint8_t (*planes)[kWords]) {
+  for (int j = 0; j < kWords; j++) {
+    planes[0][j] = uint8_t(words[j]);
+    planes[1][j] = uint8_t(words[j] >> 8);
+    planes[2][j] = uint8_t(words[j] >> 16);
+    planes[3][j] = uint8_t(words[j] >> 24);
+  }
+}
+
+}  // namespace attention
+}  // namespace ACDBIT_ISA
+}  // namespace acdbit
+
+#if defined(ACDBIT_AVX512)
+#include "attention_avx512.inl"
+#elif defined(ACDBIT_AVX2)
+#include "attention_avx2.inl"
+#elif defined(ACDBIT_NEON)
+#include "attention_neon.inl"
+#else
+#include "attention_portable.inl"
+#endif
+#include "attention_wide.inl"
+
+namespace acdbit {
+namespace ACDBIT_ISA {
+namespace attention {
+
+// Rows `stride` apart. Instruction sets that gain from taking several rows in one function overload these.
+template <class Distance>
+static inline void distances_of_rows(const uint32_t* query, ptrdiff_t stride, int num_rows, const uint8_t* packed,
+                                     int head_dim, int first, int keys, Distance* out, ptrdiff_t out_stride,
+                                     Range* range) {
+  for (int r = 0; r < num_rows; r++)
+    range[r] = distances(query + r * stride, packed, head_dim, first, keys, out + r * out_stride);
+}
+
+// Adds to the sums.
+template <class Distance>
+static inline void table_sums_of_rows(const Distance* distances, ptrdiff_t stride, int num_rows, int keys,
+                                      const Range* range, const AttentionTable& table, uint64_t* sums) {
+  for (int r = 0; r < num_rows; r++) sums[r] += table_sum(distances + r * stride, keys, range[r], table);
+}
+
+#if !defined(ACDBIT_NEON)
+static inline void count_kept_of_rows(const uint32_t* words, ptrdiff_t words_stride, int num_rows, int first_key,
+                                      int keys, const uint8_t* values, int head_dim, int32_t* counts,
+                                      ptrdiff_t stride) {
+  for (int r = 0; r < num_rows; r++)
+    count_kept(words + r * words_stride, first_key, keys, values, head_dim, counts + r * stride);
+}
+#endif
+
+// e^x for x <= 0 within 2e-7 of its value, and exactly 1 at 0. Below -87, where 2^n would leave the normal numbers,
+// and for NaN it is e^-87. The polynomial is the minimax fit of 1 + r + c_2 r^2 + .. + c_5 r^5 to the relative error.
+static inline F16 exponential(F16 x) {
+  x = larger(splat(-87.0f), x);
+  const F16 n = nearest(x * splat(1.44269504f));
+  // ln 2 in two parts, of which the first times n is exact.
+  const F16 r = (x - n * splat(0.693359375f)) - n * splat(-2.12194440e-4f);
+  const F16 square = r * r;
+  const F16 high = r * splat(0.00831250101f) + splat(0.0418903306f);
+  const F16 low = r * splat(0.166671157f) + splat(0.499992311f);
+  const F16 p = ((high * square + low) * square + r) + splat(1.0f);
+  return p * exponential2(n);
+}
+
+// The largest softmax weight of a row that is not kept, given the row's sum; -1: all are kept.
+static inline int64_t largest_dropped(const AttentionPlan& plan, int head, uint64_t sum) {
+  if (plan.rule == Rule::kMean) return int64_t((sum - 1) / uint64_t(plan.keys));  // weight * keys < sum
+  const double bound = 0.5 * double(plan.probability_scale[head]) * double(sum);
+  if (!(bound < 2147483648.0)) return 2147483648;
+  return bound < 0.0 ? -1 : int64_t(bound);
+}
+
+// The rows of one call of a step, and where their results go.
+struct Rows {
+  const AttentionPlan& plan;
+  int head;
+  int first;
+  int count;
+  int32_t* counts;  // of the first row, channel 0 of this head
+  int32_t* kept;    // of the first row, this head
+
+  const uint32_t* query(int r) const {
+    return plan.query + (first + r) * plan.query_stride + ptrdiff_t(head) * (plan.head_dim / 32);
+  }
+
+  // Takes the kept bits of keys [first_key, first_key + keys), `stride` words a row, to the results.
+  void finish(const uint8_t* values, int first_key, int keys, const int* num_kept, const uint32_t* words,
+              ptrdiff_t stride) const {
+    const ptrdiff_t channels = ptrdiff_t(plan.heads) * plan.head_dim;
+    count_kept_of_rows(words, stride, count, first_key, keys, values, plan.head_dim, counts, channels);
+    for (int r = 0; r < count; r++) {
+      int32_t* const total = kept + ptrdiff_t(r) * plan.heads;
+      *total = first_key > 0 ? *total + num_kept[r] : num_kept[r];
+      if (plan.probabilities == nullptr) continue;
+      const size_t row = size_t(head) * plan.queries + first + r;
+      memcpy(plan.probabilities + row * words_of(plan.keys) + first_key / 32, words + r * stride, 4 * words_of(keys));
+    }
+  }
+};
+
+// How the keys are cut: all rows at once while they fit, else one row in tiles, which are computed anew in each step.
+struct Tiling {
+  bool one;  // a row is one tile
+  int keys;  // of a tile
+  int rows;
+
+  Tiling(int capacity, int num_keys)
+      : one(num_keys <= capacity),
+        keys(one ? (num_keys + 63) / 64 * 64 : capacity),
+        rows(capacity / keys < kMostRows ? capacity / keys : kMostRows) {}
+};
+
+template <class Distance>
+static void integer_rows(const Rows& rows, const AttentionHead& packed, const Tiling& tiling) {
+  const AttentionPlan& plan = rows.plan;
+  const AttentionTable& table = *packed.table;
+  alignas(64) Distance near[kIntegerTile];
+  alignas(64) uint32_t words[kIntegerTile / 32];
+  Range range[kMostRows];
+  int limit[kMostRows];
+  int num_kept[kMostRows];
+  const int tile = tiling.keys;
+
+  for (int first = 0; first < plan.keys; first += tile) {
+    const int keys = plan.keys - first < tile ? plan.keys - first : tile;
+    Range here[kMostRows];
+    distances_of_rows(rows.query(0), plan.query_stride, rows.count, packed.keys, plan.head_dim, first, keys, near, tile,
+                      here);
+    for (int r = 0; r < rows.count; r++) {
+      range[r].lowest = first == 0 || here[r].lowest < range[r].lowest ? here[r].lowest : range[r].lowest;
+      range[r].highest = first == 0 || here[r].highest > range[r].highest ? here[r].highest : range[r].highest;
+    }
+  }
+
+  if (plan.rule == Rule::kZero) {
+    for (int r = 0; r < rows.count; r++) limit[r] = plan.head_dim / 2 + 1;
+  } else if (plan.rule == Rule::kMaxRatio) {
+    for (int r = 0; r < rows.count; r++) limit[r] = range[r].lowest + table.ratio_steps;
+  } else {
+    uint64_t sum[kMostRows] = {};
+    for (int first = 0; first < plan.keys; first += tile) {
+      const int keys = plan.keys - first < tile ? plan.keys - first : tile;
+      for (int r = 0; r < rows.count && !tiling.one; r++)
+        distances(rows.query(r), packed.keys, plan.head_dim, first, keys, near + r * tile);
+      table_sums_of_rows(near, tile, rows.count, keys, range, table, sum);
+    }
+    for (int r = 0; r < rows.count; r++) {
+      const int64_t weight = largest_dropped(plan, rows.head, sum[r]);
+      const int steps = weight < 0 ? plan.head_dim + 1 : steps_above(table.values, plan.head_dim + 1, uint32_t(weight));
+      limit[r] = range[r].lowest + steps;
+    }
+  }
+
+  for (int first = 0; first < plan.keys; first += tile) {
+    const int keys = plan.keys - first < tile ? plan.keys - first : tile;
+    for (int r = 0; r < rows.count; r++) {
+      if (!tiling.one) distances(rows.query(r), packed.keys, plan.head_dim, first, keys, near + r * tile);
+      // No distance exceeds head_dim, so a larger limit would only let in absent keys.
+      const int bounded = limit[r] < plan.head_dim + 1 ? limit[r] : plan.head_dim + 1;
+      num_kept[r] = keep(near + r * tile, keys, bounded, words + r * tile / 32);
+    }
+    rows.finish(packed.values, first, keys, num_kept, words, tile / 32);
+  }
+}
+
+// What the scores of a row need of its query. The dot product comes as half_dot = head_dim / 2 - distance, and
+// doubling the factor instead is exact.
+struct QueryTerms {
+  float twice_scale;  // 2 p
+  float offset;       // e
+  float bias;         // g
+};
+
+static inline int popcount_row(const uint32_t* words, int num_words) {
+  int count = 0;
+  for (int w = 0; w < num_words; w++) count += popcount32(words[w]);
+  return count;
+}
+
+static inline QueryTerms query_terms(const Rows& rows, int r) {
+  const AttentionPlan& plan = rows.plan;
+  const float score_scale = plan.score_scale[rows.head];
+  if (plan.query_scale == nullptr) return {score_scale + score_scale, 0.0f, 0.0f};
+  const ptrdiff_t at = ptrdiff_t(rows.first + r) * plan.heads + rows.head;
+  const float scale = score_scale * plan.query_scale[at];
+  const float bias = score_scale * plan.query_offset[at];
+  const float signs = float(plan.head_dim - 2 * popcount_row(rows.query(r), plan.head_dim / 32));
+  const float offset = scale * signs + (score_scale * float(plan.head_dim)) * plan.query_offset[at];
+  return {scale + scale, offset, bias};
+}
+
+// A value for the keys that exist among the last sixteen, and another for those that do not.
+static inline F16 tail(int keys, float present, float absent) {
+  float lanes[16];
+  for (int i = 0; i < 16; i++) lanes[i] = i <= (keys - 1) % 16 ? present : absent;
+  return load(lanes);
+}
+
+template <class Distance>
+static void float_rows(const Rows& rows, const AttentionHead& packed, const Tiling& tiling) {
+  const AttentionPlan& plan = rows.plan;
+  alignas(64) Distance near[kFloatTile];
+  alignas(64) float scores[kFloatTile];
+  alignas(64) uint32_t words[kFloatTile / 32];
+  int num_kept[kMostRows];
+  F16 most[kMostRows];
+  F16 sums[kMostRows];
+  const int tile = tiling.keys;
+  const F16 add_tail = tail(plan.keys, 0.0f, -INFINITY);
+  const F16 times_tail = tail(plan.keys, 1.0f, 0.0f);
+
+  // Scores of a tile from its distances, -inf for absent keys; returns the lanes' maxima.
+  const auto score = [&](int r, int first, int keys, F16 maximum) {
+    const QueryTerms terms = query_terms(rows, r);
+    const F16 twice_scale = splat(terms.twice_scale), offset = splat(terms.offset), bias = splat(terms.bias);
+    const F16 half = splat(float(plan.head_dim / 2));
+    // Locals: what is captured would be read again after every store.
+    const bool dynamic = plan.query_scale != nullptr;
+    const float* const key_scale = packed.key_scale + first;
+    const float* const key_offset = packed.key_offset + first;
+    const float* const key_sum = packed.key_sum + first;
+    const float* const key_bias = packed.key_bias + first;
+    const Distance* const from = near + r * tile;
+    float* const out = scores + r * tile;
+    const int last = (keys - 1) / 16 * 16;
+    for (int j = 0; j <= last; j += 16) {
+      F16 s = twice_scale * (half - load_distances(from + j));
+      s = dynamic ? load(key_scale + j) * s + (offset * load(key_offset + j) + bias * load(key_sum + j))
+                  : s + load(key_bias + j);
+      if (first + j + 16 > plan.keys) s = s + add_tail;
+      store(out + j, s);
+      maximum = larger(maximum, s);
+    }
+    return maximum;
+  };
+  // Scores of a tile to softmax weights, 0 for absent keys; returns the lanes' sums.
+  const auto weigh = [&](int r, int keys, F16 maximum, F16 sum) {
+    float* const row = scores + r * tile;
+    const int last = (keys - 1) / 16 * 16;
+    for (int j = 0; j < last; j += 16) {
+      const F16 weight = exponential(load(row + j) - maximum);
+      store(row + j, weight);
+      sum = sum + weight;
+    }
+    F16 weight = exponential(load(row + last) - maximum);
+    if (keys % 16 != 0) weight = weight * times_tail;
+    store(row + last, weight);
+    return sum + weight;
+  };
+
+  for (int r = 0; r < rows.count; r++) {
+    most[r] = splat(-INFINITY);
+    sums[r] = splat(0.0f);
+  }
+  for (int first = 0; first < plan.keys; first += tile) {
+    const int keys = plan.keys - first < tile ? plan.keys - first : tile;
+    Range unused[kMostRows];
+    distances_of_rows(rows.query(0), plan.query_stride, rows.count, packed.keys, plan.head_dim, first, keys, near, tile,
+                      unused);
+    for (int r = 0; r < rows.count; r++) most[r] = score(r, first, keys, most[r]);
+  }
+
+  float bound[kMostRows];
+  if (plan.rule != Rule::kZero) {
+    for (int r = 0; r < rows.count; r++) most[r] = splat(largest(most[r]));
+    for (int first = 0; first < plan.keys; first += tile) {
+      const int keys = plan.keys - first < tile ? plan.keys - first : tile;
+      for (int r = 0; r < rows.count; r++) {
+        if (!tiling.one) {
+          distances(rows.query(r), packed.keys, plan.head_dim, first, keys, near + r * tile);
+          score(r, first, keys, most[r]);
+        }
+        sums[r] = weigh(r, keys, most[r], sums[r]);
+      }
+    }
+  }
+  for (int r = 0; r < rows.count; r++) {
+    if (plan.rule == Rule::kZero) bound[r] = 0.0f;
+    if (plan.rule == Rule::kMaxRatio) bound[r] = plan.ratio;  // the largest weight is 1
+    if (plan.rule == Rule::kMean) bound[r] = sum(sums[r]) / float(plan.keys);
+    if (plan.rule == Rule::kElastic) bound[r] = 0.5f * plan.probability_scale[rows.head] * sum(sums[r]);
+  }
+
+  for (int first = 0; first < plan.keys; first += tile) {
+    const int keys = plan.keys - first < tile ? plan.keys - first : tile;
+    for (int r = 0; r < rows.count; r++) {
+      if (!tiling.one) {
+        distances(rows.query(r), packed.keys, plan.head_dim, first, keys, near + r * tile);
+        score(r, first, keys, most[r]);
+        if (plan.rule != Rule::kZero) weigh(r, keys, most[r], splat(0.0f));
+      }
+      const float* const row = scores + r * tile;
+      const F16 threshold = splat(bound[r]);
+      num_kept[r] = 0;
+      for (int w = 0; w < words_of(keys); w++) {
+        const F16 low = load(row + 32 * w);
+        const F16 high = 32 * w + 16 < keys ? load(row + 32 * w + 16) : low;
+        uint32_t word = plan.rule == Rule::kElastic ? less32(threshold, low, threshold, high)
+                                                    : ~less32(low, threshold, high, threshold);
+        if (32 * w + 32 > keys) word &= ~0u >> (32 * w + 32 - keys);
+        words[r * tile / 32 + w] = word;
+        num_kept[r] += popcount32(word);
+      }
+    }
+    rows.finish(packed.values, first, keys, num_kept, words, tile / 32);
+  }
+}
+
+#if !defined(ACDBIT_AVX512) && !defined(ACDBIT_AVX2) && !defined(ACDBIT_NEON)
+// Lane i, negated if bit i is 1.
+static inline F16 negate_where(F16 a, uint32_t bits) {
+  uint32_t lanes[16];
+  memcpy(lanes, &a, sizeof lanes);
+  for (int i = 0; i < 16; i++) lanes[i] ^= (bits >> i) << 31;
+  memcpy(&a, lanes, sizeof lanes);
+  return a;
+}
+#endif
+
+// The float vectors over the keys.
+static void key_terms(const AttentionPlan& plan, int head, const AttentionHead& packed) {
+  const int num_words = plan.head_dim / 32;
+  for (int j = 0; j < plan.keys; j++) {
+    const uint32_t* const key = plan.key + j * plan.key_stride + ptrdiff_t(head) * num_words;
+    if (plan.query_scale != nullptr) {
+      const ptrdiff_t at = ptrdiff_t(j) * plan.heads + head;
+      packed.key_scale[j] = plan.key_scale[at];
+      packed.key_offset[j] = plan.key_offset[at];
+      packed.key_sum[j] = plan.key_scale[at] * float(plan.head_dim - 2 * popcount_row(key, num_words));
+    } else {
+      const float* const weights = plan.key_weights + ptrdiff_t(head) * plan.head_dim;
+      F16 lanes = splat(0.0f);
+      for (int c = 0; c < plan.head_dim; c += 16) {
+        lanes = lanes + negate_where(load(weights + c), key[c / 32] >> (c % 32));
+      }
+      packed.key_bias[j] = sum(lanes);
+    }
+  }
+  // Read, and then replaced, in the last sixteen.
+  for (int j = plan.keys; j % 16 != 0; j++) {
+    packed.key_scale[j] = packed.key_offset[j] = packed.key_sum[j] = packed.key_bias[j] = 0.0f;
+  }
+}
+
+}  // namespace attention
+
+static void attention_keys(const AttentionPlan* plan, int head) {
+  const AttentionHead packed = attention_head(*plan, head);
+  const ptrdiff_t first_word = ptrdiff_t(head) * (plan->head_dim / 32);
+  const uint32_t* const key = plan->key + first_word;
+  const uint32_t* const value = plan->value + first_word;
+  if (plan->head_dim <= kNarrowHead) {
+    attention::pack_keys(key, plan->key_stride, plan->keys, plan->head_dim, packed.keys);
+  } else {
+    attention::pack_wide_keys(key, plan->key_stride, plan->keys, plan->head_dim, packed.keys);
+  }
+  attention::pack_values(value, plan->value_stride, plan->keys, plan->head_dim, packed.values);
+  if (attention_is_integer(*plan)) {
+    attention_table(*plan, head, packed.table);
+  } else {
+    attention::key_terms(*plan, head, packed);
+  }
+}
+
+static void attention_rows(const AttentionPlan* plan, int first, int num_rows, int32_t* counts, int32_t* kept) {
+  const bool integer = attention_is_integer(*plan);
+  const bool narrow = plan->head_dim <= kNarrowHead;
+  const attention::Tiling tiling(integer ? attention::kIntegerTile : attention::kFloatTile, plan->keys);
+  const ptrdiff_t channels = ptrdiff_t(plan->heads) * plan->head_dim;
+  for (int head = 0; head < plan->heads; head++) {
+    const AttentionHead packed = attention_head(*plan, head);
+    for (int r = 0; r < num_rows; r += tiling.rows) {
+      const int count = num_rows - r < tiling.rows ? num_rows - r : tiling.rows;
+      const attention::Rows rows = {*plan,
+                                    head,
+                                    first + r,
+                                    count,
+                                    counts + r * channels + ptrdiff_t(head) * plan->head_dim,
+                                    kept + ptrdiff_t(r) * plan->heads + head};
+      if (integer && narrow) {
+        attention::integer_rows<uint8_t>(rows, packed, tiling);
+      } else if (integer) {
+        attention::integer_rows<uint16_t>(rows, packed, tiling);
+      } else if (narrow) {
+        attention::float_rows<uint8_t>(rows, packed, tiling);
+      } else {
+        attention::float_rows<uint16_t>(rows, packed, tiling);
+      }
+    }
+  }
+}
+
+}  // namespace ACDBIT_ISA
+}  // namespace acdbit

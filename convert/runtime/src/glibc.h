@@ -1,0 +1,24 @@
+// Included before every source file on Linux: binds to the oldest version of each function of glibc that has several,
+// so that a library built here also loads where glibc is 2.17. (2.29 gave exp a new version without error
+// handling; 2.34 moved threads into libc.) Sanitizers replace these functions by name and want no version.
+#pragma once
+
+#include <features.h>
+
+#if defined(__GLIBC__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#if defined(__x86_64__)
+#define ACDBIT_OLDEST "GLIBC_2.2.5"
+#elif defined(__aarch64__)
+#define ACDBIT_OLDEST "GLIBC_2.17"
+#endif
+#endif
+
+#ifdef ACDBIT_OLDEST
+#define ACDBIT_BIND(name) __asm__(".symver " #name "," #name "@" ACDBIT_OLDEST)
+ACDBIT_BIND(exp);
+ACDBIT_BIND(pthread_create);
+ACDBIT_BIND(pthread_join);
+ACDBIT_BIND(pthread_mutex_trylock);
+#undef ACDBIT_BIND
+#undef ACDBIT_OLDEST
+#endif

@@ -1,0 +1,246 @@
+// AcdBinaryAttention: packed queries, keys and values to the context; the arithmetic is in acdbit_keras/device_ops.py.
+#include "attention.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+#include "node.h"
+
+namespace acdbit {
+namespace {
+
+constexpr int64_t kVersion = 1;
+constexpr int kRows = 16;  // queries per task
+
+enum { kQuery, kKey, kValue, kScoreScale };
+
+struct State {
+  bool ready;
+  float* count_multiplier;  // [channels]: 2 a value_scale, and below a (value_offset - value_scale)
+  float* kept_multiplier;
+  AttentionPlan plan;  // of one image; the pointers to its tensors are set by invoke
+  int images;
+  const Value* statistics[4];
+  size_t counts_bytes;
+};
+
+void release(void* pointer) {
+  State* state = static_cast<State*>(pointer);
+  free(state->count_multiplier);
+  free(state->kept_multiplier);
+}
+
+// Rows of bits of one image. The contract counts all leading dimensions as rows; a graph resized to more images has a
+// multiple of the stored first dimension.
+bool read_rows(const Session& session, const Node* node, int number, int* images, int* rows) {
+  const Value* value = node->inputs[number];
+  int64_t count = value->count / value->dims[value->rank - 1];
+  const int first = value->dims[0];
+  const int stored = value->stored_dims[0];
+  const bool resized = value->rank >= 3 && value->stored_rank == value->rank && stored >= 1 && first != stored;
+  if (resized && first % stored != 0)
+    return refuse(session, node, "the first dimension of input %d grew from %d to %d, not a multiple", number, stored,
+                  first);
+  *images = resized ? first / stored : 1;
+  if (count >= kMaxSize || value->count >= kMaxSize / 32) return refuse(session, node, "input %d is too large", number);
+  *rows = static_cast<int>(count / *images);
+  return true;
+}
+
+bool set_epilogue(const Session& session, Node* node, State* state, const float* value_scale,
+                  const float* value_offset) {
+  const int head_dim = state->plan.head_dim;
+  const int channels = state->plan.heads * head_dim;
+  const size_t bytes = channels * sizeof(float);
+  state->count_multiplier = static_cast<float*>(allocate(bytes));
+  state->kept_multiplier = static_cast<float*>(allocate(bytes));
+  if (state->count_multiplier == nullptr || state->kept_multiplier == nullptr)
+    return refuse_memory(session, node, bytes);
+  for (int c = 0; c < channels; c++) {
+    const float a = state->plan.probability_scale[c / head_dim];
+    state->count_multiplier[c] = 2.0f * a * value_scale[c];
+    state->kept_multiplier[c] = a * (value_offset[c] - value_scale[c]);
+    if (!isfinite(state->count_multiplier[c]) || !isfinite(state->kept_multiplier[c]))
+      return refuse(session, node, "the scales of channel %d overflow", c);
+  }
+  return true;
+}
+
+bool prepare(const Session& session, Node* node) {
+  State* state = static_cast<State*>(node->state);
+  AttentionPlan* plan = &state->plan;
+  FlexMap options;
+  int64_t version, heads, rule;
+  bool key_bias, dynamic;
+  if (!open_options(session, node, &options) || !option_int(session, node, options, "version", 1, INT64_MAX, &version))
+    return false;
+  if (version > kVersion)
+    return refuse(session, node, "its version %lld is newer than the version %lld this library knows",
+                  static_cast<long long>(version), static_cast<long long>(kVersion));
+  if (!option_int(session, node, options, "heads", 1, kMaxSize, &heads) ||
+      !option_int(session, node, options, "rule", 0, 3, &rule) ||
+      !option_float(session, node, options, "ratio", &plan->ratio) ||
+      !option_bool(session, node, options, "key_bias", &key_bias) ||
+      !option_bool(session, node, options, "dynamic", &dynamic))
+    return false;
+  const int inputs = 7 + key_bias + 4 * dynamic;
+  if (!check_counts(session, node, inputs, inputs, 1, 2) || !check_output(session, node, 0, kTfLiteFloat32))
+    return false;
+  for (int i = kQuery; i <= kValue; i++)
+    if (!check_input(session, node, i, kTfLiteInt32, 2, kMaxRank)) return false;
+
+  const Value* query = node->inputs[kQuery];
+  const int words = query->dims[query->rank - 1];
+  int images[3], rows[3];
+  for (int i = kQuery; i <= kValue; i++) {
+    const Value* value = node->inputs[i];
+    if (value->dims[value->rank - 1] != words)
+      return refuse(session, node, "input %d has %d words per row, the query has %d", i, value->dims[value->rank - 1],
+                    words);
+    if (!read_rows(session, node, i, &images[i], &rows[i])) return false;
+    if (images[i] != images[kQuery])
+      return refuse(session, node, "input %d holds %d images, the query %d", i, images[i], images[kQuery]);
+  }
+  if (rows[kValue] != rows[kKey])
+    return refuse(session, node, "there are %d keys and %d values", rows[kKey], rows[kValue]);
+  if (words % heads != 0)
+    return refuse(session, node, "%d words do not divide into %lld heads whose width is a multiple of 32", words,
+                  static_cast<long long>(heads));
+  if (words >= kMaxSize / 128 || int64_t{rows[kKey]} * words >= kMaxSize / 128)
+    return refuse(session, node, "its inputs are too large");
+  const int channels = 32 * words;
+
+  int next = kScoreScale;
+  const int score_scale = next++;
+  const int key_weights = key_bias ? next++ : -1;
+  const int value_scale = next++, value_offset = next++, probability_scale = next++;
+  if (!check_constant(session, node, score_scale, kTfLiteFloat32, heads) ||
+      !check_positive(session, node, score_scale) ||
+      (key_bias && !check_constant(session, node, key_weights, kTfLiteFloat32, channels)) ||
+      !check_constant(session, node, value_scale, kTfLiteFloat32, channels) ||
+      !check_constant(session, node, value_offset, kTfLiteFloat32, channels) ||
+      !check_constant(session, node, probability_scale, kTfLiteFloat32, heads) ||
+      !check_positive(session, node, probability_scale))
+    return false;
+  for (int i = 0; i < 4; i++) {
+    state->statistics[i] = nullptr;
+    if (!dynamic) continue;
+    if (!check_input(session, node, next, kTfLiteFloat32, 1, kMaxRank)) return false;
+    const int64_t count = int64_t{images[kQuery]} * (i < 2 ? rows[kQuery] : rows[kKey]) * heads;
+    state->statistics[i] = node->inputs[next];
+    if (state->statistics[i]->count != count)
+      return refuse(session, node, "input %d has %lld elements, it must have one per token and head, %lld", next,
+                    static_cast<long long>(state->statistics[i]->count), static_cast<long long>(count));
+    next++;
+  }
+
+  const auto constant = [node](int number) { return reinterpret_cast<const float*>(node->inputs[number]->data); };
+  plan->heads = static_cast<int>(heads);
+  plan->head_dim = static_cast<int>(channels / heads);
+  plan->queries = rows[kQuery];
+  plan->keys = rows[kKey];
+  plan->rule = static_cast<Rule>(rule);
+  plan->query_stride = plan->key_stride = plan->value_stride = words;
+  plan->score_scale = constant(score_scale);
+  plan->probability_scale = constant(probability_scale);
+  plan->key_weights = key_bias ? constant(key_weights) : nullptr;
+  plan->probabilities = nullptr;
+  state->images = images[kQuery];
+  if (!state->ready) {
+    release(state);
+    state->count_multiplier = state->kept_multiplier = nullptr;
+    if (!set_epilogue(session, node, state, constant(value_scale), constant(value_offset))) return false;
+    state->ready = true;
+  }
+
+  int64_t dims[kMaxRank];
+  for (int i = 0; i < query->rank; i++) dims[i] = query->dims[i];
+  dims[query->rank - 1] = channels;
+  if (!set_shape(session, node, node->outputs[0], query->rank, dims)) return false;
+  if (node->num_outputs == 2) {
+    const int64_t kept[] = {heads * state->images, plan->queries, (plan->keys + 31) / 32};
+    if (!check_output(session, node, 1, kTfLiteInt32) || !set_shape(session, node, node->outputs[1], 3, kept))
+      return false;
+  }
+  node->shared_bytes = attention_workspace_bytes(plan->heads, plan->head_dim, plan->keys);
+  if (node->shared_bytes == 0) return refuse(session, node, "its inputs are too large");
+  state->counts_bytes = aligned(size_t{kRows} * channels * sizeof(int32_t));
+  node->scratch_bytes = state->counts_bytes + aligned(size_t{kRows} * heads * sizeof(int32_t));
+  return true;
+}
+
+struct Call {
+  const Session* session;
+  const State* state;
+  AttentionPlan plan;
+  float* output;
+};
+
+void run_keys(void* context, int task, int) {
+  const Call& call = *static_cast<const Call*>(context);
+  call.session->kernels->attention_keys(&call.plan, task);
+}
+
+void run_rows(void* context, int task, int thread) {
+  const Call& call = *static_cast<const Call*>(context);
+  const AttentionPlan& plan = call.plan;
+  const int first = task * kRows;
+  const int count = plan.queries - first < kRows ? plan.queries - first : kRows;
+  char* scratch = scratch_of(*call.session, thread);
+  int32_t* counts = reinterpret_cast<int32_t*>(scratch);
+  int32_t* kept = reinterpret_cast<int32_t*>(scratch + call.state->counts_bytes);
+  call.session->kernels->attention_rows(&plan, first, count, counts, kept);
+  const float* count_multiplier = call.state->count_multiplier;
+  const float* kept_multiplier = call.state->kept_multiplier;
+  float* out = call.output + int64_t{first} * plan.heads * plan.head_dim;
+  for (int i = 0; i < count; i++) {
+    for (int h = 0; h < plan.heads; h++) {
+      const float kept_here = static_cast<float>(kept[i * plan.heads + h]);
+      for (int d = 0; d < plan.head_dim; d++) {
+        const int c = h * plan.head_dim + d;
+        out[c] = static_cast<float>(counts[c]) * count_multiplier[c] + kept_here * kept_multiplier[c];
+      }
+    }
+    counts += plan.heads * plan.head_dim;
+    out += plan.heads * plan.head_dim;
+  }
+}
+
+void invoke(const Session& session, Node* node) {
+  const State* state = static_cast<const State*>(node->state);
+  Call call = {&session, state, state->plan, reinterpret_cast<float*>(node->outputs[0]->data)};
+  AttentionPlan* plan = &call.plan;
+  plan->workspace = session.shared;
+  const int64_t words = plan->query_stride;
+  const auto bits = [node](int number, int64_t offset) {
+    return reinterpret_cast<const uint32_t*>(node->inputs[number]->data) + offset;
+  };
+  const auto statistic = [state](int number, int64_t offset) -> const float* {
+    const Value* value = state->statistics[number];
+    return value == nullptr ? nullptr : reinterpret_cast<const float*>(value->data) + offset;
+  };
+  const int64_t cost = int64_t{plan->queries} * plan->keys * words;
+  const int threads = cost < (1 << 15) ? 1 : session.threads;
+  for (int image = 0; image < state->images; image++) {
+    const int64_t queries = int64_t{image} * plan->queries, keys = int64_t{image} * plan->keys;
+    plan->query = bits(kQuery, queries * words);
+    plan->key = bits(kKey, keys * words);
+    plan->value = bits(kValue, keys * words);
+    plan->query_scale = statistic(0, queries * plan->heads);
+    plan->query_offset = statistic(1, queries * plan->heads);
+    plan->key_scale = statistic(2, keys * plan->heads);
+    plan->key_offset = statistic(3, keys * plan->heads);
+    if (node->num_outputs == 2 && node->outputs[1]->read)
+      plan->probabilities =
+          reinterpret_cast<uint32_t*>(node->outputs[1]->data) + image * (node->outputs[1]->count / state->images);
+    parallel(session.pool, threads, plan->heads, run_keys, &call);
+    parallel(session.pool, threads, (plan->queries + kRows - 1) / kRows, run_rows, &call);
+    call.output += int64_t{plan->queries} * plan->heads * plan->head_dim;
+  }
+}
+
+}  // namespace
+
+const Op kAttentionOp = {"AcdBinaryAttention", sizeof(State), prepare, invoke, release};
+
+}  // namespace acdbit

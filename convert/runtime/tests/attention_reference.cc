@@ -1,0 +1,152 @@
+#include "attention_reference.h"
+
+#include <math.h>
+#include <string.h>
+
+#include <algorithm>
+#include <vector>
+
+namespace acdbit {
+namespace reference {
+namespace {
+
+int bit(const uint32_t* words, int i) { return words[i / 32] >> (i % 32) & 1; }
+
+int distance(const uint32_t* a, const uint32_t* b, int channels) {
+  int count = 0;
+  for (int c = 0; c < channels; c++) count += bit(a, c) != bit(b, c);
+  return count;
+}
+
+int sum_of_signs(const uint32_t* words, int channels) {
+  int sum = 0;
+  for (int c = 0; c < channels; c++) sum += bit(words, c) ? -1 : 1;
+  return sum;
+}
+
+float sum_lanes(float* lanes) {
+  for (int width = 8; width > 0; width /= 2) {
+    for (int i = 0; i < width; i++) lanes[i] = lanes[i] + lanes[i + width];
+  }
+  return lanes[0];
+}
+
+// e^x for x <= 0, every operation rounded to float.
+float exponential(float x) {
+  x = -87.0f < x ? x : -87.0f;
+  const float n = nearbyintf(x * 1.44269504f);
+  const float r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
+  const float square = r * r;
+  const float high = r * 0.00831250101f + 0.0418903306f;
+  const float low = r * 0.166671157f + 0.499992311f;
+  const float p = ((high * square + low) * square + r) + 1.0f;
+  return ldexpf(p, int(n));
+}
+
+// Scores that depend on the distance alone: softmax weights are multiples of 2^-31.
+std::vector<bool> kept_by_integers(const AttentionPlan& plan, int head, const uint32_t* query,
+                                   const uint32_t* const* key) {
+  const int d = plan.head_dim, m = plan.keys;
+  std::vector<int> distances(m);
+  for (int j = 0; j < m; j++) distances[j] = distance(query, key[j], d);
+  const int nearest = *std::min_element(distances.begin(), distances.end());
+  const double half_scale = 0.5 * double(plan.probability_scale[head]);
+  std::vector<uint64_t> weights(m);
+  uint64_t sum = 0;
+  for (int j = 0; j < m; j++) {
+    const double weight = exp(-2.0 * plan.score_scale[head] * (distances[j] - nearest));
+    weights[j] = uint64_t(floor(weight * 2147483648.0 + 0.5));
+    sum += weights[j];
+  }
+  std::vector<bool> kept(m);
+  for (int j = 0; j < m; j++) {
+    switch (plan.rule) {
+      case Rule::kElastic: kept[j] = double(weights[j]) > half_scale * double(sum); break;
+      case Rule::kMaxRatio: kept[j] = double(weights[j]) >= double(plan.ratio) * 2147483648.0; break;
+      case Rule::kZero: kept[j] = d - 2 * distances[j] >= 0; break;
+      case Rule::kMean: kept[j] = weights[j] * uint64_t(m) >= sum; break;
+    }
+  }
+  return kept;
+}
+
+std::vector<bool> kept_by_floats(const AttentionPlan& plan, int head, int row, const uint32_t* query,
+                                 const uint32_t* const* key) {
+  const int d = plan.head_dim, m = plan.keys;
+  const float scale = plan.score_scale[head];
+  std::vector<float> scores(m);
+  for (int j = 0; j < m; j++) {
+    const float dot = float(d - 2 * distance(query, key[j], d));
+    if (plan.query_scale != nullptr) {
+      const int q = row * plan.heads + head, k = j * plan.heads + head;
+      const float p = scale * plan.query_scale[q];
+      const float g = scale * plan.query_offset[q];
+      const float e = p * float(sum_of_signs(query, d)) + (scale * float(d)) * plan.query_offset[q];
+      const float h = plan.key_scale[k] * float(sum_of_signs(key[j], d));
+      scores[j] = plan.key_scale[k] * (p * dot) + (e * plan.key_offset[k] + g * h);
+    } else {
+      float lanes[16] = {};
+      for (int c = 0; c < d; c++) {
+        const float weight = plan.key_weights[head * d + c];
+        lanes[c % 16] = lanes[c % 16] + (bit(key[j], c) ? -weight : weight);
+      }
+      scores[j] = scale * dot + sum_lanes(lanes);
+    }
+  }
+  std::vector<bool> kept(m);
+  if (plan.rule == Rule::kZero) {
+    for (int j = 0; j < m; j++) kept[j] = !(scores[j] < 0.0f);
+    return kept;
+  }
+  const float largest = *std::max_element(scores.begin(), scores.end());
+  std::vector<float> weights(m);
+  float lanes[16] = {};
+  for (int j = 0; j < m; j++) {
+    weights[j] = exponential(scores[j] - largest);
+    lanes[j % 16] = lanes[j % 16] + weights[j];
+  }
+  const float sum = sum_lanes(lanes);
+  for (int j = 0; j < m; j++) {
+    switch (plan.rule) {
+      case Rule::kElastic: kept[j] = weights[j] > 0.5f * plan.probability_scale[head] * sum; break;
+      case Rule::kMaxRatio: kept[j] = !(weights[j] < plan.ratio); break;
+      default: kept[j] = !(weights[j] < sum / float(m)); break;
+    }
+  }
+  return kept;
+}
+
+}  // namespace
+
+void attention(const AttentionPlan& plan, int first, int num_rows, int32_t* counts, int32_t* kept) {
+  const int d = plan.head_dim, m = plan.keys, words = (m + 31) / 32;
+  std::vector<const uint32_t*> key(m);
+  for (int head = 0; head < plan.heads; head++) {
+    for (int j = 0; j < m; j++) key[j] = plan.key + j * plan.key_stride + head * d / 32;
+    for (int r = 0; r < num_rows; r++) {
+      const int row = first + r;
+      const uint32_t* query = plan.query + row * plan.query_stride + head * d / 32;
+      const bool floats = plan.key_weights != nullptr || plan.query_scale != nullptr;
+      const std::vector<bool> keep = floats ? kept_by_floats(plan, head, row, query, key.data())
+                                            : kept_by_integers(plan, head, query, key.data());
+      int32_t* count = counts + (r * plan.heads + head) * d;
+      memset(count, 0, sizeof(int32_t) * d);
+      kept[r * plan.heads + head] = 0;
+      uint32_t* tap = nullptr;
+      if (plan.probabilities != nullptr) {
+        tap = plan.probabilities + (size_t(head) * plan.queries + row) * words;
+        memset(tap, 0, sizeof(uint32_t) * words);
+      }
+      for (int j = 0; j < m; j++) {
+        if (!keep[j]) continue;
+        kept[r * plan.heads + head]++;
+        if (tap != nullptr) tap[j / 32] |= uint32_t(1) << (j % 32);
+        const uint32_t* value = plan.value + j * plan.value_stride + head * d / 32;
+        for (int c = 0; c < d; c++) count[c] += !bit(value, c);
+      }
+    }
+  }
+}
+
+}  // namespace reference
+}  // namespace acdbit

@@ -1,0 +1,268 @@
+"""An arm64 userland under qemu's user emulation, as on a Raspberry Pi 4: runs arm64 programs and stock aarch64 wheels.
+
+    python tests/arm64/userland.py [--folder FOLDER] setup
+    python tests/arm64/userland.py [--folder FOLDER] run PROGRAM [ARGUMENT ...]
+    python tests/arm64/userland.py [--folder FOLDER] count PROGRAM [ARGUMENT ...]
+
+PROGRAM is an arm64 binary, or `python` for the userland's own Python. `count` prints the executed instructions of every
+region that the program marks (instructions.c): with a deterministic program they repeat to the instruction, which makes
+them the one speed figure that an emulator can give.
+
+`setup` needs Debian 12 on x86_64, apt's and PyPI's mirrors, and root for the packages that are missing. It uses no
+chroot and registers nothing with the kernel, takes a minute and 200 MB, and returns at once where it has run before.
+Debian 12 is what Raspberry Pi OS is built from.
+"""
+
+import argparse
+import dataclasses
+import hashlib
+import os
+import pathlib
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+
+HERE = pathlib.Path(__file__).resolve().parent
+DEFAULT_FOLDER = HERE.parents[1] / ".arm64"
+CPU = "cortex-a72"
+PYTHON = "usr/bin/python3.11"
+
+# What the host needs: program that shows it is there -> Debian package.
+HOST_PACKAGES = {
+    "gcc": "gcc",
+    "qemu-aarch64": "qemu-user",
+    "aarch64-linux-gnu-g++": "g++-aarch64-linux-gnu",
+    "cmake": "cmake",
+    "ninja": "ninja-build",
+    "/usr/src/googletest/CMakeLists.txt": "googletest",
+}
+GUEST_PACKAGES = ["python3.11", "libstdc++6"]
+GUEST_WHEELS = [
+    "ai-edge-litert==2.3.0",
+    "backports.strenum",
+    "flatbuffers",
+    "ml_dtypes",
+    "numpy<2.3",
+    "protobuf",
+    "tqdm",
+    "typing_extensions",
+]
+GLIBC_TAGS = ["manylinux2014", "manylinux_2_17", "manylinux_2_27", "manylinux_2_28", "manylinux_2_34"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Counts:
+    """Executed instructions of a region, over all its calls; `instructions` is the sum of the four classes."""
+
+    calls: int
+    instructions: int
+    memory: int
+    simd: int
+    branch: int
+    integer: int
+
+
+class Userland:
+    """The userland in a folder.
+
+    Args:
+        folder: where it is or shall be.
+    """
+
+    def __init__(self, folder=DEFAULT_FOLDER):
+        self.folder = pathlib.Path(folder).resolve()
+        self.root = self.folder / "root"
+        self.site = self.folder / "site"
+        self.counter = self.folder / "libinstructions.so"
+        self.stamp = self.folder / "ready"
+
+    def ready(self):
+        """Whether `setup` has finished, with these sources, and the host still has its packages."""
+        return self.stamp.is_file() and self.stamp.read_text() == _fingerprint() and not _missing_packages()
+
+    def obstacle(self):
+        """Why `setup` cannot work on this machine, as a sentence; empty if it can."""
+        if self.ready():
+            return ""
+        if platform.system() != "Linux" or platform.machine() != "x86_64" or not shutil.which("apt-get"):
+            return "the arm64 userland is made on Debian or Ubuntu for x86_64 only"
+        missing = _missing_packages()
+        if missing and os.geteuid() != 0:
+            return f"the arm64 userland needs Debian packages that only root can install: {' '.join(missing)}"
+        return ""
+
+    def setup(self):
+        """Makes the userland unless it is ready.
+
+        Raises:
+            RuntimeError: if this machine cannot make one.
+            subprocess.CalledProcessError: if a download or a compiler failed; what it printed is on stderr.
+        """
+        if self.ready():
+            return
+        if obstacle := self.obstacle():
+            raise RuntimeError(obstacle)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.stamp.unlink(missing_ok=True)
+        missing = _missing_packages()
+        if missing:
+            environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+            subprocess.run(["apt-get", "update", "-qq"], check=False, stdout=subprocess.DEVNULL)
+            _call("apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing, env=environment)
+        self._install_debian()
+        self._install_wheels()
+        self._describe_cpu()
+        _call("gcc", "-shared", "-fPIC", "-O2", "-o", self.counter, HERE / "instructions.c")
+        self.stamp.write_text(_fingerprint())
+
+    def run(self, program, *arguments, environment=None, **options):
+        """Runs a program under emulation.
+
+        Args:
+            program: path of an arm64 binary, or "python" for the userland's.
+            arguments: the program's.
+            environment: mapping with its environment variables beyond the necessary; the host's are not passed on.
+            options: for `subprocess.run`.
+
+        Returns:
+            subprocess.CompletedProcess.
+        """
+        return self._emulate([], program, arguments, environment, options)
+
+    def count(self, program, *arguments, environment=None, **options):
+        """Runs a program like `run`, and counts its instructions.
+
+        Returns:
+            (subprocess.CompletedProcess, dict from tag to `Counts`); tag 0 is the whole run.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            output = pathlib.Path(folder) / "counts"
+            plugin = ["-plugin", f"{self.counter},output={output}"]
+            process = self._emulate(plugin, program, arguments, environment, options)
+            lines = output.read_text().splitlines() if output.is_file() else []
+        rows = [[int(field) for field in line.split()] for line in lines]
+        return process, {tag: Counts(*fields) for tag, *fields in rows}
+
+    def _emulate(self, flags, program, arguments, environment, options):
+        if program == "python":
+            program = self.root / PYTHON
+        guest = {
+            "HOME": str(self.folder),
+            "LANG": "C.UTF-8",
+            "PATH": "/usr/bin:/bin",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONHASHSEED": "0",
+            "PYTHONHOME": str(self.root / "usr"),
+            "PYTHONPATH": str(self.site),
+            **(environment or {}),
+        }
+        command = ["qemu-aarch64", "-cpu", CPU, *flags, "-L", self.root, program, *arguments]
+        return subprocess.run([shutil.which(command[0]) or command[0], *map(str, command[1:])], env=guest, **options)
+
+    def _install_debian(self):
+        """Unpacks arm64 packages and what they depend on below `root`, with an apt of their own."""
+        state = self.folder / "apt"
+        for folder in (self.root, state / "lists/partial", state / "archives/partial"):
+            folder.mkdir(parents=True, exist_ok=True)
+        (state / "status").write_text("")
+        apt = ["apt-get", "-qq", "-y"]
+        for option in (
+            "APT::Architecture=arm64",
+            "APT::Architectures=arm64",
+            "APT::Install-Recommends=false",
+            "APT::Sandbox::User=root",
+            "Debug::NoLocking=true",
+            f"Dir::State::Lists={state / 'lists'}",
+            f"Dir::State::status={state / 'status'}",
+            f"Dir::Cache={state}",
+            f"Dir::Cache::archives={state / 'archives'}",
+        ):
+            apt += ["-o", option]
+        # A repository without arm64 makes this fail although all others were read.
+        subprocess.run([*apt, "update"], check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        _call(*apt, "install", "--download-only", *GUEST_PACKAGES)
+        for package in sorted((state / "archives").glob("*.deb")):
+            _call("dpkg-deb", "--extract", package, self.root)
+        shutil.rmtree(state)
+
+    def _install_wheels(self):
+        shutil.rmtree(self.site, ignore_errors=True)
+        platforms = [f"--platform={tag}_aarch64" for tag in GLIBC_TAGS]
+        _call(
+            *(sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target", self.site),
+            *("--only-binary=:all:", "--no-deps", "--implementation=cp", "--python-version=3.11"),
+            *platforms,
+            *GUEST_WHEELS,
+        )
+
+    def _describe_cpu(self):
+        """Puts a Raspberry Pi 4's /proc/cpuinfo and /sys below `root`.
+
+        cpuinfo, inside ai-edge-litert, crashes when an arm64 process reads an x86 machine's.
+        """
+        cpus = self.root / "sys/devices/system/cpu"
+        files = {cpus / "possible": "0-3", cpus / "present": "0-3", cpus / "kernel_max": "255"}
+        processors = ""
+        for i in range(4):
+            cpu = cpus / f"cpu{i}"
+            files[cpu / "topology/physical_package_id"] = "0"
+            for name in ("cluster_cpus_list", "core_siblings_list", "package_cpus_list"):
+                files[cpu / "topology" / name] = "0-3"
+            files[cpu / "cpufreq/cpuinfo_max_freq"] = "1500000"
+            files[cpu / "cpufreq/cpuinfo_min_freq"] = "600000"
+            files[cpu / "cache/index2/level"] = "2"
+            files[cpu / "cache/index2/size"] = "1024K"
+            files[cpu / "cache/index2/type"] = "Unified"
+            files[cpu / "cache/index2/shared_cpu_list"] = "0-3"
+            processors += (
+                f"processor\t: {i}\nBogoMIPS\t: 108.00\nFeatures\t: fp asimd evtstrm crc32 cpuid\n"
+                "CPU implementer\t: 0x41\nCPU architecture: 8\nCPU variant\t: 0x0\nCPU part\t: 0xd08\n"
+                "CPU revision\t: 3\n\n"
+            )
+        files[self.root / "proc/cpuinfo"] = processors
+        for path, text in files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text if text.endswith("\n") else text + "\n")
+
+
+def _fingerprint():
+    sources = (HERE / "userland.py").read_bytes() + (HERE / "instructions.c").read_bytes()
+    return hashlib.sha256(sources).hexdigest()
+
+
+def _missing_packages():
+    return [package for name, package in HOST_PACKAGES.items() if not (os.path.exists(name) or shutil.which(name))]
+
+
+def _call(*command, **options):
+    subprocess.run([str(part) for part in command], check=True, stdout=subprocess.DEVNULL, **options)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--folder", default=DEFAULT_FOLDER, help="where the userland is (default: %(default)s)")
+    parser.add_argument("action", choices=["setup", "run", "count"])
+    parser.add_argument("program", nargs=argparse.REMAINDER, help="program and its arguments")
+    options = parser.parse_args()
+    userland = Userland(options.folder)
+    try:
+        userland.setup()
+    except (RuntimeError, subprocess.CalledProcessError) as error:
+        sys.exit(f"{parser.prog}: {error}")
+    if options.action == "setup":
+        return 0
+    if not options.program:
+        parser.error("a program is needed")
+    if options.action == "run":
+        return userland.run(*options.program).returncode
+    process, regions = userland.count(*options.program)
+    for tag, counts in sorted(regions.items()):
+        fields = ", ".join(f"{name} {value}" for name, value in dataclasses.asdict(counts).items())
+        print(f"{f'region {tag}' if tag else 'whole run'}: {fields}", file=sys.stderr)
+    return process.returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,139 @@
+"""``.tflite`` files written directly as objects, without a converter: graphs of the runtime's custom ops."""
+
+import numpy as np
+from acdbit_keras.convert import flatbuffer
+from flatbuffers import flexbuffers
+
+schema = flatbuffer.schema
+_TYPES = {"float32": 0, "int32": 2, "bool": 6, "int8": 9}
+_CUSTOM = schema.BuiltinOperator.CUSTOM
+
+
+class Graph:
+    """A model under construction.
+
+    Tensors are referred to by their index, which every method returns. `data` of a constant may be any array; what a
+    tensor declares (shape, dtype) is what the file says, right or wrong.
+    """
+
+    def __init__(self):
+        self.tensors, self.operators, self.codes = [], [], []
+        self.buffers = [schema.BufferT()]
+        self.inputs, self.outputs = [], []
+
+    def tensor(self, shape, dtype, scale=None, zero_point=0, data=None):
+        tensor = schema.TensorT()
+        tensor.name = f"tensor_{len(self.tensors)}".encode()
+        tensor.shape = np.array(shape, np.int32)
+        tensor.type = _TYPES[dtype]
+        tensor.buffer = 0
+        if scale is not None:
+            tensor.quantization = schema.QuantizationParametersT()
+            tensor.quantization.scale = np.array([scale], np.float32)
+            tensor.quantization.zeroPoint = np.array([zero_point], np.int64)
+        if data is not None:
+            tensor.buffer = len(self.buffers)
+            content = np.frombuffer(np.ascontiguousarray(data).tobytes(), np.uint8)
+            self.buffers.append(schema.BufferT(data=content))
+        self.tensors.append(tensor)
+        return len(self.tensors) - 1
+
+    def constant(self, values):
+        values = np.asarray(values)
+        return self.tensor(values.shape, values.dtype.name, data=values)
+
+    def input(self, shape, dtype, **quantization):
+        self.inputs.append(self.tensor(shape, dtype, **quantization))
+        return self.inputs[-1]
+
+    def custom(self, name, inputs, outputs, options=None, version=1):
+        """Adds a node; `options` is a dict, or the bytes themselves."""
+        code = schema.OperatorCodeT()
+        code.builtinCode, code.deprecatedBuiltinCode = _CUSTOM, _CUSTOM
+        code.customCode, code.version = name.encode(), version
+        self.codes.append(code)
+        content = flexbuffers.Dumps(options) if isinstance(options, dict) else options or b""
+        node = schema.OperatorT()
+        node.opcodeIndex = len(self.codes) - 1
+        node.inputs, node.outputs = np.array(inputs, np.int32), np.array(outputs, np.int32)
+        node.customOptions = np.frombuffer(content, np.uint8) if content else None
+        self.operators.append(node)
+        return outputs[0]
+
+    def pack(self, *outputs):
+        graph = schema.SubGraphT()
+        graph.name = b"main"
+        graph.tensors, graph.operators = self.tensors, self.operators
+        graph.inputs, graph.outputs = np.array(self.inputs, np.int32), np.array(outputs, np.int32)
+        model = schema.ModelT()
+        model.version = 3
+        model.operatorCodes, model.subgraphs, model.buffers = self.codes, [graph], self.buffers
+        return flatbuffer.pack(model)
+
+
+def words(channels):
+    return -(-channels // 32)
+
+
+def pack_bits(signs):
+    """Signs (..., channels) -> int32 words (..., ceil(channels / 32)); a bit is 1 where the sign is negative."""
+    bits = np.zeros((*signs.shape[:-1], words(signs.shape[-1]) * 32), np.uint8)
+    bits[..., : signs.shape[-1]] = signs < 0
+    return np.packbits(bits, axis=-1, bitorder="little").view(np.int32)
+
+
+def unpack_bits(packed, channels):
+    """The inverse of `pack_bits`: int8 signs."""
+    bits = np.unpackbits(np.ascontiguousarray(packed).view(np.uint8), axis=-1, bitorder="little")
+    return 1 - 2 * bits[..., :channels].astype(np.int8)
+
+
+def random_signs(rng, shape):
+    return np.where(rng.random(shape) < 0.5, np.float32(-1), np.float32(1))
+
+
+CONVOLUTION_OPTIONS = {
+    "channels_in": 32, "stride_height": 1, "stride_width": 1, "dilation_height_factor": 1, "dilation_width_factor": 1,
+    "padding": 1, "pad_values": 1, "fused_activation_function": 0,
+}  # fmt: skip
+
+
+def convolution(
+    rng, image=(1, 5, 5, 32), outputs=16, kernel=(3, 3), groups=1, output="float32", source="float32", **options
+):
+    """LceQuantize and LceBconv2d with random constants.
+
+    Args:
+        image: shape of the input, (N, H, W, C).
+        outputs, kernel, groups: of the filter.
+        output: "float32", "int8" or "int32" (packed).
+        source: type of the quantized input, "float32", "int8", "bool", or "int32" for packed bits as the graph's input.
+        options: what differs from `CONVOLUTION_OPTIONS`.
+
+    Returns:
+        bytes of the model.
+    """
+    graph = Graph()
+    channels = image[-1]
+    packed_shape = (*image[:-1], words(channels))
+    if source == "int32":
+        bits = graph.input(packed_shape, "int32")
+    else:
+        quantization = {"scale": 0.1, "zero_point": int(rng.integers(-20, 20))} if source == "int8" else {}
+        x = graph.input(image, source, **quantization)
+        bits = graph.custom("LceQuantize", [x], [graph.tensor(packed_shape, "int32")])
+    filter_signs = random_signs(rng, (outputs, *kernel, channels // groups))
+    products = int(np.prod(kernel)) * channels // groups
+    inputs = [bits, graph.constant(pack_bits(filter_signs))]
+    if output == "int32":
+        inputs += [-1, -1, graph.constant(rng.integers(products // 4, 3 * products // 4 + 1, outputs).astype(np.int32))]
+    else:
+        multiplier = rng.uniform(-0.5, 0.5, outputs).astype(np.float32)
+        inputs += [graph.constant(multiplier), graph.constant(rng.normal(size=outputs).astype(np.float32)), -1]
+    quantization = (
+        {"scale": float(rng.uniform(0.05, 0.5)), "zero_point": int(rng.integers(-20, 20))} if output == "int8" else {}
+    )
+    # The stored size of the output is a place-holder: runtimes work it out.
+    y = graph.tensor((image[0], 1, 1, words(outputs) if output == "int32" else outputs), output, **quantization)
+    graph.custom("LceBconv2d", inputs, [y], {**CONVOLUTION_OPTIONS, "channels_in": channels, **options})
+    return graph.pack(y)
