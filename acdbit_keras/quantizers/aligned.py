@@ -4,6 +4,8 @@ One quantizer holds every variant that the paper's ablation needs to separate: w
 tracked how, and what is restored behind the sign.
 """
 
+import math
+
 import keras
 from keras import ops
 
@@ -45,6 +47,8 @@ class AlignedSign(Quantizer):
         contracts: `"channels"` if the code enters a product over its last axis, where alpha must be one number;
             `"tokens"` if over its second last (values of attention), where alpha may differ per channel.
         momentum: of the running statistics.
+        batch_share: share of a batch, in (0, 1], from whose first samples the running statistics are taken; with
+            thousands of tokens in a batch a part of it says as much, and costs less. Batches must be shuffled.
 
     Raises:
         ValueError: on an unknown option or a combination without meaning.
@@ -66,6 +70,7 @@ class AlignedSign(Quantizer):
         channel_axes=1,
         contracts="channels",
         momentum=0.99,
+        batch_share=1.0,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -84,6 +89,8 @@ class AlignedSign(Quantizer):
             raise ValueError("statistics per token vary along the tokens, over which a product with contracts='tokens' sums")
         if not 0.0 <= momentum < 1.0:
             raise ValueError(f"momentum must be in [0, 1), not {momentum!r}")
+        if not 0.0 < batch_share <= 1.0:
+            raise ValueError(f"batch_share must be in (0, 1], not {batch_share!r}")
         self.threshold = threshold
         self.axis = axis
         self.tracking = tracking
@@ -96,6 +103,7 @@ class AlignedSign(Quantizer):
         self.channel_axes = channel_axes
         self.contracts = contracts
         self.momentum = momentum
+        self.batch_share = batch_share
 
     @property
     def running_statistics(self):
@@ -192,6 +200,7 @@ class AlignedSign(Quantizer):
     def _track(self, z, signs_, center, axes, exact):
         """Moves the running statistics by one batch."""
         updates = self.updates.value
+        z, signs_ = self._share(z), self._share(signs_)
         mean = ops.mean(z, axis=axes, keepdims=True)
         spread = statistics.mean_absolute_deviation(z, center, axes) if self.threshold == "median" or self.scale == "mad" else None
         if "location" in self.running_statistics:
@@ -209,6 +218,15 @@ class AlignedSign(Quantizer):
             self.running_spread.assign(statistics.running_average(self.running_spread.value, value, updates, self.momentum))
         self.updates.assign(updates + 1.0)
 
+    def _share(self, x):
+        """The samples that the running statistics are taken from."""
+        if self.batch_share == 1.0:
+            return x
+        batch = ops.shape(x)[0]
+        if isinstance(batch, int):
+            return x[: math.ceil(batch * self.batch_share)]
+        return x[: ops.cast(ops.ceil(ops.cast(batch, "float32") * self.batch_share), "int32")]
+
     def get_config(self):
         return {
             **super().get_config(),
@@ -221,4 +239,5 @@ class AlignedSign(Quantizer):
             "channel_axes": self.channel_axes,
             "contracts": self.contracts,
             "momentum": self.momentum,
+            "batch_share": self.batch_share,
         }

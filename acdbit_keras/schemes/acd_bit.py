@@ -15,8 +15,9 @@ from acdbit_keras.schemes.base import Scheme
 
 
 def aligned(**options):
-    """Median shift and mean restore with running statistics per channel."""
-    return AlignedSign(threshold="median", axis="channel", tracking="running", scale="mad", restore="frozen", **options)
+    """Median shift and mean restore with running statistics per channel, taken from a quarter of each batch."""
+    frozen = dict(threshold="median", axis="channel", tracking="running", scale="mad", restore="frozen", batch_share=0.25)
+    return AlignedSign(**frozen, **options)
 
 
 SCHEME = Scheme(

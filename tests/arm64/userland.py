@@ -32,6 +32,7 @@ PYTHON = "usr/bin/python3.11"
 # What the host needs: program that shows it is there -> Debian package.
 HOST_PACKAGES = {
     "gcc": "gcc",
+    "g++": "g++",
     "qemu-aarch64": "qemu-user",
     "aarch64-linux-gnu-g++": "g++-aarch64-linux-gnu",
     "cmake": "cmake",
@@ -106,11 +107,7 @@ class Userland:
             raise RuntimeError(obstacle)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.stamp.unlink(missing_ok=True)
-        missing = _missing_packages()
-        if missing:
-            environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-            subprocess.run(["apt-get", "update", "-qq"], check=False, stdout=subprocess.DEVNULL)
-            _call("apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing, env=environment)
+        install_host_packages(*HOST_PACKAGES)
         self._install_debian()
         self._install_wheels()
         self._describe_cpu()
@@ -232,8 +229,25 @@ def _fingerprint():
     return hashlib.sha256(sources).hexdigest()
 
 
-def _missing_packages():
-    return [package for name, package in HOST_PACKAGES.items() if not (os.path.exists(name) or shutil.which(name))]
+def install_host_packages(*names):
+    """Installs what is missing of `HOST_PACKAGES`, by the names of what shows that it is there.
+
+    Raises:
+        RuntimeError: something is missing, and this is not Debian or not root.
+        subprocess.CalledProcessError: apt-get failed; what it printed is on stderr.
+    """
+    missing = _missing_packages(names)
+    if not missing:
+        return
+    if not shutil.which("apt-get") or os.geteuid() != 0:
+        raise RuntimeError(f"these tests need Debian packages that root can install: apt-get install {' '.join(missing)}")
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    subprocess.run(["apt-get", "update", "-qq"], check=False, stdout=subprocess.DEVNULL)
+    _call("apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing, env=environment)
+
+
+def _missing_packages(names=tuple(HOST_PACKAGES)):
+    return [HOST_PACKAGES[name] for name in names if not (os.path.exists(name) or shutil.which(name))]
 
 
 def _call(*command, **options):

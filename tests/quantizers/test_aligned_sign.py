@@ -161,6 +161,17 @@ def test_gradient(sign, phi, threshold, scale, restore):
         np.testing.assert_allclose(by_weights[0], -expected.sum((0, 1), keepdims=True), rtol=1e-4, atol=1e-4)
 
 
+def test_a_share_of_the_batch_is_its_first_samples():
+    """Statistics from ceil(5 / 4) samples of 5; the code itself covers all."""
+    z = np.random.default_rng(0).normal(size=(5, 6, 4)).astype("float32")
+    part, whole = (AlignedSign(batch_share=share) for share in (0.25, 1.0))
+    code, expected = part(z, training=True), whole(z[:2], training=True)
+    for name in part.running_statistics:
+        np.testing.assert_allclose(array(getattr(part, f"running_{name}")), array(getattr(whole, f"running_{name}")), rtol=1e-5)
+    assert code.signs.shape == z.shape and part.get_config()["batch_share"] == 0.25
+    np.testing.assert_array_equal(array(code.signs)[:2], array(expected.signs))
+
+
 @pytest.mark.parametrize("tracking", TRACKINGS)
 def test_the_running_threshold_balances_the_bits(tracking):
     """On skewed channels of different location and width; without alignment the same signs are all but constant."""
@@ -187,6 +198,7 @@ def test_the_running_threshold_balances_the_bits(tracking):
     [
         ({"threshold": "mode"}, "threshold must be one of None, 'median', 'mean', 'learned', not 'mode'"),
         ({"axis": "row"}, "axis must be one of 'token', 'channel', 'tensor', not 'row'"),
+        ({"batch_share": 0.0}, r"batch_share must be in \(0, 1\], not 0.0"),
         ({"tracking": "none"}, "tracking must be one of 'running', 'batch', not 'none'"),
         ({"scale": "mean"}, "scale must be one of None, 'mad', 'std', not 'mean'"),
         ({"restore": True}, "restore must be one of 'off', 'frozen', 'dynamic', not True"),
