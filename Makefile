@@ -6,25 +6,29 @@
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.10,$(shell command -v $(name) 2>/dev/null)))
 PIP_FLAGS = --quiet --disable-pip-version-check
 
+# What the shared library is compiled from; the package's installation does that.
+RUNTIME = $(wildcard convert/runtime/CMakeLists.txt convert/runtime/src/* convert/runtime/include/*)
+
 .PHONY: demo test test-tensorflow test-jax clean
 
 demo: .venv/ready
 	.venv/bin/acdbit demo
 
-# Side by side: each suite keeps about one core busy.
-test: .venv/ready .venv-jax/ready
-	$(MAKE) --jobs=2 --output-sync=line test-tensorflow test-jax
+# Two processes share the files of a suite, which keeps two cores busy.
+PYTEST = python -m pytest --numprocesses=2 --dist=loadfile
+
+test: test-jax test-tensorflow
 
 test-tensorflow: .venv/ready .venv-jax/ready
-	ACDBIT_JAX_PYTHON=$(CURDIR)/.venv-jax/bin/python .venv/bin/python -m pytest tests
+	TF_CPP_MIN_LOG_LEVEL=3 ACDBIT_JAX_PYTHON=$(CURDIR)/.venv-jax/bin/python .venv/bin/$(PYTEST) tests
 
 test-jax: .venv-jax/ready
-	KERAS_BACKEND=jax .venv-jax/bin/python -m pytest -m any_backend tests
+	KERAS_BACKEND=jax .venv-jax/bin/$(PYTEST) -m any_backend tests
 
-.venv/ready: setup.cfg pyproject.toml
+.venv/ready: setup.cfg pyproject.toml setup.py $(RUNTIME)
 	$(call environment,.venv,tensorflow)
 
-.venv-jax/ready: setup.cfg pyproject.toml
+.venv-jax/ready: setup.cfg pyproject.toml setup.py $(RUNTIME)
 	$(call environment,.venv-jax,jax)
 
 define environment

@@ -1,4 +1,4 @@
-"""Latency, memory and size of ``.tflite`` files side by side, measured in one run.
+"""Latency, memory and size of ``.tflite`` and ``.onnx`` files side by side, measured in one run.
 
 The files take turns, one inference each (A B C A B C ...), so a machine that warms up, throttles or is shared slows
 all of them alike and the ratios stay fair. One sample is one call of the engine: input copied in, inference, outputs
@@ -8,12 +8,14 @@ Two memory figures, because no engine reports one through Python:
 
 arena_bytes
     The activation arena, planned from the tensors' lifetimes (`flatbuffer.arena_bytes`). Depends on the file alone.
+    None for ``.onnx`` files.
 heap_bytes
     What the C allocator handed out from just before the engine was started until its first inference was done
     (glibc's ``mallinfo2``: blocks in use, all arenas, mapped ones included). This is what this engine really took on
     this machine: arena, kernel scratch buffers, packed copies of weights, the graph's structures and about 0.1 MB of
-    op table. It leaves out the file's bytes, from which constants are read in place, the code of the libraries, and
-    what a kernel took and gave back within the inference. None where the allocator is not glibc's (macOS, musl).
+    op table. It leaves out a ``.tflite`` file's bytes, from which constants are read in place (ONNX Runtime copies
+    them, so there they count), the code of the libraries, and what a kernel took and gave back within the inference.
+    None where the allocator is not glibc's (macOS, musl).
 
 The profile times each node alone: a model of that one node is cut out of the file and run on the same engine with
 the values the node receives in the whole model. It works for every engine; it does not see what an engine gains by
@@ -27,6 +29,7 @@ import gc
 import io
 import os
 import time
+from collections.abc import Callable
 
 import numpy as np
 
@@ -34,6 +37,9 @@ from acdbit_keras import files
 
 from . import flatbuffer
 from .interpreter import choose_engine, start_engine
+
+ONNX = "onnx"  # the engine of .onnx files
+_LOGARITHMIC_FROM = 30  # ratio of latencies from which the shortest bar of a chart could not be read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,10 +71,10 @@ class Result:
         median_ms, p90_ms, min_ms: latency of one inference in milliseconds.
         iqr_ms: the spread, 75th minus 25th percentile, in milliseconds.
         ratio: median_ms over that of the first file.
-        arena_bytes, heap_bytes: see the module's text; heap_bytes may be None.
+        arena_bytes, heap_bytes: see the module's text; either may be None.
         file_bytes: size of the file.
         samples_ms: every latency, in the order measured.
-        nodes: `NodeTime`s in execution order, empty without a profile.
+        nodes: `NodeTime`s in execution order, empty without a profile and for ``.onnx`` files.
     """
 
     path: str
@@ -79,7 +85,7 @@ class Result:
     min_ms: float
     iqr_ms: float
     ratio: float
-    arena_bytes: int
+    arena_bytes: int | None
     heap_bytes: int | None
     file_bytes: int
     samples_ms: tuple
@@ -93,10 +99,11 @@ class Result:
 @dataclasses.dataclass
 class _Contender:
     path: str
-    content: bytes
-    model: object
     engine: str
+    file_bytes: int
     inputs: list
+    start: Callable  # num_threads -> session
+    model: object = None  # a .tflite file's
     session: object = None
     heap_bytes: int | None = None
 
@@ -105,8 +112,8 @@ def benchmark(paths, engines=None, num_threads=1, runs=50, warmup=5, seed=0, pro
     """Measures several files in turns.
 
     Args:
-        paths: ``.tflite`` files; ratios refer to the first. A file may occur twice, with two engines.
-        engines: engine name for all, a list with one per file, or None for "auto".
+        paths: ``.tflite`` and ``.onnx`` files; ratios refer to the first. A file may occur twice, with two engines.
+        engines: engine name for all, a list with one per file, or None for "auto". An ``.onnx`` file runs on "onnx".
         num_threads: threads each engine may use.
         runs: timed inferences per file.
         warmup: untimed inferences per file before, in turns too.
@@ -123,12 +130,12 @@ def benchmark(paths, engines=None, num_threads=1, runs=50, warmup=5, seed=0, pro
     """
     paths = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
     if not paths:
-        raise ValueError("paths must name at least one .tflite file, got none")
+        raise ValueError("paths must name at least one .tflite or .onnx file, got none")
     if engines is None or isinstance(engines, str):
         engines = [engines or "auto"] * len(paths)
     if len(engines) != len(paths):
         raise ValueError(f"engines must name one engine per file: {len(engines)} for {len(paths)} files")
-    for argument, value, least in (("runs", runs, 1), ("warmup", warmup, 0)):
+    for argument, value, least in (("runs", runs, 1), ("warmup", warmup, 0), ("num_threads", num_threads, 1)):
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
             raise ValueError(f"{argument} must be an integer of at least {least}, got {value!r}")
 
@@ -136,7 +143,7 @@ def benchmark(paths, engines=None, num_threads=1, runs=50, warmup=5, seed=0, pro
     for contender in contenders:
         _start(contender, num_threads)
     times = _take_turns([lambda c=c: c.session.run(c.inputs) for c in contenders], runs, warmup)
-    nodes = [_profile(c, num_threads, runs, warmup) if profile else () for c in contenders]
+    nodes = [_profile(c, num_threads, runs, warmup) if profile and c.model is not None else () for c in contenders]
 
     reference = float(np.median(times[0]))
     results = []
@@ -152,9 +159,9 @@ def benchmark(paths, engines=None, num_threads=1, runs=50, warmup=5, seed=0, pro
                 min_ms=float(min(samples)),
                 iqr_ms=high - low,
                 ratio=median / reference,
-                arena_bytes=flatbuffer.arena_bytes(contender.model),
+                arena_bytes=None if contender.model is None else flatbuffer.arena_bytes(contender.model),
                 heap_bytes=contender.heap_bytes,
-                file_bytes=len(contender.content),
+                file_bytes=contender.file_bytes,
                 samples_ms=tuple(samples),
                 nodes=node_times,
             )
@@ -208,25 +215,82 @@ def plot(results, path):
     quartiles = np.array([np.percentile(r.samples_ms, [25, 75]) for r in results])
     figure = Figure(figsize=(7, 1.2 + 0.5 * len(results)), layout="constrained")
     axes = figure.add_subplot()
+    families = list(dict.fromkeys(r.engine.partition(":")[0] for r in results))
+    colors = [f"C{families.index(r.engine.partition(':')[0])}" for r in results]
     bars = axes.barh(
-        np.arange(len(results)), medians, xerr=np.abs(quartiles.T - medians), capsize=3, color="#4c72b0", height=0.6
+        np.arange(len(results)), medians, xerr=np.abs(quartiles.T - medians), capsize=3, color=colors, height=0.6
     )
     axes.bar_label(bars, [f" {r.median_ms:.3g} ms ({r.ratio:.2f}x)" for r in results], padding=4)
     axes.set_yticks(np.arange(len(results)), [f"{os.path.basename(r.path)}\n{r.engine}" for r in results])
     axes.invert_yaxis()
-    axes.margins(x=0.3)
-    axes.set_xlabel(f"latency of one inference, ms ({results[0].num_threads} thread(s))")
+    logarithmic = medians.max() > _LOGARITHMIC_FROM * medians.min()
+    if logarithmic:
+        axes.set_xscale("log")
+    axes.margins(x=0.4)
+    if logarithmic:
+        axes.set_xlim(left=medians.min() / 2)
+    unit = "ms, logarithmic" if logarithmic else "ms"
+    axes.set_xlabel(f"latency of one inference, {unit} ({results[0].num_threads} thread(s))")
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=150)
     files.write_beside(path, lambda temporary: temporary.write_bytes(picture.getbuffer()))
 
 
+class _OnnxEngine:
+    """ONNX Runtime on the CPU.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ImportError: the package is not installed.
+        ValueError: ONNX Runtime refuses the file, or random inputs.
+    """
+
+    def __init__(self, path, num_threads=1):
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise ImportError(f"engine {ONNX!r} needs the package onnxruntime: pip install onnxruntime") from error
+        if not os.path.isfile(path):
+            raise FileNotFoundError(f"no such .onnx file: {path}")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = int(num_threads)
+        # Threads that spin on after a run would take the processor from whoever has the next turn.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        try:
+            self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # its errors share no other class
+            raise ValueError(f"engine {ONNX!r} cannot load {path}: {_first_line(error)}") from error
+        self._path, self._names = path, [value.name for value in self._session.get_inputs()]
+
+    def inputs(self):
+        """Yields (shape, name of the type) of each input; an axis of free size is 1."""
+        for value in self._session.get_inputs():
+            dtype = value.type.removeprefix("tensor(").removesuffix(")")
+            shape = tuple(size if isinstance(size, int) else 1 for size in value.shape)
+            yield shape, "float32" if dtype == "float" else dtype
+
+    def run(self, inputs):
+        try:
+            return self._session.run(None, dict(zip(self._names, inputs, strict=True)))
+        except Exception as error:
+            raise ValueError(f"engine {ONNX!r} cannot run {self._path}: {_first_line(error)}") from error
+
+
 def _enter(path, engine, seed):
+    rng = np.random.default_rng(seed)
+    if str(path).endswith(".onnx"):
+        path = str(path)
+        if engine not in ("auto", ONNX):
+            raise ValueError(f"{path} runs on the engine {ONNX!r}, not on {engine!r}")
+        inputs = [_random_values(*each, rng, path) for each in _OnnxEngine(path).inputs()]
+        return _Contender(path, ONNX, os.path.getsize(path), inputs, lambda threads: _OnnxEngine(path, threads))
     content, name = flatbuffer.contents(path)
     model = flatbuffer.parse(content, name)
-    rng = np.random.default_rng(seed)
-    inputs = [_random_values(tensor, rng, name) for tensor in flatbuffer.inputs(model)]
-    return _Contender(name, content, model, choose_engine(model, engine), inputs)
+    inputs = [_random_values(each.shape, each.dtype, rng, name) for each in flatbuffer.inputs(model)]
+    engine = choose_engine(model, engine)
+    return _Contender(
+        name, engine, len(content), inputs, lambda threads: start_engine(engine, content, threads, name), model
+    )
 
 
 def _start(contender, num_threads):
@@ -235,7 +299,7 @@ def _start(contender, num_threads):
         contender.session = None
         gc.collect()
         before = _heap_in_use()
-        contender.session = start_engine(contender.engine, contender.content, num_threads, contender.path)
+        contender.session = contender.start(num_threads)
         contender.session.run(contender.inputs)
         after = _heap_in_use()
     contender.heap_bytes = None if before is None else after - before
@@ -296,17 +360,17 @@ def _activations(contender, nodes, num_threads):
     return {**values, **dict(zip(fed, contender.inputs, strict=True))}
 
 
-def _random_values(tensor, rng, name):
-    if tensor.dtype == "bool":
-        return rng.random(tensor.shape) < 0.5
+def _random_values(shape, dtype, rng, name):
+    if dtype == "bool":
+        return rng.random(shape) < 0.5
     try:
-        stored = np.dtype(tensor.dtype)
+        stored = np.dtype(dtype)
     except TypeError:
-        raise ValueError(f"{name} takes {tensor.dtype}, for which no random input can be made") from None
+        raise ValueError(f"{name} takes {dtype}, for which no random input can be made") from None
     if stored.kind == "f":
-        return rng.standard_normal(tensor.shape).astype(stored)
+        return rng.standard_normal(shape).astype(stored)
     limits = np.iinfo(stored)
-    return rng.integers(limits.min, limits.max, tensor.shape, stored, endpoint=True)
+    return rng.integers(limits.min, limits.max, shape, stored, endpoint=True)
 
 
 class _MallInfo2(ctypes.Structure):

@@ -224,7 +224,7 @@ def tap_name(number, place):
     return f"{_TAP}_{number}_{place}"
 
 
-def to_tflite(model, path, precision=None, attention="binary", fuse_blocks=True, calibration=None, card=None):
+def to_tflite(model, path, precision=None, attention="binary", fuse_blocks=True, half=False, calibration=None, card=None):
     """Converts a model and writes a `.tflite` file that takes one image per run.
 
     Args:
@@ -236,6 +236,8 @@ def to_tflite(model, path, precision=None, attention="binary", fuse_blocks=True,
         attention: how attention between bits is carried out. `"binary"`: with bits, by this project's runtime.
             `"float"`: as float products of the +-1 codes, which Larq Compute Engine's own runtime executes.
         fuse_blocks: with `"binary"`, whether a whole block becomes one op, or its layers ops of their own.
+        half: with `"bits"`, whether the kernels of convolutions, the patch embedding and so the largest float part of a
+            file, are rounded to half precision and stored so. `verify` rounds the model likewise.
         calibration: for `"int8"`, images `(n, height, width, channels)` or a `tf.data.Dataset` of batches
             `images` or `(images, labels)`; some hundred images are enough.
         card: dict of plain types stored in the file for whoever runs it, e.g. class names and the normalisation.
@@ -257,11 +259,15 @@ def to_tflite(model, path, precision=None, attention="binary", fuse_blocks=True,
     _check_choice("attention", attention, ATTENTIONS)
     if precision is not None:
         _check_choice("precision", precision, PRECISIONS)
+    if half and precision not in (None, "bits"):
+        raise ValueError(f"half=True is for precision='bits', not {precision!r}")
     if (precision == "int8") != (calibration is not None):
         needs = "needs" if precision == "int8" else "takes no"
         raise ValueError(f"precision={precision!r} {needs} calibration images")
 
     model = in_float32(model)
+    if half:
+        model = in_half(model)
     with tempfile.TemporaryDirectory() as folder:
         executor = RuntimeExecutor(fuse_blocks) if attention == "binary" else LceExecutor()
         if precision in (None, "bits"):
@@ -271,7 +277,7 @@ def to_tflite(model, path, precision=None, attention="binary", fuse_blocks=True,
                 raise ValueError("precision='bits' needs a model with binary layers; this one has none")
         if precision == "bits":
             file = flatbuffer.parse(_convert_bits(folder), "the converted model")
-            _edit(file)
+            _edit(file, half)
             packed = _check_packed(file, executor.products)
         else:
             _save(model, image_shape, FloatExecutor(), folder)
@@ -321,6 +327,19 @@ def in_float32(model):
     # A backbone leaves its own policy out of its config: it is that of whoever builds it.
     if not _mixed_policies(config) and model.dtype_policy.compute_dtype == "float32":
         return model
+    return _copy(model, config)
+
+
+def in_half(model):
+    """A copy whose kernels of convolutions, such as the patch embedding, are rounded to half precision."""
+    copy = _copy(model, keras.saving.serialize_keras_object(model))
+    for weight in copy.weights:
+        if weight.name == "kernel" and len(weight.shape) == 4:
+            weight.assign(np.asarray(weight).astype(np.float16).astype(np.float32))
+    return copy
+
+
+def _copy(model, config):
     previous = keras.config.dtype_policy()
     keras.config.set_dtype_policy("float32")
     try:
@@ -372,12 +391,15 @@ def _convert_float(folder, precision, calibration):
     return converter.convert()
 
 
-def _edit(file):
+def _edit(file, half):
     rewrite.flatten_output_transforms(file)
     taps = rewrite.take_outputs(file, _TAP)
     packed = rewrite.feed_bits(file)
-    rewrite.set_metadata(file, {"taps": {name: packed.get(tensor, tensor) for name, tensor in taps.items()}})
+    taps = {name: packed.get(tensor, tensor) for name, tensor in taps.items()}
+    rewrite.set_metadata(file, {"taps": taps, **({"half": True} if half else {})})
     rewrite.separate_views(file)
+    if half:
+        rewrite.store_halves(file)
 
 
 def _check_packed(file, products):

@@ -112,7 +112,8 @@ def block_constants(block):
             for side, gain in zip((3, 5), gains):
                 vectors[f"pooling.{direction}_{side}"] = gain / side
 
-    kernels = {name: rewrite.pack_bits(kernel_code(product.dense).signs.T) for name, product in device_ops.block_products(block).items()}
+    products = device_ops.block_products(block)
+    kernels = {name: rewrite.pack_bits(kernel_code(product.dense).signs.T) for name, product in products.items()}
     return options, *_flat(options, channels, kernels, vectors)
 
 

@@ -20,6 +20,7 @@ BCONV = "LceBconv2d"
 # Inputs of an LceBconv2d: bits, filter, and per output channel a multiplier and a bias, or a threshold.
 _FILTER, _MULTIPLIER, _BIAS = 1, 2, 3
 QUANTIZE, DEQUANTIZE = "LceQuantize", "LceDequantize"
+_WORTH_HALVING = 4096  # bytes; below, the additional node costs more
 _VIEWS = ("RESHAPE", "SQUEEZE", "EXPAND_DIMS")
 _NEVER_IN_PLACE = (*_VIEWS, BCONV, "TRANSPOSE", "FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D", "CONCATENATION")
 
@@ -168,6 +169,35 @@ def feed_bits(model):
     return packed
 
 
+def store_halves(model):
+    """Stores every large float32 constant whose values are half floats as such, behind a DEQUANTIZE that widens them."""
+    graph, widened = model.subgraphs[0], []
+    for index, tensor in enumerate(list(graph.tensors)):
+        data = model.buffers[tensor.buffer].data if tensor.type == schema.TensorType.FLOAT32 else None
+        if data is None or len(data) < _WORTH_HALVING:
+            continue
+        values = np.frombuffer(np.asarray(data, np.uint8).tobytes(), "<f4")
+        with np.errstate(over="ignore"):
+            halves = values.astype("<f2")
+        if not np.array_equal(halves.astype(np.float32), values):
+            continue
+        half = copy.copy(tensor)
+        half.name, half.type, half.buffer = f"{_text(tensor.name)}/half", schema.TensorType.FLOAT16, len(model.buffers)
+        model.buffers.append(schema.BufferT(data=np.frombuffer(halves.tobytes(), np.uint8)))
+        tensor.buffer = 0
+        graph.tensors.append(half)
+        node = schema.OperatorT()
+        node.opcodeIndex = _opcode(model, schema.BuiltinOperator.DEQUANTIZE, version=3)
+        node.inputs, node.outputs = np.array([len(graph.tensors) - 1], np.int32), np.array([index], np.int32)
+        widened.append(node)
+    graph.operators = [*widened, *graph.operators]
+    # The float32 originals; buffers keep their numbers, so an unused one is emptied.
+    used = {tensor.buffer for tensor in graph.tensors} | {entry.buffer for entry in model.metadata or []}
+    for number, buffer in enumerate(model.buffers):
+        if number not in used:
+            buffer.data = None
+
+
 def add_taps(model):
     """Gives every custom op of ours its optional output of signs.
 
@@ -228,14 +258,14 @@ def _words(tensor):
     return np.frombuffer(np.asarray(tensor.data, np.uint8).tobytes(), "<i4")
 
 
-def _opcode(model, builtin):
+def _opcode(model, builtin, version=1):
     for index, entry in enumerate(model.operatorCodes):
-        if entry.builtinCode == builtin:
+        if entry.builtinCode == builtin and entry.version >= version:
             return index
     entry = schema.OperatorCodeT()
     entry.builtinCode = builtin
     entry.deprecatedBuiltinCode = min(builtin, 127)
-    entry.version = 1
+    entry.version = version
     model.operatorCodes.append(entry)
     return len(model.operatorCodes) - 1
 

@@ -151,7 +151,7 @@ def verify(model, path, data, tolerance=1e-3, batch_size=64, num_threads=1, prog
     interpreter = Interpreter(content, num_threads)
     if interpreter.input_shape != image_shape:
         raise ValueError(f"{name} takes images of shape {interpreter.input_shape}, the model {image_shape}: it is of another model")
-    model = export.in_float32(model)
+    model = export.in_half(model) if rewrite.metadata(file).get("half") else export.in_float32(model)
     predict = tf.function(lambda images: model(images, training=False), autograph=False)
 
     differences, equal, suspicious, ties = [], 0, [], 0

@@ -147,6 +147,7 @@ def add_convert(subparsers):
     parser.add_argument("out", help="the .tflite file")
     parser.add_argument("--precision", help="bits, float32, dynamic or int8 (default: bits for a binary model, else float32)")
     parser.add_argument("--attention", default="binary", help="binary, for this project's runtime, or float, which Larq Compute Engine executes too (default: %(default)s)")
+    parser.add_argument("--half", action="store_true", help="round the patch embedding to half precision, which halves its space")
     parser.add_argument("--layers", action="store_true", help="keep every layer an op of its own instead of one op per block")
     parser.add_argument("--dataset", help="dataset whose images calibrate int8 (default: the one the model was trained on)")
 
@@ -169,6 +170,7 @@ def convert(options):
         precision=options.precision,
         attention=options.attention,
         fuse_blocks=not options.layers,
+        half=options.half,
         calibration=calibration,
         card=card(model, dataset, options.data_dir) if dataset else None,
     )
@@ -294,10 +296,12 @@ def bench(options):
 def _contenders(options, folder):
     from acdbit_keras.convert import contenders
 
-    model = _model(options.model)
-    if not pathlib.Path(options.model).exists():
-        contenders.perturbed(model)
-    twin = _model(options.teacher) if options.teacher else contenders.float_twin(model)
+    def load(text):
+        model = _model(text)
+        return model if pathlib.Path(text).exists() else contenders.perturbed(model)
+
+    model = load(options.model)
+    twin = load(options.teacher) if options.teacher else contenders.float_twin(model)
     return contenders.make(model, twin, folder, options.engine)
 
 

@@ -1,10 +1,15 @@
+import dataclasses
 import importlib
 import json
+import sys
 
+import keras
 import numpy as np
 import pytest
 import small_models
-from acdbit_keras.convert import flatbuffer, interpreter
+from acdbit_keras import models
+from acdbit_keras.cli import main
+from acdbit_keras.convert import contenders, flatbuffer, interpreter, runtime
 from acdbit_keras.convert.benchmark import benchmark, plot, table
 
 module = importlib.import_module("acdbit_keras.convert.benchmark")  # the package may export the function by this name
@@ -30,7 +35,7 @@ def results(files):
 
 
 def test_what_is_measured(files, results):
-    assert [r.engine for r in results] == ["litert", "litert", "lce"]
+    assert [r.engine for r in results] == ["litert", "litert", "acdbit"]
     assert results[0].ratio == 1
     for result, name in zip(results, ("float", "int8", "binary")):
         assert result.path == str(files[name]) and result.file_bytes == files[name].stat().st_size
@@ -64,10 +69,12 @@ def test_results_are_json(results):
 def test_table_and_plot(results, tmp_path):
     lines = table(results).splitlines()
     assert lines[0].split()[:3] == ["file", "engine", "threads"]
-    assert lines[3].split()[:3] == ["binary.tflite", "lce", "1"]
+    assert lines[3].split()[:3] == ["binary.tflite", "acdbit", "1"]
     assert "binary.tflite: each node alone" in table(results)
-    plot(results, tmp_path / "latency.png")
-    assert (tmp_path / "latency.png").read_bytes().startswith(b"\x89PNG")
+    fast = dataclasses.replace(results[0], median_ms=results[0].median_ms / 100)  # needs a logarithmic axis
+    for number, shown in enumerate((results, [*results, fast])):
+        plot(shown, tmp_path / f"{number}.png")
+        assert (tmp_path / f"{number}.png").read_bytes().startswith(b"\x89PNG")
 
 
 class Recorder:
@@ -138,7 +145,7 @@ def test_one_file_on_two_engines(files):
 
 
 def test_bad_arguments(files, tmp_path):
-    with pytest.raises(ValueError, match="at least one .tflite file"):
+    with pytest.raises(ValueError, match="at least one .tflite or .onnx file"):
         benchmark([])
     with pytest.raises(ValueError, match="one engine per file: 1 for 2 files"):
         benchmark([files["float"], files["int8"]], ["litert"])
@@ -146,7 +153,7 @@ def test_bad_arguments(files, tmp_path):
         benchmark(files["float"], runs=0)
     with pytest.raises(ValueError, match="warmup must be an integer of at least 0"):
         benchmark(files["float"], warmup=-1)
-    with pytest.raises(ValueError, match="num_threads must be a positive integer"):
+    with pytest.raises(ValueError, match="num_threads must be an integer of at least 1, got 0"):
         benchmark(files["float"], num_threads=0)
     with pytest.raises(ValueError, match="engine must be one of"):
         benchmark(files["float"], "tensorrt")
@@ -157,3 +164,122 @@ def test_bad_arguments(files, tmp_path):
         benchmark([files["float"], tmp_path / "cut.tflite"])
     with pytest.raises(ValueError, match="engine 'litert' cannot run .*binary.tflite"):
         benchmark(files["binary"], "litert")
+
+
+# --- ONNX -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def twin():
+    return contenders.perturbed(models.build("vit_nano_patch2_8", "float32", depth=2))
+
+
+@pytest.fixture(scope="module")
+def onnx_files(twin, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("onnx")
+    written = {precision: folder / f"{precision}.onnx" for precision in ("float32", "dynamic")}
+    for precision, path in written.items():
+        contenders.to_onnx(twin, path, precision)
+    return written
+
+
+def predictions(model, path):
+    images = np.random.default_rng(0).standard_normal((3, *model.input_shape_of_images)).astype(np.float32)
+    engine = module._OnnxEngine(str(path))
+    found = np.concatenate([engine.run([image[None]])[0] for image in images])
+    return found, np.asarray(model(images, training=False))
+
+
+def test_onnx_files_compute_what_keras_does(twin, onnx_files, tmp_path):
+    found, expected = predictions(twin, onnx_files["float32"])
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    found, expected = predictions(twin, onnx_files["dynamic"])
+    np.testing.assert_allclose(found, expected, atol=0.1 * np.abs(expected).max())
+    assert onnx_files["dynamic"].stat().st_size < 0.4 * onnx_files["float32"].stat().st_size
+
+    convolutional = contenders.perturbed(models.build("vit_micro_patch4_32", "float32", depth=1))
+    contenders.to_onnx(convolutional, tmp_path / "stem.onnx")
+    found, expected = predictions(convolutional, tmp_path / "stem.onnx")
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_onnx_beside_tflite(files, onnx_files):
+    results = benchmark([files["float"], onnx_files["float32"]], ["auto", "onnx"], runs=4, num_threads=2)
+    assert [r.engine for r in results] == ["litert", "onnx"]
+    assert results[1].file_bytes == onnx_files["float32"].stat().st_size and results[1].num_threads == 2
+    assert results[1].arena_bytes is None and results[1].nodes == ()
+    assert results[1].heap_bytes is None or results[1].heap_bytes > results[1].file_bytes / 2  # the weights are copied
+    assert table(results).splitlines()[2].split()[:3] == ["float32.onnx", "onnx", "2"]
+
+
+def test_bad_onnx_input(files, onnx_files, twin, tmp_path, monkeypatch):
+    with pytest.raises(FileNotFoundError, match="no such .onnx file: .*none.onnx"):
+        benchmark(tmp_path / "none.onnx")
+    (tmp_path / "cut.onnx").write_bytes(onnx_files["float32"].read_bytes()[:5000])
+    with pytest.raises(ValueError, match="engine 'onnx' cannot load .*cut.onnx"):
+        benchmark(tmp_path / "cut.onnx")
+    with pytest.raises(ValueError, match="runs on the engine 'onnx', not on 'lce'"):
+        benchmark(onnx_files["float32"], "lce")
+    with pytest.raises(ValueError, match="engine must be one of"):
+        benchmark(files["float"], "onnx")
+    with pytest.raises(ValueError, match="only a float vision transformer"):
+        contenders.to_onnx(models.build("vit_nano_patch2_8", "acd_bit", depth=1), tmp_path / "bits.onnx")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ImportError, match="needs the package onnxruntime"):
+        benchmark(onnx_files["float32"])
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(ImportError, match=r"pip install acdbit-keras\[bench\]"):
+        contenders.to_onnx(twin, tmp_path / "float.onnx")
+
+
+# --- contenders -----------------------------------------------------------------------------------------------------
+
+
+def test_a_model_on_every_engine(tmp_path, capsys):
+    arguments = ["--model", "vit_nano_patch2_8:acd_bit", "--runs", "3", "--no-profile", "--json"]
+    assert main(["bench", *arguments, "--plot", str(tmp_path / "all.png"), "--out", str(tmp_path / "all.json")]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert [(result["path"], result["engine"]) for result in printed] == [
+        ("float32.tflite", "litert"), ("dynamic.tflite", "litert"), ("int8.tflite", "litert"),
+        ("float32.onnx", "onnx"), ("dynamic.onnx", "onnx"), ("bits_float_attention.tflite", "lce"),
+        *[("bits.tflite", f"acdbit:{kernels}") for kernels in runtime.kernel_paths()],
+    ]  # fmt: skip
+    assert printed[0]["ratio"] == 1 and printed[-1]["file_bytes"] < printed[0]["file_bytes"] / 4
+    written = json.loads((tmp_path / "all.json").read_text())
+    assert written["model"] == "vit_nano_patch2_8:acd_bit" and written["processor"]
+    assert "onnxruntime" in written["versions"]
+    assert [(result["path"], result["median_ms"]) for result in written["results"]] == [
+        (result["path"], result["median_ms"]) for result in printed
+    ]
+    assert (tmp_path / "all.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_chosen_engines_only(twin, tmp_path):
+    student = models.build("vit_nano_patch2_8", "acd_bit", depth=1)
+    paths, engines = contenders.make(student, twin, tmp_path, ["onnx", "acdbit:portable"])
+    assert engines == ["onnx", "onnx", "acdbit:portable"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bits.tflite", "dynamic.onnx", "float32.onnx"]
+    assert paths == [str(tmp_path / name) for name in ("float32.onnx", "dynamic.onnx", "bits.tflite")]
+    with pytest.raises(ValueError, match="engine 'tensorrt' is none .*; there are litert, onnx, lce, acdbit"):
+        contenders.make(student, twin, tmp_path, ["tensorrt"])
+
+
+def test_twin():
+    student = models.build("vit_nano_patch2_8", "acd_bit", depth=1)
+    twin = contenders.float_twin(student)
+    assert {**twin.get_config(), "scheme": 0, "name": 0} == {**student.get_config(), "scheme": 0, "name": 0}
+    for variable in contenders.perturbed(student).variables:
+        if variable.dtype == "float32" and variable.shape:
+            assert np.unique(variable).size > np.size(variable) / 2, f"{variable.path} stayed constant"
+    with pytest.raises(ValueError, match="no float twin of a Sequential"):
+        contenders.float_twin(keras.Sequential([keras.Input((8,)), keras.layers.Dense(2)]))
+
+
+def test_files_or_a_model(capsys):
+    for arguments, expected in (
+        ([], "either files or --model"),
+        (["a.tflite", "--model", "vit_nano_patch2_8:acd_bit"], "either files or --model"),
+        (["a.tflite", "--teacher", "vit_nano_patch2_8:float32"], "--teacher goes with --model"),
+    ):
+        assert main(["bench", *arguments]) == 2
+        assert expected in capsys.readouterr().err

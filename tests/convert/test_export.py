@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from acdbit_keras import models, quantizers
 from acdbit_keras.code import Code
-from acdbit_keras.convert import Interpreter, export, flatbuffer, load_model, rewrite, to_tflite
+from acdbit_keras.convert import Interpreter, export, flatbuffer, load_model, rewrite, to_tflite, verify
 from acdbit_keras.layers import BinaryDense
 from acdbit_keras.quantizers import AlignedSign, WeightSign
 from trained_models import images, jittered, trained
@@ -174,6 +174,20 @@ def test_mixed_precision_models_are_converted_in_float32(tmp_path):
     np.testing.assert_allclose(np.median(np.abs(export.in_float32(model)(samples).numpy() - theirs)), 0, atol=1e-5)
 
 
+def test_half_precision_is_stored_and_verified_as_such(tmp_path):
+    keras.utils.set_random_seed(0)
+    model = jittered(models.build("vit_tiny_patch4_32", "acd_bit", width=64, num_heads=2, depth=1))
+    whole, half = (to_tflite(model, tmp_path / f"{half}.tflite", half=half) for half in (False, True))
+    file = flatbuffer.read(half.path)
+    halved = [tensor for tensor in flatbuffer.tensors(file) if tensor.dtype == "float16"]
+    assert [tensor.shape for tensor in halved] == [(64, 4, 4, 3)] and half.op_counts["DEQUANTIZE"] == 1
+    assert whole.bytes - half.bytes == pytest.approx(halved[0].nbytes, abs=500)
+    samples = images(20, (32, 32, 3))
+    assert verify(model, half.path, samples).ok
+    difference = np.abs(Interpreter(half.path).predict(samples) - Interpreter(whole.path).predict(samples))
+    assert 1e-6 < np.median(difference) < 0.05
+
+
 @pytest.mark.parametrize("precision, tolerance", [("dynamic", 0.1), ("int8", 0.5)])
 def test_quantized_exports_of_the_teacher(precision, tolerance, tmp_path):
     model = trained("float32")
@@ -272,6 +286,7 @@ class TestBadInput:
             (dict(attention="integer"), "attention must be one of 'binary', 'float', not 'integer'"),
             (dict(precision="int4"), "precision must be one of 'bits', 'float32', 'dynamic', 'int8', not 'int4'"),
             (dict(precision="int8"), "needs calibration images"),
+            (dict(precision="float32", half=True), "half=True is for precision='bits', not 'float32'"),
             (dict(calibration=np.zeros((1, 64), np.float32)), "takes no calibration images"),
         ],
     )
