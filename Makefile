@@ -41,3 +41,20 @@ endef
 
 clean:
 	rm -rf .venv .venv-jax runs .pytest_cache .hypothesis *.egg-info
+
+# For work on the runtime (convert/runtime): its tests under the address, undefined-behaviour and thread sanitizers
+# (packages g++, cmake, ninja-build, googletest), and its fuzzer (clang, libclang-rt-14-dev): make fuzz SECONDS=600.
+# What the fuzzer finds goes to build/fuzz; inputs worth keeping go to convert/runtime/fuzz/corpus.
+SECONDS ?= 60
+
+.PHONY: sanitize fuzz
+
+sanitize:
+	cd convert/runtime && for preset in sanitize thread-sanitize; do \
+		cmake --preset $$preset && cmake --build --preset $$preset && ctest --preset $$preset || exit 1; done
+
+fuzz:
+	cd convert/runtime && cmake --preset fuzz && cmake --build --preset fuzz
+	mkdir -p build/fuzz/corpus
+	ASAN_OPTIONS=allocator_may_return_null=1:max_allocation_size_mb=1024 build/fuzz/delegate_fuzz -max_total_time=$(SECONDS) \
+		-max_len=512 -rss_limit_mb=4096 -malloc_limit_mb=0 -artifact_prefix=build/fuzz/ build/fuzz/corpus convert/runtime/fuzz/corpus

@@ -2,10 +2,12 @@
 
 The model runs once, on one sample of zeros: a wrapper around `keras.layers.Layer.__call__` notes the shapes of every
 layer, an executor that only counts stands in for the products of codes. What the converter makes of each layer is
-known (`_STORED`): what it folds, what it drops because it adds 0 or multiplies by 1, what it stores once because it
-occurs twice. So the prediction follows the weights: an untrained model really gives a smaller file than a trained one.
+known: which blocks become one op, and of every other layer (`_STORED`) what it folds, what it drops because it adds 0
+or multiplies by 1, what it stores once because it occurs twice. So the prediction follows the weights: an untrained
+model really gives a smaller file than a trained one.
 """
 
+import collections
 import contextlib
 import dataclasses
 import functools
@@ -17,24 +19,25 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from acdbit_keras import code, execution
+from acdbit_keras import code, device_ops, execution
+from acdbit_keras.device_ops import WORD_BITS
 from acdbit_keras.layers import BinaryAttention, BinaryDense, LayerScale, PoolingBranches, RPReLU
-from acdbit_keras.layers.attention import WORD_BITS
 from acdbit_keras.layers.pooling import SIDES
-from acdbit_keras.quantizers import AlignedSign, ElasticBinary, Quantizer, WeightSign
+from acdbit_keras.quantizers import AlignedSign, Comparison, Quantizer, WeightSign
 
 # Bytes of a flatbuffer's structures, each measured by removing them from converted files and packing again.
 # A tensor: its table and place in the list 28, shape 20, empty quantization 8, buffer 8, name cut by the converter 42.
 TENSOR_BYTES = 28 + 20 + 8 + 8 + 42
-# A node: table with options, lists of inputs and outputs; 32 (ReLU) to 64 (SPLIT), but 222 with LceBconv2d's options.
+# A node: table with options, lists of inputs and outputs; 32 (ReLU) to 64 (SPLIT).
 NODE_BYTES = 50
-BCONV_BYTES = 222
+# Custom ops have options in their nodes; with an attention comes metadata that names its codes, 54.
+BCONV_BYTES = 220
+ATTENTION_BYTES = 172 + 54
+BLOCK_BYTES = 236
 # A constant's length and padding to 16 bytes.
 CONSTANT_BYTES = 16
-# Metadata that names the codes of one binary attention.
-TAPS_BYTES = 88
 # Operator codes, signature, metadata, and the shapes and axes that reshapes and transpositions share.
-FILE_BYTES = 1400
+FILE_BYTES = 600
 FLOAT_BYTES = 4
 
 _CONVOLUTIONS = (layers.Conv1D, layers.Conv2D, layers.Conv3D)
@@ -66,7 +69,8 @@ class LayerCost:
         parameters: weights in Keras, those of its quantizers and running statistics included.
         packed_bytes: bytes of its constants in the converted file: 1 bit per binary weight, per output channel in
             32-bit words along the input channels, and every float32 multiplier, bias, threshold or slope that is left
-            after folding. What is equal in several layers is stored once and counted in the first.
+            after folding. What is equal in several layers is stored once and counted in the first, unless they are
+            part of a block that becomes one op: there each vector belongs to the layer that it comes from.
         bit_macs: multiply-adds between two 1-bit operands, for one sample, over all calls.
         float_macs: all other multiply-adds of products.
     """
@@ -160,9 +164,10 @@ def analyse(model, input_shape=None):
     head_dim), and pooling branches as the depthwise convolutions they are exported as. Not counted: what works element
     by element (norms, activations, scales, the affine terms of codes), sums, and ops outside of layers.
 
-    The file's size is that of `acd.convert.to_tflite(model, path)` with no further option: bits where the model has
-    binary layers, else float32. It is within 5 % for the presets and schemes of this package, trained or not. Layers
-    that compute statistics of each token at inference, and layers of other packages, are estimated more coarsely.
+    The file's size is that of `acd.convert.to_tflite(model, path)` with no further option: bits, and blocks as one op,
+    where the model has binary layers, else float32. It is within 5 % for the presets and schemes of this package,
+    trained or not. Estimated more coarsely, unless they are inside a block that is one op: statistics of each token at
+    inference, kernels with an offset, float attention beside binary layers; and always layers of other packages.
 
     Args:
         model: built Keras model.
@@ -182,7 +187,7 @@ def analyse(model, input_shape=None):
     with trace.watching(), execution.using(_CountingExecutor(trace)):
         model(inputs, training=False)
     trace.join_norms()
-    file = _File(unrolled=any(isinstance(r.layer, BinaryDense) and r.layer.is_binary for r in trace.records.values()))
+    file = _File(packed=any(isinstance(r.layer, BinaryDense) and r.layer.is_binary for r in trace.records.values()))
     rows = []
     for record in trace.records.values():
         packed_bytes = file.store(record)
@@ -221,6 +226,12 @@ class _Record:
         """Weights that belong to no layer called within."""
         nested = {id(weight) for child in self.children for weight in child.layer.weights}
         return [weight for weight in self.layer.weights if id(weight) not in nested]
+
+    def within(self):
+        """Records of all layers called within."""
+        for child in self.children:
+            yield child
+            yield from child.within()
 
 
 class _Trace:
@@ -390,30 +401,35 @@ class _File:
     """Adds up the constants, nodes and tensors of the converted file.
 
     Args:
-        unrolled: whether Larq Compute Engine converts it, which takes batched products apart into heads.
+        packed: whether Larq Compute Engine converts it, which it does where there are products of bits.
     """
 
-    def __init__(self, unrolled):
-        self.unrolled = unrolled
+    def __init__(self, packed):
+        self.packed = packed
         self.bytes = FILE_BYTES + TENSOR_BYTES
         self._constant_bytes = 0
         self._known = set()
         self._quantized = set()
+        self._fused = {}  # of the layers in a block that is one op, by id: bytes of their share of its constants
 
     def store(self, record):
         """Adds a layer; returns the bytes of its constants."""
+        if id(record.layer) in self._fused:
+            return self._fused[id(record.layer)]
         before = self._constant_bytes
-        for kinds, store in _STORED:
-            if isinstance(record.layer, kinds):
-                store(self, record)
-                break
-        else:
-            _store_other(self, record)
+        store = _COMPOSITE.get(keras.saving.get_registered_name(type(record.layer)))
+        store = store or next((store for kinds, store in _STORED if isinstance(record.layer, kinds)), _store_other)
+        store(self, record)
         return self._constant_bytes - before
 
-    def nodes(self, count=1, outputs=1):
-        """Nodes with `outputs` tensors each."""
-        self.bytes += count * (NODE_BYTES + outputs * TENSOR_BYTES)
+    def fuse(self, record, shares):
+        """Adds a block as one op; `shares`, a Counter, are the bytes of its two constants by the id of the layer."""
+        self.bytes += BLOCK_BYTES + TENSOR_BYTES + sum(shares.values()) + 2 * (CONSTANT_BYTES + TENSOR_BYTES)
+        self._fused |= {id(part.layer): shares[id(part.layer)] for part in record.within()}
+
+    def nodes(self, count=1):
+        """Nodes of one output each."""
+        self.bytes += count * (NODE_BYTES + TENSOR_BYTES)
 
     def constant(self, values):
         """A constant of these float32 values, stored once for all that are equal."""
@@ -448,18 +464,15 @@ class _File:
             self.constant(values)
 
     def quantize(self, quantizer, source):
-        """The sign of `source`, which layers with the same threshold share; returns whether it has a threshold."""
-        threshold = _threshold(quantizer)
-        moved = threshold is not None and bool(np.any(threshold))
-        key = (id(source), threshold.tobytes() if moved else None)
+        """The sign of `source`, which layers with the same threshold share."""
+        threshold = np.asarray(_comparison(quantizer).threshold, np.float32)
+        key = (id(source), threshold.tobytes())
         if source is None or key not in self._quantized:
             self._quantized.add(key)
-            if moved:
-                self.add(threshold)
+            self.add(threshold)
             if isinstance(quantizer, AlignedSign):
                 self.nodes(_dynamic_nodes(quantizer))
             self.nodes()
-        return moved
 
 
 def _store_dense_of_bits(file, record):
@@ -473,7 +486,7 @@ def _store_dense_of_bits(file, record):
     parts = [_value(layer.bias)] if layer.use_bias else []
     if record.norm is not None:
         parts += [_value(record.norm.moving_mean)] + ([_value(record.norm.beta)] if record.norm.center else [])
-    file.bias([*parts, _statistic(quantizer, "mean")], layer.units)
+    file.bias([*parts, _comparison(quantizer).offset], layer.units)
     file.bytes += BCONV_BYTES - NODE_BYTES
     file.nodes()
     if len(record.output_shape) < 3:
@@ -558,60 +571,68 @@ def _store_pooling(file, record):
 
 def _store_attention(file, record):
     layer = record.layer
-    heads = layer.num_heads
-    if not file.unrolled:
-        # Per operand reshape and transpose, two products, scale, softmax, transpose, reshape.
-        file.nodes(12)
+    heads, channels = layer.num_heads, layer.channels
+    options = _options(device_ops.attention_options, layer) if file.packed else None
+    if options is None:
+        # Per operand reshape and transpose, two products, scale, softmax, transpose, reshape. Larq Compute Engine's
+        # converter takes the products apart into heads.
+        file.nodes(12 + (6 + 11 * heads) * file.packed)
         return
     for quantizer in (layer.query_quantizer, layer.key_quantizer, layer.value_quantizer):
-        file.nodes(2)  # reshape, transpose
-        if quantizer.is_binary:
-            # A copy keeps the operand from being overwritten by what subtracts the threshold.
-            file.nodes(1 + file.quantize(quantizer, None))
-    file.nodes(2)  # transpose, reshape of the context
-    for _ in range(2):
-        # Both operands reshaped and split into heads, of the right one each reshaped and transposed.
-        file.nodes(2)
-        file.nodes(2, outputs=heads)
-        file.nodes(3 * heads)
-        file.nodes()
-    key_scale, value_scale = (_scale(q) for q in (layer.key_quantizer, layer.value_quantizer))
-    query_scale = _scale(layer.query_quantizer)
-    file.nodes()
-    file.unshared(query_scale.size * FLOAT_BYTES)
-    if query_scale.size == 1 and _offset(layer.query_quantizer) is None:
-        file.nodes()  # the scale is moved before the reshape that joins the heads
-    file.multiply(key_scale)
-    file.nodes()  # softmax
-    if isinstance(layer.probabilities_quantizer, ElasticBinary):
-        file.nodes(4)  # multiply, minimum, ReLU, round
-        file.nodes()  # its scale behind the product
-        file.constant(1.0 / np.asarray(_value(layer.probabilities_quantizer.scale)))
-        file.constant(_value(layer.probabilities_quantizer.scale).reshape(1, 1, 1, 1))
-    elif layer.probabilities_quantizer.is_binary:
-        file.nodes(2)
-    file.multiply(value_scale)
-    query_offset, value_offset = (_offset(q) for q in (layer.query_quantizer, layer.value_quantizer))
-    if query_offset is not None:
-        # One product with a vector per head, packed, scaled as the key is, added.
-        file.nodes(heads + 2 + bool(np.any(key_scale != 1.0)))
-        for row in query_offset.reshape(-1, query_offset.shape[-1]):
-            file.constant(row[None])
-    if value_offset is not None:
-        file.nodes(4)  # sum of each row of probabilities, times offset, times scale, added
-        file.constant(value_offset.reshape(1, heads, 1, -1))
-    file.bytes += TAPS_BYTES if layer.is_binary else 0
+        file.nodes()  # reshape into rows
+        file.quantize(quantizer, None)
+    file.nodes(2)  # itself, reshape of the context
+    file.bytes += ATTENTION_BYTES - NODE_BYTES
+    # Two scales per head; scale and offset of the values and the key's weights per channel.
+    for size in (heads, heads, channels, channels) + (channels,) * options["key_bias"]:
+        file.unshared(size * FLOAT_BYTES)
+
+
+def _store_block(file, record):
+    block = record.layer
+    options = _options(device_ops.block_options, block)
+    if options is None:
+        # Sums of query, key, value, two residuals and the pooling branches; channels tiled, then averaged.
+        file.nodes(5 + block.scheme.branches + (6 if block.mlp_ratio > 1 else 0))
+        return
+    shares = collections.Counter()
+    for name, shape in device_ops.block_kernels(options, block.width).items():
+        shares[id(device_ops.block_products(block)[name].dense)] += math.prod(shape) * WORD_BITS // 8
+    for name, length in device_ops.block_vectors(options, block.width).items():
+        shares[id(_origin(block, name))] += length * FLOAT_BYTES
+    file.fuse(record, shares)
+
+
+def _options(options, layer):
+    """The options of the op that a layer is, `None` if it has no form as one."""
+    try:
+        return options(layer)
+    except device_ops.NotExpressibleError:
+        return None
+
+
+def _origin(block, name):
+    """The layer of a `BinaryBlock` that a vector of `device_ops.block_vectors` comes from."""
+    owner, _, part = name.rpartition(".")
+    if owner == "pooling":
+        return block.pooling
+    if owner == "context":
+        return block.context_activation if part == "slope" else block.context_norm
+    if not owner:
+        norms = {"1": block.attention_norm, "2": block.mlp_norm}
+        return norms.get(name[-1], block.attention)
+    if part == "gain":
+        return block.attention_scale if owner == "output" else block.mlp_scale
+    product = device_ops.block_products(block)[owner]
+    return product.activation if part in ("slope", "shift") else product.dense
 
 
 def _store_other(file, record):
-    """A layer without a rule: one node, its own weights in float32; composite layers by what stands between the parts."""
+    """A layer without a rule: one node, its own weights in float32."""
     for weight in record.weights:
         if keras.backend.is_float_dtype(weight.dtype):
             file.constant(_value(weight))
-    between = _BETWEEN.get(keras.saving.get_registered_name(type(record.layer)))
-    if between is not None:
-        file.nodes(between(record.layer))
-    elif record.weights or not (record.children or isinstance(record.layer, _WITHOUT_NODE)):
+    if record.weights or not (record.children or isinstance(record.layer, _WITHOUT_NODE)):
         file.nodes()
 
 
@@ -627,18 +648,11 @@ _STORED = (
     ((*_CONVOLUTIONS, *_TRANSPOSED, *_DEPTHWISE, *_SEPARABLE), _store_convolution),
 )
 _WITHOUT_NODE = (layers.InputLayer, layers.Dropout, layers.Identity)
-
-
-def _between_binary_block(block):
-    # Sums of query, key, value, two residuals and the pooling branches; channels tiled, then averaged.
-    return 5 + block.scheme.branches + (6 if block.mlp_ratio > 1 else 0)
-
-
-# Nodes of composite layers of the rooms above, by the name they are registered under: residuals, tiles, means, GELU.
-_BETWEEN = {
-    "acdbit>BinaryBlock": _between_binary_block,
-    "acdbit>BinaryProduct": lambda product: 1,
-    "acdbit>FloatBlock": lambda block: 3,
+# Composite layers of the rooms above, by the name they are registered under: what stands between their parts.
+_COMPOSITE = {
+    "acdbit>BinaryBlock": _store_block,
+    "acdbit>BinaryProduct": lambda file, record: file.nodes(),  # the shortcut
+    "acdbit>FloatBlock": lambda file, record: file.nodes(3),  # two residuals, GELU
 }
 
 
@@ -655,27 +669,9 @@ def _affine(norm):
     return multiplier, offset + _value(norm.beta) if norm.center else offset
 
 
-def _threshold(quantizer):
-    """The constant that is subtracted before the sign, `None` where there is none."""
-    if isinstance(quantizer, AlignedSign) and quantizer.threshold == "learned":
-        return _value(quantizer.shift)
-    return _statistic(quantizer, "location")
-
-
-def _statistic(quantizer, name):
-    names = getattr(quantizer, "running_statistics", ())
-    return _value(getattr(quantizer, f"running_{name}")) if name in names else None
-
-
-def _scale(quantizer):
-    spread = _statistic(quantizer, "spread")
-    if spread is None:
-        return np.ones(1, np.float32)
-    return spread.mean(axis=-1, keepdims=True) if quantizer.contracts == "channels" else spread
-
-
-def _offset(quantizer):
-    return _statistic(quantizer, "mean")
+def _comparison(quantizer):
+    """Its constants; none of them where it takes more than a comparison."""
+    return quantizer.comparison() or Comparison()
 
 
 def _offset_size(quantizer, like):

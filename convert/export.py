@@ -20,7 +20,7 @@ from keras import ops
 
 from acdbit_keras import code, device_ops, execution, files
 
-from . import flatbuffer, fusion, rewrite
+from . import flatbuffer, fusion, rewrite, runtime
 from .kernels import kernel_code, packable_kernel, signed
 from .interpreter import choose_engine, start_engine
 
@@ -224,7 +224,7 @@ def tap_name(number, place):
     return f"{_TAP}_{number}_{place}"
 
 
-def to_tflite(model, path, precision=None, attention="binary", fuse_blocks=True, half=False, calibration=None, card=None):
+def to_tflite(model, path, precision=None, attention=None, fuse_blocks=True, half=False, calibration=None, card=None):
     """Converts a model and writes a `.tflite` file that takes one image per run.
 
     Args:
@@ -234,7 +234,8 @@ def to_tflite(model, path, precision=None, attention="binary", fuse_blocks=True,
             weights and float activations; `"int8"`, both, with float input and output. `None`: `"bits"` for a model
             with binary layers, else `"float32"`.
         attention: how attention between bits is carried out. `"binary"`: with bits, by this project's runtime.
-            `"float"`: as float products of the +-1 codes, which Larq Compute Engine's own runtime executes.
+            `"float"`: as float products of the +-1 codes, which Larq Compute Engine's own runtime executes. `None`:
+            `"binary"` if the runtime was compiled when the package was installed, else `"float"`.
         fuse_blocks: with `"binary"`, whether a whole block becomes one op, or its layers ops of their own.
         half: with `"bits"`, whether the kernels of convolutions, the patch embedding and so the largest float part of a
             file, are rounded to half precision and stored so. `verify` rounds the model likewise.
@@ -256,6 +257,8 @@ def to_tflite(model, path, precision=None, attention="binary", fuse_blocks=True,
     """
     image_shape = input_shape(model)
     path = _writable(path)
+    if attention is None:
+        attention = "binary" if runtime.is_installed() else "float"
     _check_choice("attention", attention, ATTENTIONS)
     if precision is not None:
         _check_choice("precision", precision, PRECISIONS)

@@ -1,6 +1,6 @@
 """Counts against closed forms, and the predicted size against files that are really converted."""
 
-import importlib.util
+import functools
 import json
 import os
 
@@ -8,8 +8,9 @@ import acdbit_keras as acd
 import keras
 import numpy as np
 import pytest
-from acdbit_keras import cost, models
-from acdbit_keras.layers import BinaryAttention, BinaryDense
+from acdbit_keras import cost, models, schemes
+from acdbit_keras.convert import fusion
+from acdbit_keras.layers import BinaryAttention, BinaryDense, RPReLU
 from acdbit_keras.quantizers import AlignedSign, WeightSign
 from keras import layers
 
@@ -183,18 +184,75 @@ class TestBackbones:
         assert layers.Layer.__call__ is call
 
 
-@pytest.mark.skipif(importlib.util.find_spec("larq_compute_engine") is None, reason="packing bits needs larq-compute-engine")
+def dynamic(**options):
+    return AlignedSign(restore="dynamic", **options)
+
+
+ACD_BIT = schemes.get("acd_bit")
+DYNAMIC = ACD_BIT.replace(
+    activation=dynamic(), hidden=dynamic(), query=dynamic(channel_axes=2), key=dynamic(channel_axes=2), branches=False
+)
+REAL_HIDDEN = ACD_BIT.replace(hidden=None)  # has no form as one op
+
+
+class TestBlockAsOneOp:
+    @pytest.mark.parametrize("ratio", [1, 4])
+    @pytest.mark.parametrize("scheme", ["acd_bit", "binary_vit", DYNAMIC], ids=["acd_bit", "binary_vit", "dynamic"])
+    def test_its_layers_share_its_constants(self, scheme, ratio):
+        model = perturbed(models.build("vit_nano_patch2_8", scheme, depth=1, mlp_ratio=ratio))
+        [block] = model.blocks
+        _, kernels, vectors = fusion.block_constants(block)
+        rows = [row for row in cost.analyse(model).rows if row.name.startswith(block.path)]
+        assert sum(row.packed_bytes for row in rows) == kernels.nbytes + vectors.nbytes
+
+    def test_each_layer_has_its_own(self):
+        model = models.build("vit_nano_patch2_8", "acd_bit", depth=1)
+        prefix = model.blocks[0].path + "/"
+        found = {row.name.removeprefix(prefix): row.packed_bytes for row in cost.analyse(model).rows}
+        assert found["query_product/query"] == 64 * 64 // 8 + 3 * 64 * 4  # threshold, multiplier, bias
+        assert found["query_product/activation"] == 64 * 4
+        assert found["output_product/activation"] == 2 * 64 * 4  # what it adds is left
+        assert found["query_product/norm"] == 0
+        assert found["attention_norm"] == 2 * 64 * 4
+        assert found["context_norm"] == 3 * 64 * 4
+        assert found["attention"] == (3 * 64 + 2 * 2) * 4  # thresholds, scales per head
+        assert found["mlp_scale"] == 64 * 4
+        assert found["pooling"] == 4 * 64 * 4
+
+    def test_a_block_without_a_form_keeps_its_layers(self):
+        found = cost.analyse(models.build("vit_nano_patch2_8", REAL_HIDDEN, depth=1))
+        [hidden] = (row for row in found.rows if row.name.endswith("mlp_2"))
+        assert hidden.packed_bytes == 256 * 64 * 4 and hidden.float_macs
+
+
+def attention_alone():
+    grid = layers.Input((4, 4, 128))
+    operands = (RPReLU()(layers.Add()([grid, binary(128)(grid)])) for _ in range(3))
+    aligned = [AlignedSign(channel_axes=2, contracts=axis) for axis in ("channels", "channels", "tokens")]
+    return keras.Model(grid, BinaryAttention(4, *aligned, "elastic_binary")(*operands))
+
+
+MODELS = {
+    f"{preset}, {scheme}": functools.partial(models.build, preset, scheme)
+    for preset in ("vit_nano_patch2_8", "vit_micro_patch4_32")
+    for scheme in ("acd_bit", "binary_vit", "float32")
+} | {
+    "dynamic": functools.partial(models.build, "vit_nano_patch2_8", DYNAMIC),
+    "real hidden features": functools.partial(models.build, "vit_nano_patch2_8", REAL_HIDDEN),
+    "attention alone": attention_alone,
+}
+
+
 @pytest.mark.parametrize("trained", [False, True], ids=["untrained", "trained"])
-@pytest.mark.parametrize("scheme", ["acd_bit", "binary_vit", "float32"])
-@pytest.mark.parametrize("preset", ["vit_nano_patch2_8", "vit_micro_patch4_32"])
-def test_predicted_size_of_the_file(preset, scheme, trained, tmp_path):
-    model = models.build(preset, scheme)
+@pytest.mark.parametrize("build", MODELS.values(), ids=MODELS)
+def test_predicted_size_of_the_file(build, trained, tmp_path):
+    model = build()
     if trained:
         perturbed(model)
     found = cost.analyse(model)
     report = acd.convert.to_tflite(model, tmp_path / "model.tflite")
     assert found.file_bytes == pytest.approx(os.path.getsize(report.path), rel=0.05)
-    assert sum(row.weight_bits == 1 for row in found.rows) == report.packed_layers
+    assert sum(row.weight_bits == row.activation_bits == 1 for row in found.rows) == report.packed_layers
 
 
 class TestReport:

@@ -146,7 +146,7 @@ def add_convert(subparsers):
     parser.add_argument("model", help="run folder, .keras file, or PRESET:SCHEME[:CLASSES] for an untrained model")
     parser.add_argument("out", help="the .tflite file")
     parser.add_argument("--precision", help="bits, float32, dynamic or int8 (default: bits for a binary model, else float32)")
-    parser.add_argument("--attention", default="binary", help="binary, for this project's runtime, or float, which Larq Compute Engine executes too (default: %(default)s)")
+    parser.add_argument("--attention", help="binary, for this project's runtime, or float, which Larq Compute Engine executes too (default: binary if the runtime is there)")
     parser.add_argument("--half", action="store_true", help="round the patch embedding to half precision, which halves its space")
     parser.add_argument("--layers", action="store_true", help="keep every layer an op of its own instead of one op per block")
     parser.add_argument("--dataset", help="dataset whose images calibrate int8 (default: the one the model was trained on)")

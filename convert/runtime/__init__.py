@@ -47,6 +47,15 @@ def library_path():
     return path
 
 
+def is_installed():
+    """Whether there is a runtime for this machine."""
+    try:
+        library_path()
+    except RuntimeMissingError:
+        return False
+    return True
+
+
 def version():
     """Version of the compiled runtime, a str such as "0.1.0"."""
     return _library(library_path()).acdbit_version().decode()

@@ -65,6 +65,15 @@ def test_which_ops_carry_out_a_backbone(form, tmp_path):
     assert ("0 attention products in float, 0 float copies of bits" in str(report)) is in_bits
 
 
+def test_without_a_runtime_attention_stays_in_float(tmp_path, monkeypatch):
+    monkeypatch.setenv("ACDBIT_RUNTIME", os.fspath(tmp_path / "nowhere.so"))
+    report = to_tflite(trained("acd_bit"), tmp_path / "student.tflite")
+    assert report.attention == "float" and Interpreter(report.path).engine == "lce"
+    with pytest.raises(ImportError, match="the compiled runtime is not at .*nowhere.so; install a C"):
+        to_tflite(trained("acd_bit"), tmp_path / "other.tflite", attention="binary")
+    assert not (tmp_path / "other.tflite").exists()
+
+
 @forms
 @pytest.mark.parametrize("scheme", ["acd_bit", "binary_vit"])
 def test_a_student_gives_the_logits_of_keras(scheme, form, tmp_path):
