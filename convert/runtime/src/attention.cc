@@ -14,7 +14,8 @@ constexpr double kOne = 2147483648.0;  // 2^31 stands for the probability of the
 
 // Byte offsets of the parts of a head, and the bytes of a head.
 struct Layout {
-  size_t values, table, table_values, key_scale, key_offset, key_sum, key_bias, bytes;
+  size_t values, table, table_values, factors, factor_values;
+  size_t key_scale, key_offset, key_sum, key_bias, key_factor, bytes;
 };
 
 // Places `count` elements of `size` bytes at the end of what is laid out so far; false on overflow.
@@ -36,7 +37,12 @@ bool lay_out(int head_dim, int keys, Layout* layout) {
   fits = fits && place(1, sizeof(AttentionTable), &end);
   layout->table_values = end;
   fits = fits && place(size_t(head_dim) + kTableStep, sizeof(uint32_t), &end);
-  size_t* const vectors[] = {&layout->key_scale, &layout->key_offset, &layout->key_sum, &layout->key_bias};
+  layout->factors = end;
+  fits = fits && place(1, sizeof(AttentionFactors), &end);
+  layout->factor_values = end;
+  fits = fits && place(size_t(head_dim) + 1 > kTablePlane ? size_t(head_dim) + 1 : kTablePlane, sizeof(float), &end);
+  size_t* const vectors[] = {&layout->key_scale, &layout->key_offset, &layout->key_sum, &layout->key_bias,
+                             &layout->key_factor};
   for (size_t* vector : vectors) {
     *vector = end;
     fits = fits && place(padded, sizeof(float), &end);
@@ -63,15 +69,21 @@ AttentionHead attention_head(const AttentionPlan& plan, int head) {
   result.keys = base;
   result.values = base + layout.values;
   result.table = reinterpret_cast<AttentionTable*>(base + layout.table);
+  result.factors = reinterpret_cast<AttentionFactors*>(base + layout.factors);
   result.key_scale = reinterpret_cast<float*>(base + layout.key_scale);
   result.key_offset = reinterpret_cast<float*>(base + layout.key_offset);
   result.key_sum = reinterpret_cast<float*>(base + layout.key_sum);
   result.key_bias = reinterpret_cast<float*>(base + layout.key_bias);
+  result.key_factor = reinterpret_cast<float*>(base + layout.key_factor);
   return result;
 }
 
 bool attention_is_integer(const AttentionPlan& plan) {
   return plan.key_weights == nullptr && plan.query_scale == nullptr;
+}
+
+bool attention_has_factors(const AttentionPlan& plan) {
+  return plan.key_weights != nullptr && plan.query_scale == nullptr && plan.rule != Rule::kZero;
 }
 
 void attention_table(const AttentionPlan& plan, int head, AttentionTable* table) {
@@ -103,6 +115,41 @@ void attention_table(const AttentionPlan& plan, int head, AttentionTable* table)
   for (int k = 0; k < entries; k++) {
     for (int b = 0; b < 4; b++) table->planes[b][k] = uint8_t(values[k] >> (8 * b));
   }
+}
+
+bool attention_factors(const AttentionPlan& plan, int head, float lowest_bias, float highest_bias,
+                       AttentionFactors* factors) {
+  constexpr double kLargestExponent = 60.0;
+  const double scale = plan.score_scale[head];
+  const double spread = double(highest_bias) - double(lowest_bias);
+  // False for NaN, too.
+  factors->usable = scale >= 0.0 && 2.0 * scale * plan.head_dim + spread <= kLargestExponent;
+  if (!factors->usable) return false;
+  Layout layout;
+  lay_out(plan.head_dim, plan.keys, &layout);
+  float* const values =
+      reinterpret_cast<float*>(reinterpret_cast<uint8_t*>(factors) + layout.factor_values - layout.factors);
+  factors->values = values;
+  const bool narrow = plan.head_dim <= kNarrowHead;
+  if (narrow) {
+    memset(factors->coarse, 0, sizeof factors->coarse);
+    memset(factors->planes, 0, sizeof factors->planes);
+    memset(values, 0, kTablePlane * sizeof(float));
+  }
+  const double step = -2.0 * scale;
+  for (int i = 0; i < kFactorStep; i++) factors->fine[i] = factors->fine[i + kFactorStep] = float(exp(step * i));
+  for (int first = 0; first <= plan.head_dim; first += kFactorStep) {
+    const float coarse = float(exp(step * first));
+    if (narrow) factors->coarse[first / kFactorStep] = coarse;
+    for (int k = first; k <= plan.head_dim && k < first + kFactorStep; k++) {
+      values[k] = coarse * factors->fine[k - first];
+      if (!narrow) continue;
+      uint32_t bits;
+      memcpy(&bits, values + k, sizeof bits);
+      for (int b = 0; b < 4; b++) factors->planes[b][k] = uint8_t(bits >> (8 * b));
+    }
+  }
+  return true;
 }
 
 }  // namespace acdbit

@@ -1,4 +1,4 @@
-// Binary attention from packed queries, keys and values to popcounts of kept values; arithmetic in acdbit_keras/device_ops.py.
+// Binary attention from packed queries, keys and values to popcounts of kept values; see acdbit_keras/device_ops.py.
 #pragma once
 
 #include <stddef.h>
@@ -8,10 +8,13 @@ namespace acdbit {
 
 enum class Rule { kElastic = 0, kMaxRatio = 1, kZero = 2, kMean = 3 };
 
+// Distances of wider heads would not fit 16 bits, of which 65535 stands for absent keys.
+constexpr int kMaxHeadDim = 65504;
+
 // What one call of the op works on. Rows of bits are `stride` words apart; a row holds heads * head_dim bits.
 struct AttentionPlan {
   int heads;
-  int head_dim;  // a multiple of 32
+  int head_dim;  // a multiple of 32, at most kMaxHeadDim
   int queries;
   int keys;
   Rule rule;

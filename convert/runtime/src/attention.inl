@@ -2,7 +2,8 @@
 //
 // Where a score depends on the distance alone (no key bias, frozen statistics) no float is computed per key: softmax
 // weights are integers from a table, a row's threshold becomes a bound on its distances, and what is kept is one
-// comparison per key. Otherwise scores and exponentials are floats, sixteen keys at a time.
+// comparison per key. With a frozen key bias a weight is a factor from a table times one of the key, as floats, sixteen
+// keys at a time. Otherwise scores and exponentials are floats.
 //
 // Rows are taken several at a time through one step after the other: within a step they do not wait for each other, as
 // the steps of one row do (nearest key, sum, bound).
@@ -14,7 +15,9 @@
 //   steps_above: how many entries of the table, which does not increase, exceed a weight
 //   keep:        bit j = distance j < limit, returns how many; writes words for all of the range
 //   count_kept:  per channel, how many kept keys have a value of +1
+//   negate_where: lanes of a vector, where a bit is 1
 //   load_distances: sixteen distances as floats
+//   weigh:       softmax weights of a range of keys, from factors by distance and by key; returns the lanes' sums
 #include <math.h>
 
 #include "attention_layout.h"
@@ -71,6 +74,44 @@ static inline void split_bytes(const uint32_t* words, uint8_t (*planes)[kWords])
 }  // namespace ACDBIT_ISA
 }  // namespace acdbit
 
+namespace acdbit {
+namespace ACDBIT_ISA {
+namespace attention {
+
+// Where `lookup` gives the factors of sixteen distances. Keys beyond the last, up to a multiple of 16, weigh 0.
+template <class Lookup, class Distance>
+static inline F16 weigh_with(const Lookup& lookup, const Distance* distances, int keys, const float* key_factor,
+                             float* weights, F16 sum) {
+  for (int j = 0; j < keys; j += 16) {
+    const F16 weight = lookup(distances + j) * load(key_factor + j);
+    store(weights + j, weight);
+    sum = sum + weight;
+  }
+  return sum;
+}
+
+// One by one.
+struct PlainLookup {
+  const float* values;
+  int last;
+
+  F16 operator()(const uint8_t* distances) const {
+    float lanes[16];
+    for (int i = 0; i < 16; i++) lanes[i] = values[distances[i]];
+    return load(lanes);
+  }
+  // Absent keys are not in the table of a wide head.
+  F16 operator()(const uint16_t* distances) const {
+    float lanes[16];
+    for (int i = 0; i < 16; i++) lanes[i] = values[distances[i] < last ? distances[i] : last];
+    return load(lanes);
+  }
+};
+
+}  // namespace attention
+}  // namespace ACDBIT_ISA
+}  // namespace acdbit
+
 #if defined(ACDBIT_AVX512)
 #include "attention_avx512.inl"
 #elif defined(ACDBIT_AVX2)
@@ -111,18 +152,20 @@ static inline void count_kept_of_rows(const uint32_t* words, ptrdiff_t words_str
 }
 #endif
 
-// e^x for x <= 0 within 2e-7 of its value, and exactly 1 at 0. Below -87, where 2^n would leave the normal numbers,
-// and for NaN it is e^-87. The polynomial is the minimax fit of 1 + r + c_2 r^2 + .. + c_5 r^5 to the relative error.
+// e^x for x <= 0 within 2e-7 + 6e-8 |x| of its value, which is what rounding the scores costs anyway, and exactly 1 at
+// 0. Below -87, where 2^n would leave the normal numbers, and for NaN it is e^-87. The polynomial is the minimax fit of
+// 1 + r + c_2 r^2 + .. + c_5 r^5 to the relative error.
 static inline F16 exponential(F16 x) {
   x = larger(splat(-87.0f), x);
-  const F16 n = nearest(x * splat(1.44269504f));
-  // ln 2 in two parts, of which the first times n is exact.
-  const F16 r = (x - n * splat(0.693359375f)) - n * splat(-2.12194440e-4f);
+  // Adding 1.5 * 2^23 leaves no room for a fraction: the nearest integer, in the lowest bits.
+  const F16 shift = splat(12582912.0f);
+  const F16 shifted = x * splat(1.44269504f) + shift;
+  const F16 r = x - (shifted - shift) * splat(0.693147182f);
   const F16 square = r * r;
   const F16 high = r * splat(0.00831250101f) + splat(0.0418903306f);
   const F16 low = r * splat(0.166671157f) + splat(0.499992311f);
   const F16 p = ((high * square + low) * square + r) + splat(1.0f);
-  return p * exponential2(n);
+  return scale2(p, shifted);
 }
 
 // The largest softmax weight of a row that is not kept, given the row's sum; -1: all are kept.
@@ -172,6 +215,23 @@ struct Tiling {
         keys(one ? (num_keys + 63) / 64 * 64 : capacity),
         rows(capacity / keys < kMostRows ? capacity / keys : kMostRows) {}
 };
+
+#if !defined(ACDBIT_NEON)
+// Bit j of words = weight j > bound, or with `inclusive` that it is not below; returns how many.
+static inline int keep_weights(const float* weights, int keys, float bound, bool inclusive, uint32_t* words) {
+  const F16 threshold = splat(bound);
+  int count = 0;
+  for (int w = 0; w < words_of(keys); w++) {
+    const F16 low = load(weights + 32 * w);
+    const F16 high = 32 * w + 16 < keys ? load(weights + 32 * w + 16) : low;
+    uint32_t word = inclusive ? ~less32(low, threshold, high, threshold) : less32(threshold, low, threshold, high);
+    if (32 * w + 32 > keys) word &= ~0u >> (32 * w + 32 - keys);
+    words[w] = word;
+    count += popcount32(word);
+  }
+  return count;
+}
+#endif
 
 template <class Distance>
 static void integer_rows(const Rows& rows, const AttentionHead& packed, const Tiling& tiling) {
@@ -352,33 +412,65 @@ static void float_rows(const Rows& rows, const AttentionHead& packed, const Tili
         score(r, first, keys, most[r]);
         if (plan.rule != Rule::kZero) weigh(r, keys, most[r], splat(0.0f));
       }
-      const float* const row = scores + r * tile;
-      const F16 threshold = splat(bound[r]);
-      num_kept[r] = 0;
-      for (int w = 0; w < words_of(keys); w++) {
-        const F16 low = load(row + 32 * w);
-        const F16 high = 32 * w + 16 < keys ? load(row + 32 * w + 16) : low;
-        uint32_t word = plan.rule == Rule::kElastic ? less32(threshold, low, threshold, high)
-                                                    : ~less32(low, threshold, high, threshold);
-        if (32 * w + 32 > keys) word &= ~0u >> (32 * w + 32 - keys);
-        words[r * tile / 32 + w] = word;
-        num_kept[r] += popcount32(word);
-      }
+      num_kept[r] =
+          keep_weights(scores + r * tile, keys, bound[r], plan.rule != Rule::kElastic, words + r * tile / 32);
     }
     rows.finish(packed.values, first, keys, num_kept, words, tile / 32);
   }
 }
 
-#if !defined(ACDBIT_AVX512) && !defined(ACDBIT_AVX2) && !defined(ACDBIT_NEON)
-// Lane i, negated if bit i is 1.
-static inline F16 negate_where(F16 a, uint32_t bits) {
-  uint32_t lanes[16];
-  memcpy(lanes, &a, sizeof lanes);
-  for (int i = 0; i < 16; i++) lanes[i] ^= (bits >> i) << 31;
-  memcpy(&a, lanes, sizeof lanes);
-  return a;
+// With usable factors and any rule but ZERO.
+template <class Distance>
+static void factor_rows(const Rows& rows, const AttentionHead& packed, const Tiling& tiling) {
+  const AttentionPlan& plan = rows.plan;
+  const AttentionFactors& factors = *packed.factors;
+  alignas(64) Distance near[kFloatTile];
+  alignas(64) float weights[kFloatTile];
+  alignas(64) uint32_t words[kFloatTile / 32];
+  int num_kept[kMostRows];
+  F16 sums[kMostRows];
+  float most[kMostRows];
+  float bound[kMostRows];
+  const int tile = tiling.keys;
+
+  for (int r = 0; r < rows.count; r++) {
+    sums[r] = splat(0.0f);
+    most[r] = 0.0f;
+  }
+  for (int first = 0; first < plan.keys; first += tile) {
+    const int keys = plan.keys - first < tile ? plan.keys - first : tile;
+    Range range[kMostRows];
+    distances_of_rows(rows.query(0), plan.query_stride, rows.count, packed.keys, plan.head_dim, first, keys, near, tile,
+                      range);
+    for (int r = 0; r < rows.count; r++) {
+      float* const row = weights + r * tile;
+      sums[r] = weigh(near + r * tile, keys, range[r], factors, packed.key_factor + first, row, sums[r]);
+      if (plan.rule != Rule::kMaxRatio) continue;
+      F16 maximum = splat(most[r]);
+      for (int j = 0; j < keys; j += 16) maximum = larger(maximum, load(row + j));
+      most[r] = largest(maximum);
+    }
+  }
+
+  for (int r = 0; r < rows.count; r++) {
+    if (plan.rule == Rule::kMaxRatio) bound[r] = plan.ratio * most[r];
+    if (plan.rule == Rule::kMean) bound[r] = sum(sums[r]) / float(plan.keys);
+    if (plan.rule == Rule::kElastic) bound[r] = 0.5f * plan.probability_scale[rows.head] * sum(sums[r]);
+  }
+
+  for (int first = 0; first < plan.keys; first += tile) {
+    const int keys = plan.keys - first < tile ? plan.keys - first : tile;
+    for (int r = 0; r < rows.count; r++) {
+      float* const row = weights + r * tile;
+      if (!tiling.one) {
+        const Range range = distances(rows.query(r), packed.keys, plan.head_dim, first, keys, near + r * tile);
+        weigh(near + r * tile, keys, range, factors, packed.key_factor + first, row, splat(0.0f));
+      }
+      num_kept[r] = keep_weights(row, keys, bound[r], plan.rule != Rule::kElastic, words + r * tile / 32);
+    }
+    rows.finish(packed.values, first, keys, num_kept, words, tile / 32);
+  }
 }
-#endif
 
 // The float vectors over the keys.
 static void key_terms(const AttentionPlan& plan, int head, const AttentionHead& packed) {
@@ -405,6 +497,23 @@ static void key_terms(const AttentionPlan& plan, int head, const AttentionHead& 
   }
 }
 
+// What a frozen key bias multiplies the softmax weights by, unless they take an exponential of their own.
+static void key_factors(const AttentionPlan& plan, int head, const AttentionHead& packed) {
+  // The last sixteen are filled up with a key that exists.
+  for (int j = plan.keys; j % 16 != 0; j++) packed.key_bias[j] = packed.key_bias[0];
+  F16 most = splat(-INFINITY), least = most;  // the least is negated
+  for (int j = 0; j < plan.keys; j += 16) {
+    const F16 bias = load(packed.key_bias + j);
+    most = larger(most, bias);
+    least = larger(least, splat(0.0f) - bias);
+  }
+  const float highest = largest(most);
+  if (!attention_factors(plan, head, -largest(least), highest, packed.factors)) return;
+  for (int j = 0; j < plan.keys; j += 16)
+    store(packed.key_factor + j, exponential(load(packed.key_bias + j) - splat(highest)));
+  for (int j = plan.keys; j % 16 != 0; j++) packed.key_factor[j] = 0.0f;
+}
+
 }  // namespace attention
 
 static void attention_keys(const AttentionPlan* plan, int head) {
@@ -422,6 +531,7 @@ static void attention_keys(const AttentionPlan* plan, int head) {
     attention_table(*plan, head, packed.table);
   } else {
     attention::key_terms(*plan, head, packed);
+    if (attention_has_factors(*plan)) attention::key_factors(*plan, head, packed);
   }
 }
 
@@ -440,7 +550,12 @@ static void attention_rows(const AttentionPlan* plan, int first, int num_rows, i
                                     count,
                                     counts + r * channels + ptrdiff_t(head) * plan->head_dim,
                                     kept + ptrdiff_t(r) * plan->heads + head};
-      if (integer && narrow) {
+      const bool factors = attention_has_factors(*plan) && packed.factors->usable;
+      if (factors && narrow) {
+        attention::factor_rows<uint8_t>(rows, packed, tiling);
+      } else if (factors) {
+        attention::factor_rows<uint16_t>(rows, packed, tiling);
+      } else if (integer && narrow) {
         attention::integer_rows<uint8_t>(rows, packed, tiling);
       } else if (integer) {
         attention::integer_rows<uint16_t>(rows, packed, tiling);

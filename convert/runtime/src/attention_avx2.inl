@@ -199,6 +199,38 @@ static F16 load_distances(const uint8_t* distances) {
            _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_srli_si128(bytes, 8)))}};
 }
 
+// One permutation for the coarse factor, one for the fine. A permutation takes its index modulo 8, so one vector holds
+// the coarse factors of a range of 57 distances, wherever it starts.
+struct VectorLookup {
+  __m256 fine, coarse;
+
+  static bool covers(Range range) { return range.highest / kFactorStep - range.lowest / kFactorStep < 8; }
+
+  VectorLookup(const AttentionFactors& factors, Range range) : fine(_mm256_loadu_ps(factors.fine)) {
+    const int first = range.lowest / kFactorStep;
+    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    const __m256i rotated = _mm256_sub_epi32(lane, _mm256_set1_epi32(first));
+    coarse = _mm256_permutevar8x32_ps(_mm256_loadu_ps(factors.coarse + first), rotated);
+  }
+
+  F16 operator()(const uint8_t* distances) const {
+    F16 result;
+    for (int i = 0; i < 2; i++) {
+      const __m256i k = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(distances + 8 * i)));
+      const __m256 c = _mm256_permutevar8x32_ps(coarse, _mm256_srli_epi32(k, 3));
+      result.v[i] = _mm256_mul_ps(c, _mm256_permutevar8x32_ps(fine, k));
+    }
+    return result;
+  }
+};
+
+static F16 weigh(const uint8_t* distances, int keys, Range range, const AttentionFactors& factors,
+                 const float* key_factor, float* weights, F16 sum) {
+  if (!VectorLookup::covers(range))
+    return weigh_with(PlainLookup{factors.values, range.highest}, distances, keys, key_factor, weights, sum);
+  return weigh_with(VectorLookup(factors, range), distances, keys, key_factor, weights, sum);
+}
+
 // Lane i, negated if bit i is 1.
 static inline F16 negate_where(F16 a, uint32_t bits) {
   const __m256i to_sign = _mm256_setr_epi32(31, 30, 29, 28, 27, 26, 25, 24);

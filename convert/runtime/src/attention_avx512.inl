@@ -156,6 +156,27 @@ static F16 load_distances(const uint8_t* distances) {
   return {_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes))};
 }
 
+// One permutation for the coarse factor, one for the fine.
+struct VectorLookup {
+  __m512 fine, coarse0, coarse1;
+
+  explicit VectorLookup(const AttentionFactors& factors)
+      : fine(_mm512_loadu_ps(factors.fine)),
+        coarse0(_mm512_loadu_ps(factors.coarse)),
+        coarse1(_mm512_loadu_ps(factors.coarse + 16)) {}
+
+  F16 operator()(const uint8_t* distances) const {
+    const __m512i k = _mm512_cvtepu8_epi32(_mm_load_si128(reinterpret_cast<const __m128i*>(distances)));
+    const __m512 coarse = _mm512_permutex2var_ps(coarse0, _mm512_srli_epi32(k, 3), coarse1);
+    return {_mm512_mul_ps(coarse, _mm512_permutexvar_ps(k, fine))};
+  }
+};
+
+static F16 weigh(const uint8_t* distances, int keys, Range, const AttentionFactors& factors, const float* key_factor,
+                 float* weights, F16 sum) {
+  return weigh_with(VectorLookup(factors), distances, keys, key_factor, weights, sum);
+}
+
 // Lane i, negated if bit i is 1.
 static inline F16 negate_where(F16 a, uint32_t bits) {
   return {_mm512_mask_xor_ps(a.v, __mmask16(bits), a.v, _mm512_set1_ps(-0.0f))};

@@ -14,6 +14,7 @@ constexpr int kNarrowHead = 224;
 
 constexpr int kTablePlane = 256;
 constexpr int kTableStep = 16;
+constexpr int kFactorStep = 8;
 
 // Weights of the softmax by distance beyond the row's nearest key: values[k] = round(2^31 exp(-2 score_scale k)),
 // which never grows with k.
@@ -24,15 +25,29 @@ struct AttentionTable {
   uint32_t* values;                // [head_dim + 1], and zeros up to a multiple of kTableStep
 };
 
+// With a frozen key bias a softmax weight is a factor by distance times one by key, exp(-2 score_scale distance) and
+// exp(beta - largest beta), neither of them relative to the row. Here are the factors by distance.
+struct AttentionFactors {
+  // values[k] = coarse[k / kFactorStep] * fine[k % kFactorStep]; what follows is zero beyond head_dim and, but for
+  // `fine`, there for narrow heads only.
+  float fine[2 * kFactorStep];          // twice the same
+  float coarse[40];                     // eight may be read from any of the first 32 on
+  uint8_t planes[4][kTablePlane + 64];  // byte b of values[k]
+  bool usable;
+  float* values;  // [head_dim + 1], and zeros up to kTablePlane
+};
+
 struct AttentionHead {
   uint8_t* keys;
   uint8_t* values;
   AttentionTable* table;
+  AttentionFactors* factors;
   // Over the keys, of which a multiple of 16 may be read. Only those that the plan asks for are written.
   float* key_scale;
   float* key_offset;
-  float* key_sum;   // key_scale * (sum of the key's signs)
-  float* key_bias;  // beta
+  float* key_sum;     // key_scale * (sum of the key's signs)
+  float* key_bias;    // beta
+  float* key_factor;  // 0 for absent keys
 };
 
 AttentionHead attention_head(const AttentionPlan& plan, int head);
@@ -42,5 +57,13 @@ bool attention_is_integer(const AttentionPlan& plan);
 
 // Fills table.
 void attention_table(const AttentionPlan& plan, int head, AttentionTable* table);
+
+// Whether the scores are those of the distance plus one of the key, and a softmax is taken of them.
+bool attention_has_factors(const AttentionPlan& plan);
+
+// Fills factors, given the range of beta, and says whether they are usable: unless a product of two could be so small
+// that sums and thresholds leave the normal numbers.
+bool attention_factors(const AttentionPlan& plan, int head, float lowest_bias, float highest_bias,
+                       AttentionFactors* factors);
 
 }  // namespace acdbit

@@ -275,6 +275,85 @@ static F16 load_distances(const uint8_t* distances) {
           vcvtq_f32_u32(vmovl_u16(vget_low_u16(high))), vcvtq_f32_u32(vmovl_high_u16(high))};
 }
 
+// Sixteen floats from their bytes.
+static inline F16 join_bytes(uint8x16_t byte0, uint8x16_t byte1, uint8x16_t byte2, uint8x16_t byte3) {
+  const uint16x8_t low0 = vreinterpretq_u16_u8(vzip1q_u8(byte0, byte1));
+  const uint16x8_t low1 = vreinterpretq_u16_u8(vzip2q_u8(byte0, byte1));
+  const uint16x8_t high0 = vreinterpretq_u16_u8(vzip1q_u8(byte2, byte3));
+  const uint16x8_t high1 = vreinterpretq_u16_u8(vzip2q_u8(byte2, byte3));
+  return {vreinterpretq_f32_u16(vzip1q_u16(low0, high0)), vreinterpretq_f32_u16(vzip2q_u16(low0, high0)),
+          vreinterpretq_f32_u16(vzip1q_u16(low1, high1)), vreinterpretq_f32_u16(vzip2q_u16(low1, high1))};
+}
+
+// For a range of up to 16 * kRegisters distances. The tables are locals, for members GCC would leave in memory.
+template <int kRegisters>
+static inline F16 weigh_entries(const uint8_t* distances, int keys, Range range, const AttentionFactors& factors,
+                                const float* key_factor, float* weights, F16 sum) {
+  Entries<kRegisters> plane0, plane1, plane2, plane3;
+  plane0.load(factors.planes[0] + range.lowest);
+  plane1.load(factors.planes[1] + range.lowest);
+  plane2.load(factors.planes[2] + range.lowest);
+  plane3.load(factors.planes[3] + range.lowest);
+  const uint8x16_t base = vdupq_n_u8(uint8_t(range.lowest));
+  for (int j = 0; j < keys; j += kLanes) {
+    const uint8x16_t k = vsubq_u8(vld1q_u8(distances + j), base);
+    const F16 factor = join_bytes(plane0.at(k), plane1.at(k), plane2.at(k), plane3.at(k));
+    const F16 weight = factor * load(key_factor + j);
+    store(weights + j, weight);
+    sum = sum + weight;
+  }
+  return sum;
+}
+
+static F16 weigh(const uint8_t* distances, int keys, Range range, const AttentionFactors& factors,
+                 const float* key_factor, float* weights, F16 sum) {
+  switch ((range.highest - range.lowest) / 16) {
+    case 0: return weigh_entries<1>(distances, keys, range, factors, key_factor, weights, sum);
+    case 1: return weigh_entries<2>(distances, keys, range, factors, key_factor, weights, sum);
+    case 2: return weigh_entries<3>(distances, keys, range, factors, key_factor, weights, sum);
+    case 3: return weigh_entries<4>(distances, keys, range, factors, key_factor, weights, sum);
+  }
+  return weigh_with(PlainLookup{factors.values, range.highest}, distances, keys, key_factor, weights, sum);
+}
+
+// Of 64 weights, of which the first `count` exist: bit j = weight j is kept.
+template <bool kInclusive>
+static inline uint8x8_t kept_bits(const float* weights, F16 threshold, int count) {
+  const uint8x16_t own_bit = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};
+  uint8x16_t bits[4];
+  for (int i = 0; i < 4; i++) {
+    const F16 weight = load(weights + (16 * i < count ? 16 * i : 0));
+    bits[i] = kInclusive ? vbicq_u8(own_bit, less_bytes(weight, threshold))
+                         : vandq_u8(own_bit, less_bytes(threshold, weight));
+  }
+  const uint8x16_t fours = vpaddq_u8(vpaddq_u8(bits[0], bits[1]), vpaddq_u8(bits[2], bits[3]));
+  return vget_low_u8(vpaddq_u8(fours, fours));
+}
+
+template <bool kInclusive>
+static inline int keep_weights(const float* weights, int keys, F16 threshold, uint32_t* words) {
+  uint8_t* out = reinterpret_cast<uint8_t*>(words);
+  uint16x4_t count = vdup_n_u16(0);
+  int j = 0;
+  for (; j + 64 <= keys; j += 64, out += 8) {
+    const uint8x8_t bits = kept_bits<kInclusive>(weights + j, threshold, 64);
+    vst1_u8(out, bits);
+    count = vpadal_u8(count, vcnt_u8(bits));
+  }
+  if (j < keys) {
+    const uint8x8_t present = vcreate_u8(~uint64_t(0) >> (64 - (keys - j)));
+    const uint8x8_t bits = vand_u8(kept_bits<kInclusive>(weights + j, threshold, keys - j), present);
+    vst1_u8(out, bits);
+    count = vpadal_u8(count, vcnt_u8(bits));
+  }
+  return int(vaddlv_u16(count));
+}
+
+static int keep_weights(const float* weights, int keys, float bound, bool inclusive, uint32_t* words) {
+  return inclusive ? keep_weights<true>(weights, keys, splat(bound), words)
+                   : keep_weights<false>(weights, keys, splat(bound), words);
+}
+
 // Lane i, negated if bit i is 1.
 template <int kFirst>
 static inline float32x4_t negate_where(float32x4_t a, uint32x4_t bits) {

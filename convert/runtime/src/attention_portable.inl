@@ -110,6 +110,33 @@ static F16 load_distances(const uint8_t* distances) {
   return convert(lanes);
 }
 
+struct Signs {
+  uint32_t lanes[16][4];
+
+  constexpr Signs() : lanes() {
+    for (int bits = 0; bits < 16; bits++) {
+      for (int i = 0; i < 4; i++) lanes[bits][i] = uint32_t(bits >> i & 1) << 31;
+    }
+  }
+};
+static constexpr Signs kSigns;
+
+// Lane i, negated if bit i is 1.
+static inline F16 negate_where(F16 a, uint32_t bits) {
+  uint32_t lanes[16];
+  memcpy(lanes, &a, sizeof lanes);
+  for (int i = 0; i < 16; i += 4, bits >>= 4) {
+    for (int k = 0; k < 4; k++) lanes[i + k] ^= kSigns.lanes[bits & 15][k];
+  }
+  memcpy(&a, lanes, sizeof lanes);
+  return a;
+}
+
+static F16 weigh(const uint8_t* distances, int keys, Range range, const AttentionFactors& factors,
+                 const float* key_factor, float* weights, F16 sum) {
+  return weigh_with(PlainLookup{factors.values, range.highest}, distances, keys, key_factor, weights, sum);
+}
+
 ACDBIT_ALONE static void count_kept(const uint32_t* words, int first_key, int keys, const uint8_t* values,
                                     int head_dim, int32_t* counts) {
   const int num_words = words_of(keys);

@@ -48,6 +48,11 @@ static F16 load_distances(const uint16_t* distances) {
   return convert(lanes);
 }
 
+static F16 weigh(const uint16_t* distances, int keys, Range range, const AttentionFactors& factors,
+                 const float* key_factor, float* weights, F16 sum) {
+  return weigh_with(PlainLookup{factors.values, range.highest}, distances, keys, key_factor, weights, sum);
+}
+
 }  // namespace attention
 }  // namespace ACDBIT_ISA
 }  // namespace acdbit

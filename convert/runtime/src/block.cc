@@ -75,8 +75,8 @@ BlockScratch scratch_layout(const BlockOptions& options, int channels) {
   return s;
 }
 
-// Hands out the constants in the order of block_vectors and block_kernels in acdbit_keras/device_ops.py. Without `vectors` it only
-// counts.
+// Hands out the constants in the order of block_vectors and block_kernels in acdbit_keras/device_ops.py. Without
+// `vectors` it only counts.
 struct Reader {
   const float* vectors;
   const uint32_t* words;
@@ -163,6 +163,7 @@ bool block_sizes(const BlockOptions& options, int channels, int height, int widt
                  size_t* taps) {
   if (channels < 1 || height < 1 || width < 1 || options.heads < 1 || options.mlp_ratio < 1) return false;
   if (channels % options.heads != 0 || channels / options.heads % kWordBits != 0) return false;
+  if (channels / options.heads > kMaxHeadDim) return false;
   // The largest tensors and constants must be addressable in bytes with an int: no model comes near, and no offset in
   // the kernels can overflow.
   int tokens, hidden, elements;

@@ -1,4 +1,4 @@
-// The fused BinaryViT block in stages over rows of tokens; the arithmetic and the layouts are in acdbit_keras/device_ops.py.
+// The fused BinaryViT block in stages over rows of tokens; arithmetic and layouts are in acdbit_keras/device_ops.py.
 //
 //   project  rows -> query, key, value bits, and the sum q + k + v (kept in the output until `finish` replaces it)
 //   keys     attention_keys for every head

@@ -5,7 +5,15 @@
 
 #include <features.h>
 
-#if defined(__GLIBC__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define ACDBIT_SANITIZED
+#endif
+#elif defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define ACDBIT_SANITIZED
+#endif
+
+#if defined(__GLIBC__) && !defined(ACDBIT_SANITIZED)
 #if defined(__x86_64__)
 #define ACDBIT_OLDEST "GLIBC_2.2.5"
 #elif defined(__aarch64__)

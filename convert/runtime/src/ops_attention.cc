@@ -106,6 +106,9 @@ bool prepare(const Session& session, Node* node) {
   if (words % heads != 0)
     return refuse(session, node, "%d words do not divide into %lld heads whose width is a multiple of 32", words,
                   static_cast<long long>(heads));
+  if (32 * (words / heads) > kMaxHeadDim)
+    return refuse(session, node, "its heads have %lld channels, at most %d are supported",
+                  32 * static_cast<long long>(words / heads), kMaxHeadDim);
   if (words >= kMaxSize / 128 || int64_t{rows[kKey]} * words >= kMaxSize / 128)
     return refuse(session, node, "its inputs are too large");
   const int channels = 32 * words;

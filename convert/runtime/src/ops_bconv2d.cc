@@ -218,6 +218,7 @@ bool set_constants(const Session& session, Node* node, State* state) {
 bool prepare(const Session& session, Node* node) {
   State* state = static_cast<State*>(node->state);
   if (!check_counts(session, node, 5, 5, 1, 1) || !check_input(session, node, 0, kTfLiteInt32, 4, 4)) return false;
+  if (node->outputs[0] == nullptr) return refuse(session, node, "output 0 is missing");
   if (!state->ready && !set_constants(session, node, state)) return false;
   const Value* input = node->inputs[0];
   const Value* filter = node->inputs[1];

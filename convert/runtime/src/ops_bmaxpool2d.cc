@@ -68,8 +68,10 @@ void invoke(const Session& session, Node* node) {
   const Value* output = node->outputs[0];
   Call call = {state, reinterpret_cast<const uint32_t*>(node->inputs[0]->data),
                reinterpret_cast<uint32_t*>(output->data), output->dims[3]};
-  const int64_t cost = output->count * state->y.filter * state->x.filter;
-  parallel(session.pool, cost < (1 << 15) ? 1 : session.threads, output->dims[0] * output->dims[1], run, &call);
+  // In floats: a window may be far larger than its input.
+  const float cost = static_cast<float>(output->count) * static_cast<float>(state->y.filter) *
+                     static_cast<float>(state->x.filter);
+  parallel(session.pool, cost < 32768.0f ? 1 : session.threads, output->dims[0] * output->dims[1], run, &call);
 }
 
 }  // namespace

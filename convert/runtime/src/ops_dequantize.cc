@@ -12,6 +12,7 @@ bool prepare(const Session& session, Node* node) {
     return false;
   const Value* input = node->inputs[0];
   Value* output = node->outputs[0];
+  if (output == nullptr) return refuse(session, node, "output 0 is missing");
   if (output->type != kTfLiteFloat32 && output->type != kTfLiteInt8 && output->type != kTfLiteBool)
     return refuse(session, node, "output 0 holds %s, it must hold float32, int8 or bool", type_name(output->type));
   if (output->type == kTfLiteInt8 && !check_scale(session, node, output)) return false;

@@ -2,14 +2,8 @@
 
 #include "affine.inl"
 #include "quantize.inl"
-#if __has_include("attention.inl")
 #include "attention.inl"
-#define ACDBIT_HAS_ATTENTION
-#endif
-#if __has_include("block.inl")
 #include "block.inl"
-#define ACDBIT_HAS_BLOCK
-#endif
 
 namespace acdbit {
 
@@ -20,22 +14,11 @@ const Kernels ACDBIT_TABLE = {
     ACDBIT_ISA::xor_popcount,
     ACDBIT_ISA::quantize,
     ACDBIT_ISA::affine,
-#ifdef ACDBIT_HAS_ATTENTION
     ACDBIT_ISA::attention_keys,
     ACDBIT_ISA::attention_rows,
-#else
-    nullptr,
-    nullptr,
-#endif
-#ifdef ACDBIT_HAS_BLOCK
     ACDBIT_ISA::block_project,
     ACDBIT_ISA::block_finish,
     ACDBIT_ISA::block_pool,
-#else
-    nullptr,
-    nullptr,
-    nullptr,
-#endif
 };
 
 }  // namespace acdbit

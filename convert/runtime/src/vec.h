@@ -39,13 +39,11 @@ static inline F16 prelu(F16 z, F16 slope) {
 // Bit i = a[i] < b[i].
 static inline uint32_t less(F16 a, F16 b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ); }
 static inline uint32_t less32(F16 a, F16 b, F16 c, F16 d) { return less(a, b) | less(c, d) << 16; }
-// 2^n for integral n in [-126, 127].
-static inline F16 exponential2(F16 n) {
-  const __m512i i = _mm512_cvtps_epi32(n.v);
-  return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(i, _mm512_set1_epi32(127)), 23))};
+// a * 2^n, of normal numbers, for a `shifted` of 1.5 * 2^23 + n: its lowest bits are those of n.
+static inline F16 scale2(F16 a, F16 shifted) {
+  const __m512i n = _mm512_slli_epi32(_mm512_castps_si512(shifted.v), 23);
+  return {_mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(a.v), n))};
 }
-// Nearest integer, ties to even; |a| < 2^22.
-static inline F16 nearest(F16 a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
 
 #elif defined(ACDBIT_AVX2)
 
@@ -83,18 +81,12 @@ static inline uint32_t less(F16 a, F16 b) {
   return low | uint32_t(_mm256_movemask_ps(_mm256_cmp_ps(a.v[1], b.v[1], _CMP_LT_OQ))) << 8;
 }
 static inline uint32_t less32(F16 a, F16 b, F16 c, F16 d) { return less(a, b) | less(c, d) << 16; }
-static inline F16 exponential2(F16 n) {
-  F16 r;
+static inline F16 scale2(F16 a, F16 shifted) {
   for (int i = 0; i < 2; i++) {
-    const __m256i e = _mm256_add_epi32(_mm256_cvtps_epi32(n.v[i]), _mm256_set1_epi32(127));
-    r.v[i] = _mm256_castsi256_ps(_mm256_slli_epi32(e, 23));
+    const __m256i n = _mm256_slli_epi32(_mm256_castps_si256(shifted.v[i]), 23);
+    a.v[i] = _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(a.v[i]), n));
   }
-  return r;
-}
-static inline F16 nearest(F16 a) {
-  F16 r;
-  for (int i = 0; i < 2; i++) r.v[i] = _mm256_round_ps(a.v[i], _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  return r;
+  return a;
 }
 
 #elif defined(ACDBIT_NEON)
@@ -126,17 +118,17 @@ ACDBIT_INLINE float32x4_t larger(float32x4_t a, float32x4_t b) { return vbslq_f3
 ACDBIT_INLINE float32x4_t prelu(float32x4_t z, float32x4_t slope) {
   return vbslq_f32(vcgtzq_f32(z), z, vmulq_f32(slope, z));
 }
-ACDBIT_INLINE float32x4_t exponential2(float32x4_t n) {
-  return vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vcvtnq_s32_f32(n), vdupq_n_s32(127)), 23));
+ACDBIT_INLINE float32x4_t scale2(float32x4_t a, float32x4_t shifted) {
+  const int32x4_t n = vshlq_n_s32(vreinterpretq_s32_f32(shifted), 23);
+  return vreinterpretq_f32_s32(vaddq_s32(vreinterpretq_s32_f32(a), n));
 }
 ACDBIT_BINARY(operator+, vaddq_f32)
 ACDBIT_BINARY(operator-, vsubq_f32)
 ACDBIT_BINARY(operator*, vmulq_f32)
 ACDBIT_BINARY(larger, larger)
 ACDBIT_BINARY(prelu, prelu)
+ACDBIT_BINARY(scale2, scale2)
 ACDBIT_UNARY(absolute, vabsq_f32)
-ACDBIT_UNARY(exponential2, exponential2)
-ACDBIT_UNARY(nearest, vrndnq_f32)
 #undef ACDBIT_UNARY
 #undef ACDBIT_BINARY
 // Sixteen comparisons as bytes of ones.
@@ -183,16 +175,14 @@ static inline uint32_t less(F16 a, F16 b) {
   return bits;
 }
 static inline uint32_t less32(F16 a, F16 b, F16 c, F16 d) { return less(a, b) | less(c, d) << 16; }
-static inline F16 exponential2(F16 n) {
-  F16 r;
-  for (int i = 0; i < 16; i++) {
-    const uint32_t bits = uint32_t(int32_t(n.v[i]) + 127) << 23;
-    memcpy(&r.v[i], &bits, 4);
-  }
-  return r;
+static inline F16 scale2(F16 a, F16 shifted) {
+  uint32_t bits[16], n[16];
+  memcpy(bits, &a, sizeof bits);
+  memcpy(n, &shifted, sizeof n);
+  for (int i = 0; i < 16; i++) bits[i] += n[i] << 23;
+  memcpy(&a, bits, sizeof bits);
+  return a;
 }
-// Adding and taking away 1.5 * 2^23 leaves no room for a fraction.
-static inline F16 nearest(F16 a) { ACDBIT_EACH((a.v[i] + 12582912.0f) - 12582912.0f); }
 #undef ACDBIT_EACH
 
 #endif
@@ -218,6 +208,13 @@ static inline float largest(F16 a) {
   const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
 }
+#elif defined(ACDBIT_NEON)
+static inline float sum(F16 a) {
+  const float32x4_t four = vaddq_f32(vaddq_f32(a.v0, a.v2), vaddq_f32(a.v1, a.v3));
+  const float32x2_t two = vadd_f32(vget_low_f32(four), vget_high_f32(four));
+  return vpadds_f32(two);
+}
+static inline float largest(F16 a) { return vmaxvq_f32(vmaxq_f32(vmaxq_f32(a.v0, a.v1), vmaxq_f32(a.v2, a.v3))); }
 #else
 static inline float sum(F16 a) {
   float lanes[16];

@@ -35,7 +35,7 @@ float sum_lanes(float* lanes) {
 float exponential(float x) {
   x = -87.0f < x ? x : -87.0f;
   const float n = nearbyintf(x * 1.44269504f);
-  const float r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
+  const float r = x - n * 0.693147182f;
   const float square = r * r;
   const float high = r * 0.00831250101f + 0.0418903306f;
   const float low = r * 0.166671157f + 0.499992311f;
@@ -74,7 +74,7 @@ std::vector<bool> kept_by_floats(const AttentionPlan& plan, int head, int row, c
                                  const uint32_t* const* key) {
   const int d = plan.head_dim, m = plan.keys;
   const float scale = plan.score_scale[head];
-  std::vector<float> scores(m);
+  std::vector<float> scores(m), beta(m);
   for (int j = 0; j < m; j++) {
     const float dot = float(d - 2 * distance(query, key[j], d));
     if (plan.query_scale != nullptr) {
@@ -90,7 +90,8 @@ std::vector<bool> kept_by_floats(const AttentionPlan& plan, int head, int row, c
         const float weight = plan.key_weights[head * d + c];
         lanes[c % 16] = lanes[c % 16] + (bit(key[j], c) ? -weight : weight);
       }
-      scores[j] = scale * dot + sum_lanes(lanes);
+      beta[j] = sum_lanes(lanes);
+      scores[j] = scale * dot + beta[j];
     }
   }
   std::vector<bool> kept(m);
@@ -98,18 +99,30 @@ std::vector<bool> kept_by_floats(const AttentionPlan& plan, int head, int row, c
     for (int j = 0; j < m; j++) kept[j] = !(scores[j] < 0.0f);
     return kept;
   }
+  // The weight of the row's best key, of which the others are fractions.
   const float largest = *std::max_element(scores.begin(), scores.end());
   std::vector<float> weights(m);
-  float lanes[16] = {};
+  const float top = *std::max_element(beta.begin(), beta.end());
+  const float bottom = *std::min_element(beta.begin(), beta.end());
+  const double span = 2.0 * scale * d + (double(top) - double(bottom));
+  const bool factors = plan.query_scale == nullptr && scale >= 0.0f && span <= 60.0;
   for (int j = 0; j < m; j++) {
-    weights[j] = exponential(scores[j] - largest);
-    lanes[j % 16] = lanes[j % 16] + weights[j];
+    if (factors) {
+      const int k = distance(query, key[j], d);
+      const float by_distance = float(exp(-2.0 * scale * (k / 8 * 8))) * float(exp(-2.0 * scale * (k % 8)));
+      weights[j] = by_distance * exponential(beta[j] - top);
+    } else {
+      weights[j] = exponential(scores[j] - largest);
+    }
   }
+  const float best = factors ? *std::max_element(weights.begin(), weights.end()) : 1.0f;
+  float lanes[16] = {};
+  for (int j = 0; j < m; j++) lanes[j % 16] = lanes[j % 16] + weights[j];
   const float sum = sum_lanes(lanes);
   for (int j = 0; j < m; j++) {
     switch (plan.rule) {
       case Rule::kElastic: kept[j] = weights[j] > 0.5f * plan.probability_scale[head] * sum; break;
-      case Rule::kMaxRatio: kept[j] = !(weights[j] < plan.ratio); break;
+      case Rule::kMaxRatio: kept[j] = !(weights[j] < plan.ratio * best); break;
       default: kept[j] = !(weights[j] < sum / float(m)); break;
     }
   }

@@ -212,8 +212,9 @@ TEST(AttentionTest, EqualsReferenceForManyKeys) {
 TEST(AttentionTest, ExtremeScales) {
   std::mt19937 random(4);
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
-  const float scales[] = {0.0f,  1e-30f, 1e-6f, 0.01f, 3.0f,      100.0f,
-                          1e30f, -1.0f,  -1e30f, kInfinity, -kInfinity, std::nanf("")};
+  // 0.4 and 0.45 lie on either side of where factors give way to exponentials.
+  const float scales[] = {0.0f,   1e-30f, 1e-6f, 0.01f,  0.4f,      0.45f,      3.0f,
+                          100.0f, 1e30f,  -1.0f, -1e30f, kInfinity, -kInfinity, std::nanf("")};
   for (float scale : scales) {
     for (Rule rule : kRules) {
       for (const Form& form : kForms) {

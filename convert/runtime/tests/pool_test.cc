@@ -65,6 +65,22 @@ TEST(Pool, ServesSeveralCallers) {
   pool_destroy(pool);
 }
 
+TEST(Pool, TwoPoolsInTwoThreads) {
+  std::vector<std::thread> owners;
+  for (int owner = 0; owner < 2; owner++) {
+    owners.emplace_back([owner] {
+      for (int life = 0; life < 40; life++) {
+        Pool* pool = pool_create();
+        const int threads = 1 + (life + owner) % 4;
+        pool_grow(pool, threads);
+        for (int round = 0; round < 20; round++) check(pool, threads, 1 + 7 * round);
+        pool_destroy(pool);
+      }
+    });
+  }
+  for (std::thread& owner : owners) owner.join();
+}
+
 TEST(Pool, SleepsWhenIdle) {
   Pool* pool = pool_create();
   pool_grow(pool, 4);
