@@ -40,7 +40,7 @@ def runs(tmp_path_factory):
     assert main(["train", "digits_teacher", "--out", str(folder / "teacher"), *common]) == 0
     student = ["train", "digits_acd_bit", "--teacher", str(folder / "teacher"), *common, "--out"]
     command = [sys.executable, "-m", "acdbit_keras.cli", *student]
-    # On one thread: on several, TensorFlow's sums depend on how busy the machine is, and a sign may turn.
+    # On one thread, and each in a process of its own: otherwise the two once parted in the first epoch on a busy machine.
     options = dict(env={**os.environ, "TF_NUM_INTRAOP_THREADS": "1"}, stdout=subprocess.DEVNULL, text=True)
     subprocess.run([*command, str(folder / "whole")], check=True, **options)
 
