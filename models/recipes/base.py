@@ -27,7 +27,8 @@ class Recipe:
         label_weight, query_key_weight, query_key_form: of the distillation; `None` is what the scheme brings.
         clip_norm: global norm to which gradients are clipped; `None` for not.
         mixed_precision: train in float16 (or bfloat16 on accelerators that prefer it) with float32 weights.
-        jit_compile: compile the step with XLA.
+        jit_compile: compile the step with XLA. Without it, equal seeds give equal curves on TensorFlow only with
+            TF_NUM_INTEROP_THREADS=1 in the environment: its sums of gradients depend on the scheduling.
         steps_per_execution: steps per call of the compiled function.
         seed: the one seed of initial weights, order, augmentation and stochastic depth.
     """
