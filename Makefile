@@ -42,16 +42,19 @@ endef
 clean:
 	rm -rf .venv .venv-jax runs .pytest_cache .hypothesis *.egg-info
 
-# For work on the runtime (convert/runtime): its tests under the address, undefined-behaviour and thread sanitizers
-# (packages g++, cmake, ninja-build, googletest), and its fuzzer (clang, libclang-rt-14-dev): make fuzz SECONDS=600.
+# For work on the runtime (convert/runtime): its tests, those in Python included, under the address, undefined-behaviour
+# and thread sanitizers (packages g++, cmake, ninja-build, googletest), and its fuzzer (clang, libclang-rt-14-dev): make fuzz SECONDS=600.
 # What the fuzzer finds goes to build/fuzz; inputs worth keeping go to convert/runtime/fuzz/corpus.
 SECONDS ?= 60
 
 .PHONY: sanitize fuzz
 
-sanitize:
+sanitize: .venv/ready
 	cd convert/runtime && for preset in sanitize thread-sanitize; do \
 		cmake --preset $$preset && cmake --build --preset $$preset && ctest --preset $$preset || exit 1; done
+	ACDBIT_RUNTIME=$(CURDIR)/build/sanitize/libacdbit_runtime.so ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 \
+		LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" TF_CPP_MIN_LOG_LEVEL=3 \
+		.venv/bin/python -m pytest -k "not glibc" $(addprefix tests/convert/test_runtime_,delegate.py ops.py blocks.py convolution.py)
 
 fuzz:
 	cd convert/runtime && cmake --preset fuzz && cmake --build --preset fuzz

@@ -142,7 +142,7 @@ def benchmark(paths, engines=None, num_threads=1, runs=50, warmup=5, seed=0, pro
     contenders = [_enter(path, engine, seed) for path, engine in zip(paths, engines, strict=True)]
     for contender in contenders:
         _start(contender, num_threads)
-    times = _take_turns([lambda c=c: c.session.run(c.inputs) for c in contenders], runs, warmup)
+    times = take_turns([lambda c=c: c.session.run(c.inputs) for c in contenders], runs, warmup)
     nodes = [_profile(c, num_threads, runs, warmup) if profile and c.model is not None else () for c in contenders]
 
     reference = float(np.median(times[0]))
@@ -188,7 +188,7 @@ def table(results):
         ]
         for r in results
     ]  # fmt: skip
-    parts = [_align(header, rows, text_columns=2)]
+    parts = [align(header, rows, text_columns=2)]
     for r in results:
         if r.nodes:
             parts.append(_by_op(r))
@@ -305,19 +305,31 @@ def _start(contender, num_threads):
     contender.heap_bytes = None if before is None else after - before
 
 
-def _take_turns(calls, runs, warmup):
-    """Calls each in turn, `warmup` rounds untimed, then `runs` rounds; returns a list of milliseconds per call."""
+def take_turns(calls, runs, warmup, repeats=None):
+    """Calls each in turn, `warmup` rounds untimed, then `runs` rounds.
+
+    Args:
+        calls: functions without arguments.
+        runs, warmup: numbers of rounds.
+        repeats: timed calls in a turn, after one that is not timed; None: one, at once.
+
+    Returns:
+        list of a list per function: milliseconds of each timed call.
+    """
     times = [[] for _ in calls]
     collecting = gc.isenabled()
     gc.disable()  # a collection would land on whichever call happens to run
     try:
         for round_number in range(warmup + runs):
             for samples, call in zip(times, calls, strict=True):
-                start = time.perf_counter_ns()
-                call()
-                elapsed = time.perf_counter_ns() - start
-                if round_number >= warmup:
-                    samples.append(elapsed / 1e6)
+                if repeats:
+                    call()
+                for _ in range(repeats or 1):
+                    start = time.perf_counter_ns()
+                    call()
+                    elapsed = time.perf_counter_ns() - start
+                    if round_number >= warmup:
+                        samples.append(elapsed / 1e6)
     finally:
         if collecting:
             gc.enable()
@@ -339,7 +351,7 @@ def _profile(contender, num_threads, runs, warmup):
                 content = flatbuffer.pack(flatbuffer.single_operator(contender.model, node.index))
                 session = start_engine(contender.engine, content, num_threads, f"node {node.index}")
                 inputs = [values[tensor.index] for tensor in node.activations]
-                [samples] = _take_turns([lambda s=session, i=inputs: s.run(i)], runs, warmup)
+                [samples] = take_turns([lambda s=session, i=inputs: s.run(i)], runs, warmup)
                 median = float(np.median(samples))
             except (RuntimeError, ValueError, KeyError) as error:
                 reason = _first_line(error)
@@ -403,10 +415,11 @@ def _by_op(result):
         for op, (count, total, missing) in sorted(totals.items(), key=lambda item: -item[1][1])
     ]
     title = f"{os.path.basename(result.path)}: each node alone, {whole:.3f} ms in sum"
-    return title + "\n" + _align(["op", "nodes", "ms", "share", "not timed"], rows, text_columns=1)
+    return title + "\n" + align(["op", "nodes", "ms", "share", "not timed"], rows, text_columns=1)
 
 
-def _align(header, rows, text_columns):
+def align(header, rows, text_columns):
+    """Rows of text under a header as one text, the first `text_columns` columns to the left, the others to the right."""
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     lines = []
     for row in [header, *rows]:

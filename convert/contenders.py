@@ -10,7 +10,7 @@ import pathlib
 
 import numpy as np
 
-from acdbit_keras.models import VisionTransformer
+from acdbit_keras.models import Backbone
 from acdbit_keras.models.blocks import FloatBlock
 
 from . import runtime
@@ -24,11 +24,11 @@ def float_twin(model):
     """The float32 vision transformer of a binary one's sizes, untrained, `perturbed`.
 
     Raises:
-        ValueError: not a `VisionTransformer`.
+        ValueError: not a `Backbone`.
     """
-    if not isinstance(model, VisionTransformer):
+    if not isinstance(model, Backbone):
         raise ValueError(f"there is no float twin of a {type(model).__name__}; name a float model to compare with")
-    return perturbed(VisionTransformer(**{**model.get_config(), "scheme": "float32", "name": "float_twin"}))
+    return perturbed(type(model)(**{**model.get_config(), "scheme": "float32", "name": "float_twin"}))
 
 
 def perturbed(model, seed=0):
@@ -60,7 +60,7 @@ def make(model, twin, folder, engines=None):
 
     Raises:
         ConversionError, ImportError, ValueError: as `to_tflite`; an unknown engine; a twin that is no float
-            `VisionTransformer`; the package onnx or onnxruntime is not installed.
+            `Backbone`; the package onnx or onnxruntime is not installed.
     """
     images = np.random.default_rng(0).standard_normal((_CALIBRATION_IMAGES, *input_shape(twin))).astype(np.float32)
     known = {
@@ -69,6 +69,7 @@ def make(model, twin, folder, engines=None):
         "int8.tflite": (["litert"], lambda path: to_tflite(twin, path, "int8", calibration=images)),
         "float32.onnx": (["onnx"], lambda path: to_onnx(twin, path)),
         "dynamic.onnx": (["onnx"], lambda path: to_onnx(twin, path, "dynamic")),
+        "int8.onnx": (["onnx"], lambda path: to_onnx(twin, path, "int8", images)),
         "bits_float_attention.tflite": (["lce"], lambda path: to_tflite(model, path, "bits", attention="float")),
         "bits.tflite": (
             [f"acdbit:{kernels}" for kernels in runtime.kernel_paths()],
@@ -91,38 +92,60 @@ def make(model, twin, folder, engines=None):
     return [path for path, _ in chosen], [engine for _, engine in chosen]
 
 
-def to_onnx(model, path, precision="float32"):
+def to_onnx(model, path, precision="float32", calibration=None):
     """Writes a float vision transformer as an ONNX file that takes one image, `(1, height, width, channels)`, per run.
 
     Args:
-        model: `VisionTransformer` of a scheme with float blocks.
+        model: `Backbone` of a scheme with float blocks.
         path: where to.
-        precision: "float32", or "dynamic", int8 weights and activations that are quantized when the file runs.
+        precision: "float32"; "dynamic", int8 weights and activations that are quantized when the file runs; or "int8",
+            both quantized by what is measured on `calibration`.
+        calibration: for "int8", float32 images `(N, height, width, channels)`.
 
     Raises:
-        ImportError: the package onnx, or for "dynamic" onnxruntime, is not installed.
-        ValueError: another model.
+        ImportError: the package onnx, or for the quantized ones onnxruntime, is not installed.
+        ValueError: another model, or no images to calibrate on.
     """
-    blocks = model.blocks if isinstance(model, VisionTransformer) and not model.scheme.is_binary else [None]
+    blocks = model.blocks if isinstance(model, Backbone) and not model.scheme.is_binary else [None]
     if not all(isinstance(block, FloatBlock) for block in blocks):
         raise ValueError("only a float vision transformer of this package is written as ONNX")
     try:
         import onnx
 
-        if precision == "dynamic":
+        if precision != "float32":
             from onnxruntime import quantization
     except ImportError as error:
         needed = "writing ONNX files needs the packages onnx and onnxruntime: pip install acdbit-keras[bench]"
         raise ImportError(needed) from error
+    if precision == "int8" and (calibration is None or not len(calibration)):
+        raise ValueError("precision 'int8' needs calibration images")
     graph = _Graph(onnx)
     graph.vision_transformer(model)
     content = graph.model(model.input_shape_of_images, model.classes)
+    if precision == "float32":
+        onnx.save(content, str(path))
+        return
+    int8 = quantization.QuantType.QInt8
     if precision == "dynamic":
         # Products with weights: the convolution of the patches is slower in integers.
-        int8 = quantization.QuantType.QInt8
         quantization.quantize_dynamic(content, str(path), op_types_to_quantize=["MatMul"], weight_type=int8)
     else:
-        onnx.save(content, str(path))
+        quantization.quantize_static(
+            content, str(path), _calibration_reader(quantization, calibration), quant_format=quantization.QuantFormat.QDQ,
+            op_types_to_quantize=["MatMul"], weight_type=int8, activation_type=quantization.QuantType.QUInt8, per_channel=True,
+        )  # fmt: skip
+
+
+def _calibration_reader(quantization, images):
+    class Reader(quantization.CalibrationDataReader):
+        def __init__(self):
+            self._left = iter(images)
+
+        def get_next(self):
+            image = next(self._left, None)
+            return None if image is None else {"images": image[None]}
+
+    return Reader()
 
 
 class _Graph:
@@ -166,10 +189,14 @@ class _Graph:
                 x = self.convolution(self.add("Relu", x) if index else x, convolution)
                 vectors = (norm.gamma, norm.beta, norm.moving_mean, norm.moving_variance)
                 x = self.add("BatchNormalization", x, *vectors, epsilon=norm.epsilon)
-        x = self.add("Transpose", self.add("Reshape", x, np.array([model.width, -1])), perm=[1, 0])
-        x = self.add("Add", x, np.reshape(model.positions, (-1, model.width)))
-        for block in model.blocks:
-            x = self.block(block, x)
+        width, side = model.blocks[0].width, model.grid
+        x = self.add("Transpose", self.add("Reshape", x, np.array([width, -1])), perm=[1, 0])
+        x = self.add("Add", x, np.reshape(model.positions, (-1, width)))
+        for merging, blocks in model.stages:
+            if merging is not None:
+                x, side = self.merging(merging, x, side), side // 2
+            for block in blocks:
+                x = self.block(block, x, side)
         x = self.add("ReduceMean", x, np.array([0]), keepdims=1)
         self.dense(model.classifier, self.norm(model.norm, x))
 
@@ -178,16 +205,30 @@ class _Graph:
         bias = [layer.bias] if layer.use_bias else []
         return self.add("Conv", x, kernel, *bias, strides=layer.strides, auto_pad="SAME_UPPER")
 
-    def block(self, block, x):
-        u = self.norm(block.attention_norm, x)
+    def merging(self, layer, x, side):
+        channels = layer.dense.kernel.shape[0]
+        rows = self.add("Reshape", x, np.array([side // 2, 2, side // 2, channels // 2]))
+        tokens = self.add("Reshape", self.add("Transpose", rows, perm=[0, 2, 1, 3]), np.array([-1, channels]))
+        x = self.norm(layer.norm, self.add("MatMul", tokens, layer.dense.kernel))
+        return self.add("Add", x, np.reshape(layer.positions, (-1, layer.width)))
+
+    def average(self, x, side, window, width):
+        rows = self.add("ReduceMean", self.add("Reshape", x, np.array([-1, window, side * width])), np.array([1]), keepdims=0)
+        return self.add("ReduceMean", self.add("Reshape", rows, np.array([-1, window, width])), np.array([1]), keepdims=0)
+
+    def block(self, block, x, side):
+        u = reduced = self.norm(block.attention_norm, x)
+        if block.reduction > 1:
+            reduced = self.dense(block.reduction_dense, self.average(u, side, block.reduction, block.width))
+            reduced = self.add("Gelu", self.norm(block.reduction_norm, reduced))
         head_dim = block.width // block.num_heads
         rows = np.array([-1, block.num_heads, head_dim])
         query, key, value = (
-            self.add("Transpose", self.add("Reshape", self.dense(layer, u), rows), perm=axes)
-            for layer, axes in (
-                (block.query_dense, [1, 0, 2]),
-                (block.key_dense, [1, 2, 0]),
-                (block.value_dense, [1, 0, 2]),
+            self.add("Transpose", self.add("Reshape", self.dense(layer, source), rows), perm=axes)
+            for layer, source, axes in (
+                (block.query_dense, u, [1, 0, 2]),
+                (block.key_dense, reduced, [1, 2, 0]),
+                (block.value_dense, reduced, [1, 0, 2]),
             )
         )
         scores = self.add("MatMul", self.add("Mul", query, np.float32(head_dim**-0.5)), key)

@@ -45,10 +45,18 @@ class _LitertEngine:
         self._outputs = [detail["index"] for detail in interpreter.get_output_details()]
 
     def run(self, inputs):
+        self.feed(inputs)
+        self.invoke()
+        return [self._interpreter.get_tensor(index) for index in self._outputs]
+
+    def feed(self, inputs):
+        """Copies the inputs into the interpreter, where they stay for any number of calls of `invoke`."""
         for index, value in zip(self._inputs, inputs, strict=True):
             self._interpreter.set_tensor(index, value)
+
+    def invoke(self):
+        """One inference, without the copies of inputs and outputs."""
         self._interpreter.invoke()
-        return [self._interpreter.get_tensor(index) for index in self._outputs]
 
 
 class _AcdbitEngine(_LitertEngine):

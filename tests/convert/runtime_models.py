@@ -1,74 +1,7 @@
-"""``.tflite`` files written directly as objects, without a converter: graphs of the runtime's custom ops."""
+"""Models of the runtime's custom ops, as bytes, and bits as they are packed."""
 
 import numpy as np
-from acdbit_keras.convert import flatbuffer
-from flatbuffers import flexbuffers
-
-schema = flatbuffer.schema
-_TYPES = {"float32": 0, "int32": 2, "bool": 6, "int8": 9}
-_CUSTOM = schema.BuiltinOperator.CUSTOM
-
-
-class Graph:
-    """A model under construction.
-
-    Tensors are referred to by their index, which every method returns. `data` of a constant may be any array; what a
-    tensor declares (shape, dtype) is what the file says, right or wrong.
-    """
-
-    def __init__(self):
-        self.tensors, self.operators, self.codes = [], [], []
-        self.buffers = [schema.BufferT()]
-        self.inputs, self.outputs = [], []
-
-    def tensor(self, shape, dtype, scale=None, zero_point=0, data=None):
-        tensor = schema.TensorT()
-        tensor.name = f"tensor_{len(self.tensors)}".encode()
-        tensor.shape = np.array(shape, np.int32)
-        tensor.type = _TYPES[dtype]
-        tensor.buffer = 0
-        if scale is not None:
-            tensor.quantization = schema.QuantizationParametersT()
-            tensor.quantization.scale = np.array([scale], np.float32)
-            tensor.quantization.zeroPoint = np.array([zero_point], np.int64)
-        if data is not None:
-            tensor.buffer = len(self.buffers)
-            content = np.frombuffer(np.ascontiguousarray(data).tobytes(), np.uint8)
-            self.buffers.append(schema.BufferT(data=content))
-        self.tensors.append(tensor)
-        return len(self.tensors) - 1
-
-    def constant(self, values):
-        values = np.asarray(values)
-        return self.tensor(values.shape, values.dtype.name, data=values)
-
-    def input(self, shape, dtype, **quantization):
-        self.inputs.append(self.tensor(shape, dtype, **quantization))
-        return self.inputs[-1]
-
-    def custom(self, name, inputs, outputs, options=None, version=1):
-        """Adds a node; `options` is a dict, or the bytes themselves."""
-        code = schema.OperatorCodeT()
-        code.builtinCode, code.deprecatedBuiltinCode = _CUSTOM, _CUSTOM
-        code.customCode, code.version = name.encode(), version
-        self.codes.append(code)
-        content = flexbuffers.Dumps(options) if isinstance(options, dict) else options or b""
-        node = schema.OperatorT()
-        node.opcodeIndex = len(self.codes) - 1
-        node.inputs, node.outputs = np.array(inputs, np.int32), np.array(outputs, np.int32)
-        node.customOptions = np.frombuffer(content, np.uint8) if content else None
-        self.operators.append(node)
-        return outputs[0]
-
-    def pack(self, *outputs):
-        graph = schema.SubGraphT()
-        graph.name = b"main"
-        graph.tensors, graph.operators = self.tensors, self.operators
-        graph.inputs, graph.outputs = np.array(self.inputs, np.int32), np.array(outputs, np.int32)
-        model = schema.ModelT()
-        model.version = 3
-        model.operatorCodes, model.subgraphs, model.buffers = self.codes, [graph], self.buffers
-        return flatbuffer.pack(model)
+from acdbit_keras.convert.graph import Graph
 
 
 def words(channels):

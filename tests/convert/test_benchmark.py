@@ -177,10 +177,14 @@ def twin():
 @pytest.fixture(scope="module")
 def onnx_files(twin, tmp_path_factory):
     folder = tmp_path_factory.mktemp("onnx")
-    written = {precision: folder / f"{precision}.onnx" for precision in ("float32", "dynamic")}
+    written = {precision: folder / f"{precision}.onnx" for precision in ("float32", "dynamic", "int8")}
     for precision, path in written.items():
-        contenders.to_onnx(twin, path, precision)
+        contenders.to_onnx(twin, path, precision, calibration_images(twin) if precision == "int8" else None)
     return written
+
+
+def calibration_images(model):
+    return np.random.default_rng(1).standard_normal((16, *model.input_shape_of_images)).astype(np.float32)
 
 
 def predictions(model, path):
@@ -193,9 +197,10 @@ def predictions(model, path):
 def test_onnx_files_compute_what_keras_does(twin, onnx_files, tmp_path):
     found, expected = predictions(twin, onnx_files["float32"])
     np.testing.assert_allclose(found, expected, atol=1e-5)
-    found, expected = predictions(twin, onnx_files["dynamic"])
-    np.testing.assert_allclose(found, expected, atol=0.1 * np.abs(expected).max())
-    assert onnx_files["dynamic"].stat().st_size < 0.4 * onnx_files["float32"].stat().st_size
+    for precision, tolerance in (("dynamic", 0.1), ("int8", 0.2)):
+        found, expected = predictions(twin, onnx_files[precision])
+        np.testing.assert_allclose(found, expected, atol=tolerance * np.abs(expected).max())
+        assert onnx_files[precision].stat().st_size < 0.45 * onnx_files["float32"].stat().st_size
 
     convolutional = contenders.perturbed(models.build("vit_micro_patch4_32", "float32", depth=1))
     contenders.to_onnx(convolutional, tmp_path / "stem.onnx")
@@ -222,6 +227,8 @@ def test_bad_onnx_input(files, onnx_files, twin, tmp_path, monkeypatch):
         benchmark(onnx_files["float32"], "lce")
     with pytest.raises(ValueError, match="engine must be one of"):
         benchmark(files["float"], "onnx")
+    with pytest.raises(ValueError, match="precision 'int8' needs calibration images"):
+        contenders.to_onnx(twin, tmp_path / "int8.onnx", "int8")
     with pytest.raises(ValueError, match="only a float vision transformer"):
         contenders.to_onnx(models.build("vit_nano_patch2_8", "acd_bit", depth=1), tmp_path / "bits.onnx")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
@@ -235,18 +242,22 @@ def test_bad_onnx_input(files, onnx_files, twin, tmp_path, monkeypatch):
 # --- contenders -----------------------------------------------------------------------------------------------------
 
 
-def test_a_model_on_every_engine(tmp_path, capsys):
-    arguments = ["--model", "vit_nano_patch2_8:acd_bit", "--runs", "3", "--no-profile", "--json"]
+def test_a_model_on_every_engine(tmp_path, capsys, twin):
+    student = contenders.perturbed(models.build("vit_nano_patch2_8", "acd_bit", depth=1))
+    names = {model: str(tmp_path / f"{name}.keras") for name, model in (("student", student), ("teacher", twin))}
+    for model, name in names.items():
+        model.save(name)
+    arguments = ["--model", names[student], "--teacher", names[twin], "--runs", "3", "--no-profile", "--json"]
     assert main(["bench", *arguments, "--plot", str(tmp_path / "all.png"), "--out", str(tmp_path / "all.json")]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert [(result["path"], result["engine"]) for result in printed] == [
         ("float32.tflite", "litert"), ("dynamic.tflite", "litert"), ("int8.tflite", "litert"),
-        ("float32.onnx", "onnx"), ("dynamic.onnx", "onnx"), ("bits_float_attention.tflite", "lce"),
+        ("float32.onnx", "onnx"), ("dynamic.onnx", "onnx"), ("int8.onnx", "onnx"), ("bits_float_attention.tflite", "lce"),
         *[("bits.tflite", f"acdbit:{kernels}") for kernels in runtime.kernel_paths()],
     ]  # fmt: skip
-    assert printed[0]["ratio"] == 1 and printed[-1]["file_bytes"] < printed[0]["file_bytes"] / 4
+    assert printed[0]["ratio"] == 1 and printed[-1]["file_bytes"] < printed[0]["file_bytes"] / 2
     written = json.loads((tmp_path / "all.json").read_text())
-    assert written["model"] == "vit_nano_patch2_8:acd_bit" and written["processor"]
+    assert written["model"] == names[student] and written["processor"]
     assert "onnxruntime" in written["versions"]
     assert [(result["path"], result["median_ms"]) for result in written["results"]] == [
         (result["path"], result["median_ms"]) for result in printed
@@ -254,12 +265,18 @@ def test_a_model_on_every_engine(tmp_path, capsys):
     assert (tmp_path / "all.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_an_untrained_model_gets_a_twin_of_its_sizes(capsys):
+    assert main(["bench", "--model", "vit_nano_patch2_8:acd_bit", "--engine", "onnx", "--runs", "1", "--no-profile", "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert [result["path"] for result in printed] == ["float32.onnx", "dynamic.onnx", "int8.onnx"]
+
+
 def test_chosen_engines_only(twin, tmp_path):
     student = models.build("vit_nano_patch2_8", "acd_bit", depth=1)
     paths, engines = contenders.make(student, twin, tmp_path, ["onnx", "acdbit:portable"])
-    assert engines == ["onnx", "onnx", "acdbit:portable"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["bits.tflite", "dynamic.onnx", "float32.onnx"]
-    assert paths == [str(tmp_path / name) for name in ("float32.onnx", "dynamic.onnx", "bits.tflite")]
+    assert engines == ["onnx", "onnx", "onnx", "acdbit:portable"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bits.tflite", "dynamic.onnx", "float32.onnx", "int8.onnx"]
+    assert paths == [str(tmp_path / name) for name in ("float32.onnx", "dynamic.onnx", "int8.onnx", "bits.tflite")]
     with pytest.raises(ValueError, match="engine 'tensorrt' is none .*; there are litert, onnx, lce, acdbit"):
         contenders.make(student, twin, tmp_path, ["tensorrt"])
 
@@ -277,8 +294,8 @@ def test_twin():
 
 def test_files_or_a_model(capsys):
     for arguments, expected in (
-        ([], "either files or --model"),
-        (["a.tflite", "--model", "vit_nano_patch2_8:acd_bit"], "either files or --model"),
+        ([], "either files, --model or --kernels"),
+        (["a.tflite", "--model", "vit_nano_patch2_8:acd_bit"], "either files, --model or --kernels"),
         (["a.tflite", "--teacher", "vit_nano_patch2_8:float32"], "--teacher goes with --model"),
     ):
         assert main(["bench", *arguments]) == 2

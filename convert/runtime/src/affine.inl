@@ -1,4 +1,4 @@
-// The output transform of a convolution: counts to floats, one multiplier and one bias per output.
+// Output transforms: counts to floats. A convolution has one multiplier and one bias per output.
 
 namespace acdbit {
 namespace ACDBIT_ISA {
@@ -7,6 +7,15 @@ static void affine(const int32_t* counts, const float* multiplier, const float* 
   int o = 0;
   for (; o + 16 <= outputs; o += 16) store(y + o, convert(counts + o) * load(multiplier + o) + load(bias + o));
   for (; o < outputs; o++) y[o] = float(counts[o]) * multiplier[o] + bias[o];
+}
+
+static void context(const int32_t* counts, const int32_t* kept, const float* count_multiplier,
+                    const float* kept_multiplier, int heads, int head_dim, float* y) {
+  for (int h = 0; h < heads; h++) {
+    const F16 all = splat(float(kept[h]));
+    for (int c = h * head_dim; c < (h + 1) * head_dim; c += 16)
+      store(y + c, convert(counts + c) * load(count_multiplier + c) + all * load(kept_multiplier + c));
+  }
 }
 
 }  // namespace ACDBIT_ISA

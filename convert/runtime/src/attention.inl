@@ -18,6 +18,7 @@
 //   negate_where: lanes of a vector, where a bit is 1
 //   load_distances: sixteen distances as floats
 //   weigh:       softmax weights of a range of keys, from factors by distance and by key; returns the lanes' sums
+//   keep_weights: bit j of words = weight j > bound, or with `inclusive` that it is not below; returns how many
 #include <math.h>
 
 #include "attention_layout.h"
@@ -143,6 +144,14 @@ static inline void table_sums_of_rows(const Distance* distances, ptrdiff_t strid
   for (int r = 0; r < num_rows; r++) sums[r] += table_sum(distances + r * stride, keys, range[r], table);
 }
 
+// Likewise; weights are as far apart as distances.
+template <class Distance>
+static inline void weigh_rows(const Distance* distances, ptrdiff_t stride, int num_rows, int keys, const Range* range,
+                              const AttentionFactors& factors, const float* key_factor, float* weights, F16* sums) {
+  for (int r = 0; r < num_rows; r++)
+    sums[r] = weigh(distances + r * stride, keys, range[r], factors, key_factor, weights + r * stride, sums[r]);
+}
+
 #if !defined(ACDBIT_NEON)
 static inline void count_kept_of_rows(const uint32_t* words, ptrdiff_t words_stride, int num_rows, int first_key,
                                       int keys, const uint8_t* values, int head_dim, int32_t* counts,
@@ -216,8 +225,7 @@ struct Tiling {
         rows(capacity / keys < kMostRows ? capacity / keys : kMostRows) {}
 };
 
-#if !defined(ACDBIT_NEON)
-// Bit j of words = weight j > bound, or with `inclusive` that it is not below; returns how many.
+#if !defined(ACDBIT_NEON) && !defined(ACDBIT_AVX512)
 static inline int keep_weights(const float* weights, int keys, float bound, bool inclusive, uint32_t* words) {
   const F16 threshold = splat(bound);
   int count = 0;
@@ -442,10 +450,9 @@ static void factor_rows(const Rows& rows, const AttentionHead& packed, const Til
     Range range[kMostRows];
     distances_of_rows(rows.query(0), plan.query_stride, rows.count, packed.keys, plan.head_dim, first, keys, near, tile,
                       range);
-    for (int r = 0; r < rows.count; r++) {
-      float* const row = weights + r * tile;
-      sums[r] = weigh(near + r * tile, keys, range[r], factors, packed.key_factor + first, row, sums[r]);
-      if (plan.rule != Rule::kMaxRatio) continue;
+    weigh_rows(near, tile, rows.count, keys, range, factors, packed.key_factor + first, weights, sums);
+    for (int r = 0; r < rows.count && plan.rule == Rule::kMaxRatio; r++) {
+      const float* const row = weights + r * tile;
       F16 maximum = splat(most[r]);
       for (int j = 0; j < keys; j += 16) maximum = larger(maximum, load(row + j));
       most[r] = largest(maximum);

@@ -1,5 +1,5 @@
-// Binary attention with AVX-512 (VPOPCNTDQ, BITALG, VBMI): distances of 64 keys in the bytes of a vector, the table of
-// exponentials in four, one for each byte of its values.
+// Binary attention with AVX-512 (VPOPCNTDQ, BITALG, VBMI, VNNI): distances of 64 keys in the bytes of a vector, the table
+// of exponentials in four, one for each byte of its values.
 //
 // Keys: per 64 keys, per byte of the head's bits, 64 bytes. Values: V+ per 32 keys, per channel, one word.
 namespace acdbit {
@@ -43,21 +43,42 @@ static void pack_values(const uint32_t* rows, ptrdiff_t stride, int keys, int he
   }
 }
 
-template <int kBlocks>
-static inline __m512i distance_blocks(const uint8_t* query, const uint8_t* packed, int planes, uint8_t* out,
-                                      __mmask64 last, __m512i lowest) {
+static inline int lowest_byte(__m512i a) {
+  const __m256i half = _mm256_min_epu8(_mm512_castsi512_si256(a), _mm512_extracti64x4_epi64(a, 1));
+  __m128i quarter = _mm_min_epu8(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+  quarter = _mm_min_epu8(quarter, _mm_srli_epi16(quarter, 8));
+  return _mm_cvtsi128_si32(_mm_minpos_epu16(quarter)) & 0xff;
+}
+
+// Of kBlocks blocks of 64 keys; the last has `left` keys, at most 32 of them if kHalf.
+template <int kBlocks, bool kHalf>
+static inline __m512i distance_blocks(const uint8_t* query, const uint8_t* packed, int planes, uint8_t* out, int left,
+                                      __m512i lowest) {
+  constexpr int kWhole = kBlocks - kHalf;
   __m512i total[kBlocks];
+  __m256i half = _mm256_setzero_si256();
+#pragma GCC unroll 4
   for (int b = 0; b < kBlocks; b++) total[b] = _mm512_setzero_si512();
   const size_t block = size_t(planes) * kLanes;
 #pragma GCC unroll 4
-  for (int p = 0; p < planes; p++) {
+  for (int p = 0; p < planes; p++, packed += kLanes) {
     const __m512i byte = _mm512_set1_epi8(char(query[p]));
-    for (int b = 0; b < kBlocks; b++) {
-      const __m512i plane = _mm512_load_si512(packed + b * block + p * kLanes);
+#pragma GCC unroll 4
+    for (int b = 0; b < kWhole; b++) {
+      const __m512i plane = _mm512_load_si512(packed + b * block);
       total[b] = _mm512_add_epi8(total[b], _mm512_popcnt_epi8(_mm512_xor_si512(plane, byte)));
     }
+    if constexpr (kHalf) {
+      const __m256i plane = _mm256_load_si256(reinterpret_cast<const __m256i*>(packed + kWhole * block));
+      const __m256i differ = _mm256_xor_si256(plane, _mm512_castsi512_si256(byte));
+      half = _mm256_add_epi8(half, _mm256_popcnt_epi8(differ));
+    }
   }
+  if constexpr (kHalf) total[kWhole] = _mm512_castsi256_si512(half);
+  const __mmask64 last = ~__mmask64(0) >> (kLanes - left);
   total[kBlocks - 1] = _mm512_mask_mov_epi8(_mm512_set1_epi8(-1), last, total[kBlocks - 1]);
+  // Rolled up it would keep the counts in memory.
+#pragma GCC unroll 4
   for (int b = 0; b < kBlocks; b++) {
     _mm512_store_si512(out + b * kLanes, total[b]);
     lowest = _mm512_min_epu8(lowest, total[b]);
@@ -65,31 +86,31 @@ static inline __m512i distance_blocks(const uint8_t* query, const uint8_t* packe
   return lowest;
 }
 
-__attribute__((always_inline)) static inline Range row_distances(const uint32_t* query, const uint8_t* packed,
-                                                                 int head_dim, int first, int keys, uint8_t* out) {
+template <int kBlocks>
+static inline __m512i last_blocks(const uint8_t* query, const uint8_t* packed, int planes, uint8_t* out, int left,
+                                  __m512i lowest) {
+  return left > kLanes / 2 ? distance_blocks<kBlocks, false>(query, packed, planes, out, left, lowest)
+                           : distance_blocks<kBlocks, true>(query, packed, planes, out, left, lowest);
+}
+
+static inline Range row_distances(const uint32_t* query, const uint8_t* packed, int head_dim, int first, int keys,
+                                  uint8_t* out) {
   const uint8_t* const bytes = reinterpret_cast<const uint8_t*>(query);
   const int planes = head_dim / 8;
   packed += size_t(first) * planes;
   const size_t step = size_t(planes) * kLanes * 4;
   __m512i least = _mm512_set1_epi8(-1);
   int left = keys;
-  for (; left > 4 * kLanes; left -= 4 * kLanes, packed += step, out += 4 * kLanes) {
-    least = distance_blocks<4>(bytes, packed, planes, out, ~__mmask64(0), least);
+  for (; left > 4 * kLanes; left -= 4 * kLanes, packed += step, out += 4 * kLanes)
+    least = distance_blocks<4, false>(bytes, packed, planes, out, kLanes, least);
+  const int in_last = (left - 1) % kLanes + 1;
+  switch ((left - 1) / kLanes) {
+    case 3: least = last_blocks<4>(bytes, packed, planes, out, in_last, least); break;
+    case 2: least = last_blocks<3>(bytes, packed, planes, out, in_last, least); break;
+    case 1: least = last_blocks<2>(bytes, packed, planes, out, in_last, least); break;
+    default: least = last_blocks<1>(bytes, packed, planes, out, in_last, least); break;
   }
-  const __mmask64 last = ~__mmask64(0) >> (63 - (left - 1) % kLanes);
-  if (left > 3 * kLanes) {
-    least = distance_blocks<4>(bytes, packed, planes, out, last, least);
-  } else if (left > 2 * kLanes) {
-    least = distance_blocks<3>(bytes, packed, planes, out, last, least);
-  } else if (left > kLanes) {
-    least = distance_blocks<2>(bytes, packed, planes, out, last, least);
-  } else {
-    least = distance_blocks<1>(bytes, packed, planes, out, last, least);
-  }
-  const __m256i half = _mm256_min_epu8(_mm512_castsi512_si256(least), _mm512_extracti64x4_epi64(least, 1));
-  __m128i quarter = _mm_min_epu8(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
-  quarter = _mm_min_epu8(quarter, _mm_srli_epi16(quarter, 8));
-  return {_mm_cvtsi128_si32(_mm_minpos_epu16(quarter)) & 0xff, head_dim};
+  return {lowest_byte(least), head_dim};
 }
 
 static Range distances(const uint32_t* query, const uint8_t* packed, int head_dim, int first, int keys, uint8_t* out) {
@@ -130,14 +151,60 @@ static uint64_t table_sum(const uint8_t* distances, int keys, Range range, const
   return uint64_t(_mm512_reduce_add_epi64(_mm512_add_epi64(low, _mm512_slli_epi64(high, 16))));
 }
 
-// For tables as short as these, comparing all entries is faster than searching.
+// Sums of all lanes of two vectors, together in 64 bits.
+static inline uint64_t sum_lanes(__m512i low, __m512i high) {
+  const __m512i even = _mm512_mask_shuffle_epi32(low, 0xaaaa, high, _MM_PERM_CCAA);
+  const __m512i odd = _mm512_mask_shuffle_epi32(high, 0x5555, low, _MM_PERM_DDBB);
+  const __m512i pairs = _mm512_add_epi32(even, odd);
+  const __m256i half = _mm256_add_epi32(_mm512_castsi512_si256(pairs), _mm512_extracti64x4_epi64(pairs, 1));
+  const __m128i quarter = _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+  return uint64_t(_mm_cvtsi128_si64(_mm_add_epi32(quarter, _mm_unpackhi_epi64(quarter, quarter))));
+}
+
+// Rows whose distances all lie among the first 64 entries, as those of a head of 64 channels but for one that meets its
+// query and its opposite.
+static void table_sums_of_rows(const uint8_t* distances, ptrdiff_t stride, int num_rows, int keys, const Range* range,
+                               const AttentionTable& table, uint64_t* sums) {
+  const __m512i ones = _mm512_set1_epi8(1);
+  const __mmask64 tail = ~__mmask64(0) >> (63 - (keys - 1) % kLanes);
+  const int last = (keys - 1) / kLanes * kLanes;
+  // 32 bits hold the sum of all lanes, of two planes with the second one's weight.
+  static_assert(kIntegerTile * 255ll * 257 < 1ll << 32, "a tile");
+  __m512i entries[4];
+  for (int b = 0; b < 4; b++) entries[b] = _mm512_load_si512(table.planes[b]);
+  for (int r = 0; r < num_rows; r++, distances += stride) {
+    if (range[r].highest - range[r].lowest >= kLanes) {
+      sums[r] += table_sum(distances, keys, range[r], table);
+      continue;
+    }
+    const __m512i nearest = _mm512_set1_epi8(char(range[r].lowest));
+    __m512i sum0 = _mm512_setzero_si512(), sum1 = sum0, sum2 = sum0, sum3 = sum0;
+    for (int j = 0; j < last; j += kLanes) {
+      const __m512i k = _mm512_sub_epi8(_mm512_load_si512(distances + j), nearest);
+      sum0 = _mm512_dpbusd_epi32(sum0, _mm512_permutexvar_epi8(k, entries[0]), ones);
+      sum1 = _mm512_dpbusd_epi32(sum1, _mm512_permutexvar_epi8(k, entries[1]), ones);
+      sum2 = _mm512_dpbusd_epi32(sum2, _mm512_permutexvar_epi8(k, entries[2]), ones);
+      sum3 = _mm512_dpbusd_epi32(sum3, _mm512_permutexvar_epi8(k, entries[3]), ones);
+    }
+    const __m512i k = _mm512_sub_epi8(_mm512_load_si512(distances + last), nearest);
+    sum0 = _mm512_dpbusd_epi32(sum0, _mm512_maskz_permutexvar_epi8(tail, k, entries[0]), ones);
+    sum1 = _mm512_dpbusd_epi32(sum1, _mm512_maskz_permutexvar_epi8(tail, k, entries[1]), ones);
+    sum2 = _mm512_dpbusd_epi32(sum2, _mm512_maskz_permutexvar_epi8(tail, k, entries[2]), ones);
+    sum3 = _mm512_dpbusd_epi32(sum3, _mm512_maskz_permutexvar_epi8(tail, k, entries[3]), ones);
+    const uint64_t pair = sum_lanes(_mm512_add_epi32(sum0, _mm512_slli_epi32(sum1, 8)),
+                                    _mm512_add_epi32(sum2, _mm512_slli_epi32(sum3, 8)));
+    sums[r] += (pair & 0xffffffff) + (pair >> 32 << 16);
+  }
+}
+
+// Most weights are among the first: sixteen entries at a time until one is not above.
 static int steps_above(const uint32_t* values, int entries, uint32_t weight) {
   const __m512i bound = _mm512_set1_epi32(int32_t(weight));
-  int steps = 0;
   for (int k = 0; k < entries; k += 16) {
-    steps += __builtin_popcount(_mm512_cmpgt_epu32_mask(_mm512_load_si512(values + k), bound));
+    const uint32_t above = _mm512_cmpgt_epu32_mask(_mm512_load_si512(values + k), bound);
+    if (above != 0xffff) return k + __builtin_popcount(above);
   }
-  return steps;
+  return entries;
 }
 
 static int keep(const uint8_t* distances, int keys, int limit, uint32_t* words) {
@@ -172,9 +239,91 @@ struct VectorLookup {
   }
 };
 
-static F16 weigh(const uint8_t* distances, int keys, Range, const AttentionFactors& factors, const float* key_factor,
-                 float* weights, F16 sum) {
-  return weigh_with(VectorLookup(factors), distances, keys, key_factor, weights, sum);
+// One permutation, for 32 distances from the lowest on: it takes an index modulo 32, so the table is rotated.
+struct WindowLookup {
+  static constexpr int kEntries = 32;
+  __m512 low, high;
+
+  static bool covers(const uint8_t* distances, int keys, Range range) {
+    if (range.lowest > kTablePlane - 2 * kEntries) return false;
+    const __m512i end = _mm512_set1_epi8(char(range.lowest + kEntries));
+    __mmask64 beyond = 0;
+    int j = 0;
+    for (; j < keys - kLanes; j += kLanes) beyond |= _mm512_cmpge_epu8_mask(_mm512_load_si512(distances + j), end);
+    const __mmask64 present = ~__mmask64(0) >> (kLanes - (keys - j));
+    return (beyond | _mm512_mask_cmpge_epu8_mask(present, _mm512_load_si512(distances + j), end)) == 0;
+  }
+
+  WindowLookup(const AttentionFactors& factors, Range range) {
+    const float* const first = factors.values + range.lowest / kEntries * kEntries;
+    const uint32_t before = (uint32_t(1) << range.lowest % kEntries) - 1;
+    low = _mm512_mask_loadu_ps(_mm512_loadu_ps(first), __mmask16(before), first + kEntries);
+    high = _mm512_mask_loadu_ps(_mm512_loadu_ps(first + 16), __mmask16(before >> 16), first + kEntries + 16);
+  }
+
+  F16 operator()(const uint8_t* distances) const {
+    const __m512i k = _mm512_cvtepu8_epi32(_mm_load_si128(reinterpret_cast<const __m128i*>(distances)));
+    return {_mm512_permutex2var_ps(low, k, high)};
+  }
+};
+
+static F16 weigh(const uint8_t* distances, int keys, Range range, const AttentionFactors& factors,
+                 const float* key_factor, float* weights, F16 sum) {
+  return WindowLookup::covers(distances, keys, range)
+             ? weigh_with(WindowLookup(factors, range), distances, keys, key_factor, weights, sum)
+             : weigh_with(VectorLookup(factors), distances, keys, key_factor, weights, sum);
+}
+
+// Two rows at once, for the additions of one would wait for each other.
+static void weigh_rows(const uint8_t* distances, ptrdiff_t stride, int num_rows, int keys, const Range* range,
+                       const AttentionFactors& factors, const float* key_factor, float* weights, F16* sums) {
+  int r = 0;
+  for (; r + 1 < num_rows; r += 2) {
+    const uint8_t *const near0 = distances + r * stride, *const near1 = near0 + stride;
+    float *const weights0 = weights + r * stride, *const weights1 = weights0 + stride;
+    if (!WindowLookup::covers(near0, keys, range[r]) || !WindowLookup::covers(near1, keys, range[r + 1])) {
+      sums[r] = weigh(near0, keys, range[r], factors, key_factor, weights0, sums[r]);
+      sums[r + 1] = weigh(near1, keys, range[r + 1], factors, key_factor, weights1, sums[r + 1]);
+      continue;
+    }
+    const WindowLookup lookup0(factors, range[r]), lookup1(factors, range[r + 1]);
+    F16 sum0 = sums[r], sum1 = sums[r + 1];
+    for (int j = 0; j < keys; j += 16) {
+      const F16 factor = load(key_factor + j);
+      const F16 weight0 = lookup0(near0 + j) * factor, weight1 = lookup1(near1 + j) * factor;
+      store(weights0 + j, weight0);
+      store(weights1 + j, weight1);
+      sum0 = sum0 + weight0;
+      sum1 = sum1 + weight1;
+    }
+    sums[r] = sum0;
+    sums[r + 1] = sum1;
+  }
+  if (r < num_rows)
+    sums[r] = weigh(distances + r * stride, keys, range[r], factors, key_factor, weights + r * stride, sums[r]);
+}
+
+template <int kComparison>
+static inline int keep_weights(const float* weights, int keys, __m512 bound, uint32_t* words) {
+  int count = 0;
+  for (int j = 0; j < keys; j += kLanes, weights += kLanes) {
+    // What lies beyond the keys, in the tile all the same, is masked out.
+    const __mmask16 kept0 = _mm512_cmp_ps_mask(_mm512_load_ps(weights), bound, kComparison);
+    const __mmask16 kept1 = _mm512_cmp_ps_mask(_mm512_load_ps(weights + 16), bound, kComparison);
+    const __mmask16 kept2 = _mm512_cmp_ps_mask(_mm512_load_ps(weights + 32), bound, kComparison);
+    const __mmask16 kept3 = _mm512_cmp_ps_mask(_mm512_load_ps(weights + 48), bound, kComparison);
+    uint64_t bits = _cvtmask64_u64(_mm512_kunpackd(_mm512_kunpackw(kept3, kept2), _mm512_kunpackw(kept1, kept0)));
+    if (keys - j < kLanes) bits &= ~uint64_t(0) >> (kLanes - (keys - j));
+    memcpy(words + j / 32, &bits, 8);
+    count += __builtin_popcountll(bits);
+  }
+  return count;
+}
+
+static inline int keep_weights(const float* weights, int keys, float bound, bool inclusive, uint32_t* words) {
+  const __m512 threshold = _mm512_set1_ps(bound);
+  return inclusive ? keep_weights<_CMP_NLT_UQ>(weights, keys, threshold, words)
+                   : keep_weights<_CMP_GT_OQ>(weights, keys, threshold, words);
 }
 
 // Lane i, negated if bit i is 1.

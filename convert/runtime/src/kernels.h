@@ -37,6 +37,11 @@ struct Kernels {
   // y[o] = counts[o] * multiplier[o] + bias[o]
   void (*affine)(const int32_t* counts, const float* multiplier, const float* bias, int outputs, float* y);
 
+  // y[h * head_dim + d] = counts[..] * count_multiplier[..] + kept[h] * kept_multiplier[..], of one row of a context;
+  // head_dim is a multiple of 32.
+  void (*context)(const int32_t* counts, const int32_t* kept, const float* count_multiplier,
+                  const float* kept_multiplier, int heads, int head_dim, float* y);
+
   // --- Binary attention (attention.inl)
   // Keys and values of head `head` into the layout of `attention_rows`. Call once per head, any order, any thread.
   void (*attention_keys)(const AttentionPlan* plan, int head);

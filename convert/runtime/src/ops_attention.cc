@@ -193,17 +193,10 @@ void run_rows(void* context, int task, int thread) {
   int32_t* counts = reinterpret_cast<int32_t*>(scratch);
   int32_t* kept = reinterpret_cast<int32_t*>(scratch + call.state->counts_bytes);
   call.session->kernels->attention_rows(&plan, first, count, counts, kept);
-  const float* count_multiplier = call.state->count_multiplier;
-  const float* kept_multiplier = call.state->kept_multiplier;
   float* out = call.output + int64_t{first} * plan.heads * plan.head_dim;
   for (int i = 0; i < count; i++) {
-    for (int h = 0; h < plan.heads; h++) {
-      const float kept_here = static_cast<float>(kept[i * plan.heads + h]);
-      for (int d = 0; d < plan.head_dim; d++) {
-        const int c = h * plan.head_dim + d;
-        out[c] = static_cast<float>(counts[c]) * count_multiplier[c] + kept_here * kept_multiplier[c];
-      }
-    }
+    call.session->kernels->context(counts, kept + i * plan.heads, call.state->count_multiplier,
+                                   call.state->kept_multiplier, plan.heads, plan.head_dim, out);
     counts += plan.heads * plan.head_dim;
     out += plan.heads * plan.head_dim;
   }

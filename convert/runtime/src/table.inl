@@ -14,6 +14,7 @@ const Kernels ACDBIT_TABLE = {
     ACDBIT_ISA::xor_popcount,
     ACDBIT_ISA::quantize,
     ACDBIT_ISA::affine,
+    ACDBIT_ISA::context,
     ACDBIT_ISA::attention_keys,
     ACDBIT_ISA::attention_rows,
     ACDBIT_ISA::block_project,

@@ -14,14 +14,14 @@ int bit(const uint32_t* words, int i) { return words[i / 32] >> (i % 32) & 1; }
 
 int distance(const uint32_t* a, const uint32_t* b, int channels) {
   int count = 0;
-  for (int c = 0; c < channels; c++) count += bit(a, c) != bit(b, c);
+  for (int w = 0; w < channels / 32; w++) count += __builtin_popcount(a[w] ^ b[w]);
   return count;
 }
 
 int sum_of_signs(const uint32_t* words, int channels) {
-  int sum = 0;
-  for (int c = 0; c < channels; c++) sum += bit(words, c) ? -1 : 1;
-  return sum;
+  int negative = 0;
+  for (int w = 0; w < channels / 32; w++) negative += __builtin_popcount(words[w]);
+  return channels - 2 * negative;
 }
 
 float sum_lanes(float* lanes) {

@@ -95,6 +95,9 @@ Floats product(const Slices& slices, const std::string& name, const Floats& x, c
   const int words = inputs / 32, tokens = int(x.size()) / inputs;
   const float* multiplier = slices[name + ".multiplier"];
   const float* bias = slices[name + ".bias"];
+  const float* row_sum = dynamic ? slices[name + ".row"] : nullptr;
+  const float* restore = dynamic ? slices[name + ".restore"] : nullptr;
+  const uint32_t* kernel = slices.kernels.at(name);
   Floats result(size_t(tokens) * outputs);
   for (int t = 0; t < tokens; t++) {
     const float* row = x.data() + size_t(t) * inputs;
@@ -103,12 +106,12 @@ Floats product(const Slices& slices, const std::string& name, const Floats& x, c
     for (int o = 0; o < outputs; o++) {
       int count = 0;
       for (int w = 0; w < words; w++)
-        count += __builtin_popcount(bits[size_t(t) * words + w] ^ slices.kernels.at(name)[size_t(o) * words + w]);
+        count += __builtin_popcount(bits[size_t(t) * words + w] ^ kernel[size_t(o) * words + w]);
       const float scaled = float(count) * multiplier[o];
       float& y = result[size_t(t) * outputs + o];
       if (dynamic) {
-        const float first = (scaled + slices[name + ".row"][o]) * deviation;
-        const float second = slices[name + ".restore"][o] * center;
+        const float first = (scaled + row_sum[o]) * deviation;
+        const float second = restore[o] * center;
         y = (first + second) + bias[o];
       } else {
         y = scaled + bias[o];
@@ -135,20 +138,32 @@ BlockResult block(const BlockOptions& options, int channels, int height, int wid
   const int tokens = height * width;
   const size_t size = size_t(tokens) * c;
 
+  // Looked up once: names are compared slowly.
+  const float *gain_1 = slices["gain_1"], *shift_1 = slices["shift_1"];
+  const float *gain_2 = slices["gain_2"], *shift_2 = slices["shift_2"];
+  const float *context_count = slices["context.count_multiplier"], *context_kept = slices["context.kept_multiplier"];
+  const float *context_bias = slices["context.bias"], *context_slope = slices["context.slope"];
+  const float *output_slope = slices["output.slope"], *output_shift = slices["output.shift"];
+  const float *mlp_1_slope = slices["mlp_1.slope"];
+  const float *mlp_2_slope = slices["mlp_2.slope"], *mlp_2_shift = slices["mlp_2.shift"];
+  const float* output_gain = options.branches ? slices["output.gain"] : nullptr;
+  const float* mlp_2_gain = options.branches ? slices["mlp_2.gain"] : nullptr;
+
   Floats u(size);
-  for (size_t i = 0; i < size; i++) u[i] = slices["gain_1"][i % c] * x[i] + slices["shift_1"][i % c];
+  for (size_t i = 0; i < size; i++) u[i] = gain_1[i % c] * x[i] + shift_1[i % c];
   std::map<std::string, Words> bits;
   std::map<std::string, Floats> values, scale, offset;
   for (const std::string name : {"query", "key", "value"}) {
     bits[name + ".input"] = pack(u, slices[name + ".threshold"], c);
     Floats z = product(slices, name, u, bits[name + ".input"], c, c, options.dynamic_activation);
-    for (size_t i = 0; i < size; i++) z[i] = prelu(z[i] + u[i], slices[name + ".slope"][i % c]);
-    bits[name] = pack(z, slices[name + "_threshold"], c);
+    const float *slope = slices[name + ".slope"], *threshold = slices[name + "_threshold"];
+    for (size_t i = 0; i < size; i++) z[i] = prelu(z[i] + u[i], slope[i % c]);
+    bits[name] = pack(z, threshold, c);
     if (options.dynamic_attention && name != "value") {
       for (int t = 0; t < tokens; t++) {
         for (int h = 0; h < heads; h++) {
           const float* head = z.data() + size_t(t) * c + h * head_dim;
-          scale[name].push_back(mean_deviation(head, slices[name + "_threshold"] + h * head_dim, head_dim));
+          scale[name].push_back(mean_deviation(head, threshold + h * head_dim, head_dim));
           offset[name].push_back(mean(head, head_dim) + slices[name + "_center"][h]);
         }
       }
@@ -181,27 +196,28 @@ BlockResult block(const BlockOptions& options, int channels, int height, int wid
   attention(plan, 0, tokens, counts.data(), kept.data());
 
   Floats o(size);
+  const Floats &query = values["query"], &key = values["key"], &value = values["value"];
   for (size_t i = 0; i < size; i++) {
-    const float total = (values["query"][i] + values["key"][i]) + values["value"][i];
-    const float counted = float(counts[i]) * slices["context.count_multiplier"][i % c];
-    const float all = float(kept[i / head_dim]) * slices["context.kept_multiplier"][i % c];
-    o[i] = prelu(((counted + all) + slices["context.bias"][i % c]) + total, slices["context.slope"][i % c]);
+    const float total = (query[i] + key[i]) + value[i];
+    const float counted = float(counts[i]) * context_count[i % c];
+    const float all = float(kept[i / head_dim]) * context_kept[i % c];
+    o[i] = prelu(((counted + all) + context_bias[i % c]) + total, context_slope[i % c]);
   }
   bits["output.input"] = pack(o, slices["output.threshold"], c);
   Floats z = product(slices, "output", o, bits["output.input"], c, c, options.dynamic_activation);
   Floats y(size), w(size);
   for (size_t i = 0; i < size; i++) {
-    float branch = prelu(z[i] + o[i], slices["output.slope"][i % c]);
-    if (options.branches) branch = slices["output.gain"][i % c] * branch;
-    y[i] = x[i] + (branch + slices["output.shift"][i % c]);
-    w[i] = slices["gain_2"][i % c] * y[i] + slices["shift_2"][i % c];
+    float branch = prelu(z[i] + o[i], output_slope[i % c]);
+    if (options.branches) branch = output_gain[i % c] * branch;
+    y[i] = x[i] + (branch + output_shift[i % c]);
+    w[i] = gain_2[i % c] * y[i] + shift_2[i % c];
   }
 
   bits["mlp_1.input"] = pack(w, slices["mlp_1.threshold"], c);
   Floats f = product(slices, "mlp_1", w, bits["mlp_1.input"], c, hidden, options.dynamic_activation);
   for (size_t i = 0; i < f.size(); i++) {
     const size_t token = i / hidden, channel = i % hidden;
-    f[i] = prelu(f[i] + w[token * c + channel % c], slices["mlp_1.slope"][channel]);
+    f[i] = prelu(f[i] + w[token * c + channel % c], mlp_1_slope[channel]);
   }
   bits["mlp_2.input"] = pack(f, slices["mlp_2.threshold"], hidden);
   z = product(slices, "mlp_2", f, bits["mlp_2.input"], hidden, c, options.dynamic_hidden);
@@ -215,12 +231,14 @@ BlockResult block(const BlockOptions& options, int channels, int height, int wid
     } else {
       for (int j = 1; j < ratio; j++) total = total + group[j];
     }
-    float branch = prelu(z[i] + total * (1.0f / float(ratio)), slices["mlp_2.slope"][i % c]);
-    if (options.branches) branch = slices["mlp_2.gain"][i % c] * branch;
-    result.output[i] = y[i] + (branch + slices["mlp_2.shift"][i % c]);
+    float branch = prelu(z[i] + total * (1.0f / float(ratio)), mlp_2_slope[i % c]);
+    if (options.branches) branch = mlp_2_gain[i % c] * branch;
+    result.output[i] = y[i] + (branch + mlp_2_shift[i % c]);
   }
 
   if (options.branches) {
+    const float* pooling[2][2] = {{slices["horizontal_3"], slices["horizontal_5"]},
+                                  {slices["vertical_3"], slices["vertical_5"]}};
     for (int t = 0; t < tokens; t++) {
       for (int channel = 0; channel < c; channel++) {
         float sum = 0.0f;
@@ -232,8 +250,8 @@ BlockResult block(const BlockOptions& options, int channels, int height, int wid
           };
           const float narrow = (neighbour(-1) + neighbour(0)) + neighbour(1);
           const float wide = (narrow + neighbour(-2)) + neighbour(2);
-          sum = sum + narrow * slices[vertical ? "vertical_3" : "horizontal_3"][channel];
-          sum = sum + wide * slices[vertical ? "vertical_5" : "horizontal_5"][channel];
+          sum = sum + narrow * pooling[vertical][0][channel];
+          sum = sum + wide * pooling[vertical][1][channel];
         }
         float& out = result.output[size_t(t) * c + channel];
         out = out + sum;

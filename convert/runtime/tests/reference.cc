@@ -8,10 +8,8 @@ void xor_popcount(const uint32_t* rows, ptrdiff_t row_stride, int num_rows, int 
   for (int r = 0; r < num_rows; r++) {
     for (int o = 0; o < outputs; o++) {
       int32_t count = 0;
-      for (int bit = 0; bit < 32 * words; bit++) {
-        const uint32_t differ = rows[r * row_stride + bit / 32] ^ weights[ptrdiff_t(o) * words + bit / 32];
-        count += differ >> (bit % 32) & 1;
-      }
+      for (int w = 0; w < words; w++)
+        count += __builtin_popcount(rows[r * row_stride + w] ^ weights[ptrdiff_t(o) * words + w]);
       counts[r * stride + o] = count;
     }
   }
