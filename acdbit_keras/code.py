@@ -27,7 +27,8 @@ class Code(NamedTuple):
 
     def decode(self):
         """The real tensor that the code stands for, of the shape of `signs`."""
-        return self.signs * self.scale + self.offset
+        decoded = _scaled(self.signs, self.scale)
+        return decoded if _is_zero(self.offset) else decoded + self.offset
 
     def map(self, function):
         """Applies a change of layout (reshape, transpose) to every component that is a tensor."""
@@ -118,7 +119,6 @@ def _scaled(x, *scales):
         if not (is_constant(scale) and scale == 1.0):
             x = x * scale
     return x
-
 
 
 def _column(scale, like):

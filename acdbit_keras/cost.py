@@ -23,7 +23,7 @@ from acdbit_keras import code, device_ops, execution
 from acdbit_keras.device_ops import WORD_BITS
 from acdbit_keras.layers import BinaryAttention, BinaryDense, LayerScale, PoolingBranches, RPReLU
 from acdbit_keras.layers.pooling import SIDES
-from acdbit_keras.quantizers import AlignedSign, Comparison, Quantizer, WeightSign
+from acdbit_keras.quantizers import AlignedSign, Comparison, Quantizer, StoredSign, WeightSign
 
 # Bytes of a flatbuffer's structures, each measured by removing them from converted files and packing again.
 # A tensor: its table and place in the list 28, shape 20, empty quantization 8, buffer 8, name cut by the converter 42.
@@ -39,6 +39,7 @@ CONSTANT_BYTES = 16
 # Operator codes, signature, metadata, and the shapes and axes that reshapes and transpositions share.
 FILE_BYTES = 600
 FLOAT_BYTES = 4
+KERNEL_BYTES = {"bits": 4, "float32": 4, "float16": 2, "int8": 1}  # of one weight of a product that is not of bits
 
 _CONVOLUTIONS = (layers.Conv1D, layers.Conv2D, layers.Conv3D)
 _TRANSPOSED = (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose)
@@ -165,9 +166,10 @@ def analyse(model, input_shape=None):
     by element (norms, activations, scales, the affine terms of codes), sums, and ops outside of layers.
 
     The file's size is that of `acd.convert.to_tflite(model, path)` with no further option: bits, and blocks as one op,
-    where the model has binary layers, else float32. It is within 5 % for the presets and schemes of this package,
-    trained or not. Estimated more coarsely, unless they are inside a block that is one op: statistics of each token at
-    inference, kernels with an offset, float attention beside binary layers; and always layers of other packages.
+    where the model has binary layers, else float32 or what the model's scheme says. It is within 5 % for the presets and
+    the schemes of bits and float32, trained or not. Estimated more coarsely, unless they are inside a block that is one
+    op: statistics of each token at inference, kernels with an offset, float attention beside binary layers; and always
+    files of float16 and int8, and layers of other packages.
 
     Args:
         model: built Keras model.
@@ -187,7 +189,9 @@ def analyse(model, input_shape=None):
     with trace.watching(), execution.using(_CountingExecutor(trace)):
         model(inputs, training=False)
     trace.join_norms()
-    file = _File(packed=any(isinstance(r.layer, BinaryDense) and r.layer.is_binary for r in trace.records.values()))
+    precision = getattr(getattr(model, "scheme", None), "precision", "float32")
+    is_packed = any(isinstance(r.layer, BinaryDense) and r.layer.is_binary for r in trace.records.values())
+    file = _File(is_packed, KERNEL_BYTES[precision])
     rows = []
     for record in trace.records.values():
         packed_bytes = file.store(record)
@@ -402,10 +406,12 @@ class _File:
 
     Args:
         packed: whether Larq Compute Engine converts it, which it does where there are products of bits.
+        kernel_bytes: of one weight of a product that is not of bits.
     """
 
-    def __init__(self, packed):
+    def __init__(self, packed, kernel_bytes):
         self.packed = packed
+        self.kernel_bytes = kernel_bytes
         self.bytes = FILE_BYTES + TENSOR_BYTES
         self._constant_bytes = 0
         self._known = set()
@@ -480,7 +486,7 @@ def _store_dense_of_bits(file, record):
     quantizer, channels = layer.input_quantizer, layer.kernel.shape[0]
     file.quantize(quantizer, record.input)
     # An offset of the kernel needs the sum of a token's signs: one output more, with a column of ones.
-    extra = isinstance(layer.kernel_quantizer, WeightSign) and layer.kernel_quantizer.restore
+    extra = isinstance(layer.kernel_quantizer, (StoredSign, WeightSign)) and layer.kernel_quantizer.restore
     file.unshared((layer.units + extra) * -(-channels // WORD_BITS) * WORD_BITS // 8)
     file.unshared(layer.units * FLOAT_BYTES)  # multiplier
     parts = [_value(layer.bias)] if layer.use_bias else []
@@ -505,7 +511,7 @@ def _store_binary_dense(file, record):
 def _store_dense(file, record):
     layer = record.layer
     file.nodes()
-    file.unshared(math.prod(layer.kernel.shape) * FLOAT_BYTES)
+    file.unshared(math.prod(layer.kernel.shape) * file.kernel_bytes)
     parts = [_value(layer.bias)] if layer.use_bias else []
     parts += [_affine(record.norm)[1]] if record.norm is not None else []
     if any(np.any(part) for part in parts):
@@ -517,7 +523,7 @@ def _store_convolution(file, record):
     file.nodes()
     kernel_sizes = [math.prod(weight.shape) for weight in layer.weights if len(weight.shape) > 1]
     for size in kernel_sizes:
-        file.unshared(size * FLOAT_BYTES)
+        file.unshared(size * file.kernel_bytes)
     parts = [_value(layer.bias)] if layer.use_bias else []
     parts += [_affine(record.norm)[1]] if record.norm is not None else []
     units = record.output_shape[-1] if layer.data_format == "channels_last" else record.output_shape[0]
@@ -594,6 +600,8 @@ def _store_block(file, record):
     if options is None:
         # Sums of query, key, value, two residuals and the pooling branches; channels tiled, then averaged.
         file.nodes(5 + block.scheme.branches + (6 if block.mlp_ratio > 1 else 0))
+        if block.reduction > 1:
+            file.nodes(_AVERAGE_NODES + _SPREAD_NODES)
         return
     shares = collections.Counter()
     for name, shape in device_ops.block_kernels(options, block.width).items():
@@ -601,6 +609,19 @@ def _store_block(file, record):
     for name, length in device_ops.block_vectors(options, block.width).items():
         shares[id(_origin(block, name))] += length * FLOAT_BYTES
     file.fuse(record, shares)
+
+
+def _store_float_block(file, record):
+    file.nodes(3)  # two residuals, GELU
+    if record.layer.reduction > 1:
+        file.nodes(_AVERAGE_NODES + 1)
+
+
+def _store_merging(file, record):
+    file.nodes(_GATHER_NODES)
+    if record.layer.has_shortcut:
+        file.nodes(_AVERAGE_NODES + 3)  # and the mean's channels tiled
+    file.add(_value(record.layer.positions))
 
 
 def _options(options, layer):
@@ -647,12 +668,15 @@ _STORED = (
     (layers.Dense, _store_dense),
     ((*_CONVOLUTIONS, *_TRANSPOSED, *_DEPTHWISE, *_SEPARABLE), _store_convolution),
 )
+# Reshapes, means, products with ones and transpositions of the functions of `layers.pooling`.
+_AVERAGE_NODES, _SPREAD_NODES, _GATHER_NODES = 5, 5, 3
 _WITHOUT_NODE = (layers.InputLayer, layers.Dropout, layers.Identity)
 # Composite layers of the rooms above, by the name they are registered under: what stands between their parts.
 _COMPOSITE = {
     "acdbit>BinaryBlock": _store_block,
     "acdbit>BinaryProduct": lambda file, record: file.nodes(),  # the shortcut
-    "acdbit>FloatBlock": lambda file, record: file.nodes(3),  # two residuals, GELU
+    "acdbit>FloatBlock": _store_float_block,
+    "acdbit>PatchMerging": _store_merging,
 }
 
 

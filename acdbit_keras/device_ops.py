@@ -72,7 +72,7 @@ import numpy as np
 from keras import ops
 
 from acdbit_keras import code
-from acdbit_keras.quantizers import ElasticBinary
+from acdbit_keras.quantizers import ElasticBinary, ThresholdedProbabilities
 
 VERSION = 1
 ATTENTION = "AcdBinaryAttention"
@@ -87,6 +87,9 @@ class Rule(enum.IntEnum):
     MAX_RATIO = 1
     ZERO = 2
     MEAN = 3
+
+
+_RULES = {"max_ratio": Rule.MAX_RATIO, "mean": Rule.MEAN, "zero": Rule.ZERO}
 
 
 class NotExpressibleError(ValueError):
@@ -107,12 +110,30 @@ def attention_options(layer):
         raise NotExpressibleError(
             f"layer {layer.path}: query and key must both have statistics per token or both frozen ones, and value frozen ones"
         )
-    probabilities = type(layer.probabilities_quantizer)
-    if probabilities is not ElasticBinary:
-        raise NotExpressibleError(f"layer {layer.path}: there is no device rule for the probabilities of {probabilities.__name__}")
-    options = {"version": VERSION, "heads": layer.num_heads, "rule": int(Rule.ELASTIC), "ratio": 0.0}
+    rule, ratio = _rule(layer)
+    if rule == Rule.ZERO and (query.dynamic or np.any(key.offset)):
+        raise NotExpressibleError(
+            f"layer {layer.path}: without a softmax, what an offset of the keys adds to the scores does not cancel"
+        )
+    options = {"version": VERSION, "heads": layer.num_heads, "rule": int(rule), "ratio": ratio}
     # What an offset of the keys adds is constant along the keys, and a softmax ignores that.
     return options | {"key_bias": not query.dynamic and bool(np.any(query.offset)), "dynamic": query.dynamic}
+
+
+def _rule(layer):
+    quantizer = layer.probabilities_quantizer
+    if isinstance(quantizer, ElasticBinary) and quantizer.levels == "zero_one":
+        return Rule.ELASTIC, 0.0
+    if isinstance(quantizer, ThresholdedProbabilities):
+        return _RULES[quantizer.rule], quantizer.ratio if quantizer.rule == "max_ratio" else 0.0
+    raise NotExpressibleError(f"layer {layer.path}: there is no device rule for the probabilities of {type(quantizer).__name__}")
+
+
+def probability_scale(layer):
+    """The number that a kept probability of a `BinaryAttention` counts, a, as float."""
+    quantizer = layer.probabilities_quantizer
+    scale = quantizer.bounded_scale() if isinstance(quantizer, ElasticBinary) else quantizer.constant_scale()
+    return float(ops.convert_to_numpy(scale))
 
 
 def block_options(block):
@@ -122,8 +143,10 @@ def block_options(block):
         block: built.
 
     Raises:
-        NotExpressibleError: as `attention_options`, and for kernels that are more than signs and a scale.
+        NotExpressibleError: as `attention_options`, for a reduction, and for kernels that are more than signs and a scale.
     """
+    if block.reduction > 1:
+        raise NotExpressibleError(f"layer {block.path}: it has fewer keys than tokens")
     attention = attention_options(block.attention)
     dynamic = {name: _product_comparison(product.dense).dynamic for name, product in block_products(block).items()}
     return {

@@ -21,7 +21,7 @@ class KerasExecutor:
         quantized = layer.input_quantizer(inputs, training=training)
         self.observe(layer, "input", inputs, quantized.signs)
         # As a tensor of its own: Larq's functions have no gradient for a variable.
-        return code.matmul(quantized, layer.kernel_quantizer(ops.copy(layer.kernel)))
+        return code.matmul(quantized, layer.kernel_quantizer(ops.copy(layer.kernel), training=training))
 
     def attention(self, layer, query, key, value, training):
         """Real `query (batch, n, heads, head_dim)`, `key`, `value (batch, m, ...)` through a `BinaryAttention`.
@@ -50,6 +50,10 @@ class KerasExecutor:
         """
         return layer.compute(inputs, training)
 
+    def quantize(self, quantizer, inputs, training):
+        """A real tensor through a quantizer that stands in front of no product: what it decodes to."""
+        return quantizer(inputs, training=training).decode()
+
     def pooling(self, layer, inputs):
         """`inputs (batch, height, width, channels)` through a `PoolingBranches`."""
         return layer.sum_of_windows(inputs)
@@ -60,6 +64,26 @@ class KerasExecutor:
         `place` is `"input"` of a `BinaryDense`, or `"query"`, `"key"`, `"value"` or `"probabilities"` of a
         `BinaryAttention`; for the probabilities `real` are the scores before the softmax.
         """
+
+
+class CalibrationExecutor(KerasExecutor):
+    """Float products, while every quantizer sees its input as in training: for ranges that are calibrated, not trained."""
+
+    def dense(self, layer, inputs, training):
+        layer.input_quantizer(inputs, training=True)
+        return code.matmul(code.real(inputs), code.real(ops.copy(layer.kernel)))
+
+    def attention(self, layer, query, key, value, training):
+        layer.codes(query, key, value, True)
+        query, key, value = (ops.transpose(x, (0, 2, 1, 3)) for x in (query, key, value))
+        scores = ops.matmul(query, ops.transpose(key, (0, 1, 3, 2))) * float(query.shape[-1]) ** -0.5
+        layer.probabilities(scores, True)
+        probabilities = ops.softmax(scores, axis=-1)
+        return ops.transpose(ops.matmul(probabilities, value), (0, 2, 1, 3)), probabilities
+
+    def quantize(self, quantizer, inputs, training):
+        quantizer(inputs, training=True)
+        return inputs
 
 
 def _heads_first(x):

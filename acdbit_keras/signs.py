@@ -66,6 +66,11 @@ def ste_heaviside(x, clip_value=1.0):
     return _straight_through(lambda x: ops.cast(x > 0, x.dtype), lambda x: _inside(x, clip_value))(x)
 
 
+def ste_step(x, clip_value=1.0):
+    """H(x) = 1 if x >= 0 else 0; gradient 1 where |x| <= clip_value, else 0 (everywhere 1 if it is None)."""
+    return _straight_through(lambda x: ops.cast(x >= 0, x.dtype), lambda x: _inside(x, clip_value))(x)
+
+
 def ste_tern(x, threshold_value=0.05, ternary_weight_networks=False, clip_value=1.0):
     """+1 above the threshold, -1 below its negative, else 0; clipped identity gradient. arXiv:1605.04711.
 
@@ -79,10 +84,10 @@ def ste_tern(x, threshold_value=0.05, ternary_weight_networks=False, clip_value=
     return _straight_through(forward, lambda x: _inside(x, clip_value))(x)
 
 
-def ste_round(x):
-    """round(clip(x, 0, 1)), ties to even; gradient 1 where 0 <= x <= 1, else 0. The {0, 1} code of elastic quantizers."""
+def ste_round(x, low=0.0, high=1.0):
+    """round(clip(x, low, high)), ties to even; gradient 1 where low <= x <= high, else 0. The code of elastic quantizers."""
     return _straight_through(
-        lambda x: ops.round(ops.clip(x, 0.0, 1.0)), lambda x: ops.cast((x >= 0) & (x <= 1), x.dtype)
+        lambda x: ops.round(ops.clip(x, low, high)), lambda x: ops.cast((x >= low) & (x <= high), x.dtype)
     )(x)
 
 

@@ -24,7 +24,7 @@ from . import flatbuffer, fusion, rewrite, runtime
 from .kernels import kernel_code, packable_kernel, signed
 from .interpreter import choose_engine, start_engine
 
-PRECISIONS = ("bits", "float32", "dynamic", "int8")
+PRECISIONS = ("bits", "float32", "float16", "dynamic", "int8")
 ATTENTIONS = ("binary", "float")
 _TAP = "tap"
 
@@ -39,7 +39,7 @@ class Conversion:
 
     Attributes:
         path: of the file.
-        precision: `"bits"`, `"float32"`, `"dynamic"` or `"int8"`.
+        precision: `"bits"`, `"float32"`, `"float16"`, `"dynamic"` or `"int8"`.
         attention: how attention between bits is carried out, `None` where there is none.
         bytes: size of the file.
         op_counts: dict from op name to number of nodes.
@@ -87,6 +87,25 @@ class FloatExecutor(execution.KerasExecutor):
         column[middle] = 0.0
         sums = (tf.nn.depthwise_conv2d(inputs, tf.constant(part), [1, 1, 1, 1], "SAME") for part in (row, column))
         return next(sums) + layer.shift + next(sums)
+
+
+class IntegerExecutor(FloatExecutor):
+    """For a converter that quantizes by itself: quantized kernels, but activations of several bits as real numbers."""
+
+    def dense(self, layer, inputs, training):
+        if layer.is_binary:
+            return super().dense(layer, inputs, training)
+        return code.matmul(code.real(inputs), code.real(tf.constant(kernel_code(layer).decode())))
+
+    def attention(self, layer, query, key, value, training):
+        if layer.is_binary:
+            return super().attention(layer, query, key, value, training)
+        query, key, value = (tf.transpose(x, (0, 2, 1, 3)) for x in (query, key, value))
+        probabilities = tf.nn.softmax(tf.matmul(query, key, transpose_b=True) * float(query.shape[-1]) ** -0.5)
+        return tf.transpose(tf.matmul(probabilities, value), (0, 2, 1, 3)), probabilities
+
+    def quantize(self, quantizer, inputs, training):
+        return inputs
 
 
 class LceExecutor(FloatExecutor):
@@ -230,9 +249,9 @@ def to_tflite(model, path, precision=None, attention=None, fuse_blocks=True, hal
     Args:
         model: built Keras model with one input and one output.
         path: where to. The file is written beside and renamed, so an older one stays whole if anything fails.
-        precision: `"bits"`, every product of bits packed; `"float32"`; `"dynamic"`, int8
-            weights and float activations; `"int8"`, both, with float input and output. `None`: `"bits"` for a model
-            with binary layers, else `"float32"`.
+        precision: `"bits"`, every product of bits packed; `"float32"`; `"float16"`, weights stored in half precision;
+            `"dynamic"`, int8 weights and float activations; `"int8"`, both, with float input and output. `None`: that of
+            the model's scheme; without one, `"bits"` for a model with binary layers, else `"float32"`.
         attention: how attention between bits is carried out. `"binary"`: with bits, by this project's runtime.
             `"float"`: as float products of the +-1 codes, which Larq Compute Engine's own runtime executes. `None`:
             `"binary"` if the runtime was compiled when the package was installed, else `"float"`.
@@ -260,7 +279,10 @@ def to_tflite(model, path, precision=None, attention=None, fuse_blocks=True, hal
     if attention is None:
         attention = "binary" if runtime.is_installed() else "float"
     _check_choice("attention", attention, ATTENTIONS)
-    if precision is not None:
+    if precision is None:
+        wanted = getattr(getattr(model, "scheme", None), "precision", "bits")
+        precision = None if wanted == "bits" else wanted
+    else:
         _check_choice("precision", precision, PRECISIONS)
     if half and precision not in (None, "bits"):
         raise ValueError(f"half=True is for precision='bits', not {precision!r}")
@@ -283,7 +305,7 @@ def to_tflite(model, path, precision=None, attention=None, fuse_blocks=True, hal
             _edit(file, half)
             packed = _check_packed(file, executor.products)
         else:
-            _save(model, image_shape, FloatExecutor(), folder)
+            _save(model, image_shape, IntegerExecutor() if precision == "int8" else FloatExecutor(), folder)
             file, packed = flatbuffer.parse(_convert_float(folder, precision, calibration), "the converted model"), []
     if card is not None:
         rewrite.set_metadata(file, {**rewrite.metadata(file), "card": card})
@@ -388,6 +410,8 @@ def _convert_float(folder, precision, calibration):
     converter = tf.lite.TFLiteConverter.from_saved_model(folder)
     if precision != "float32":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if precision == "float16":
+        converter.target_spec.supported_types = [tf.float16]
     if precision == "int8":
         converter.representative_dataset = lambda: ([image[None]] for batch in batches(calibration) for image in batch)
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]

@@ -48,7 +48,7 @@ def attention_constants(layer):
         constants["key_weights"] = per_channel(query.offset) * np.repeat(per_head(key.scale), head_dim) * head_dim**-0.5
     constants["value_scale"] = per_channel(value.scale)
     constants["value_offset"] = per_channel(value.offset)
-    constants["probability_scale"] = np.full(heads, float(ops.convert_to_numpy(layer.probabilities_quantizer.bounded_scale())))
+    constants["probability_scale"] = np.full(heads, device_ops.probability_scale(layer))
     return options, constants
 
 

@@ -1,9 +1,10 @@
-"""The two transformer blocks that every scheme plugs into.
+"""The two transformer blocks that every scheme plugs into, and the merging of tokens between the stages of a pyramid.
 
 Tokens stay on their grid, `(batch, height, width, channels)`, through the whole network: a linear layer is then a
 1x1 convolution, which is what the converter packs into bits, and pooling needs no change of layout.
-Each block returns its output and, from the same forward pass, its taps: query and key before quantization,
-`(batch, tokens, heads, head_dim)`, the (quantized) probabilities `(batch, heads, tokens, tokens)` and the features.
+Each block returns its output and, from the same forward pass, its taps: query, key and value before quantization,
+`(batch, tokens, heads, head_dim)`, the (quantized) probabilities `(batch, heads, tokens, tokens)` and the features. With
+a reduction r > 1 keys and values are those of windows of r x r tokens: there are tokens / r^2 of them.
 """
 
 import keras
@@ -11,48 +12,74 @@ from keras import layers
 
 from acdbit_keras import execution, schemes
 from acdbit_keras.layers import BinaryAttention, BinaryDense, LayerScale, PoolingBranches, RPReLU
-from acdbit_keras.layers.pooling import average_channels, tile_channels
+from acdbit_keras.layers.pooling import average_channels, average_windows, gather_windows, spread_windows, tile_channels
 
 
-class _Block(keras.layers.Layer):
-    """What both blocks share: configuration, attention and taps."""
+class _SchemeLayer(keras.layers.Layer):
+    """A layer whose products are quantized as a scheme says."""
 
-    # === Config ===
-    def __init__(self, width, num_heads, mlp_ratio, scheme, drop_path=0.0, **kwargs):
+    def __init__(self, scheme, **kwargs):
         super().__init__(**kwargs)
-        self.width = width
-        self.num_heads = num_heads
-        self.mlp_ratio = mlp_ratio
         self.scheme = schemes.get(scheme)
-        self.drop_path_rate = drop_path
-        self.attention = BinaryAttention(
-            num_heads,
-            query_quantizer=self.scheme.quantizer("query"),
-            key_quantizer=self.scheme.quantizer("key"),
-            value_quantizer=self.scheme.quantizer("value"),
-            probabilities_quantizer=self.scheme.quantizer("probabilities"),
-            name="attention",
-        )
-        # Stochastic depth: one draw per image drops the whole branch.
-        self.drop_path = layers.Dropout(drop_path, noise_shape=(None, 1, 1, 1), name="drop_path")
 
-    def _dense(self, units, name, place="activation", **options):
+    def _dense(self, units, name, place="activation", part="attention", **options):
         return BinaryDense(
             units,
-            input_quantizer=self.scheme.quantizer(place),
-            kernel_quantizer=self.scheme.quantizer("weight"),
+            input_quantizer=self.scheme.quantizer(place, part),
+            kernel_quantizer=self.scheme.quantizer("weight", part),
             kernel_initializer=keras.initializers.TruncatedNormal(stddev=0.02),
             name=name,
             **options,
         )
 
-    def _taps(self, query, key, probabilities, features):
+    def _norm(self, name):
+        if self.scheme.block == "float":
+            return layers.LayerNormalization(epsilon=1e-6, name=name)
+        return layers.BatchNormalization(epsilon=1e-5, momentum=0.9, name=name)
+
+    def get_config(self):
+        return {**super().get_config(), "scheme": self.scheme.get_config()}
+
+
+class _Block(_SchemeLayer):
+    """What both blocks share: configuration, attention and taps."""
+
+    # === Config ===
+    def __init__(self, width, num_heads, mlp_ratio, scheme, drop_path=0.0, reduction=1, **kwargs):
+        super().__init__(scheme, **kwargs)
+        self.width = width
+        self.num_heads = num_heads
+        self.mlp_ratio = mlp_ratio
+        self.drop_path_rate = drop_path
+        self.reduction = reduction
+        self.attention = BinaryAttention(
+            num_heads,
+            query_quantizer=self.scheme.quantizer("query", "attention"),
+            key_quantizer=self.scheme.quantizer("key", "attention"),
+            value_quantizer=self.scheme.quantizer("value", "attention"),
+            probabilities_quantizer=self.scheme.quantizer("probabilities", "attention"),
+            name="attention",
+        )
+        # Stochastic depth: one draw per image drops the whole branch.
+        self.drop_path = layers.Dropout(drop_path, noise_shape=(None, 1, 1, 1), name="drop_path")
+
+    def _reduced(self, shape):
+        """Shape of what keys and values are made of."""
+        batch, height, width, channels = shape
+        if height % self.reduction or width % self.reduction:
+            raise ValueError(
+                f"a grid of {height} x {width} tokens does not divide into windows of side {self.reduction}, the reduction"
+            )
+        return (batch, height // self.reduction, width // self.reduction, channels)
+
+    def _taps(self, query, key, value, probabilities, features):
         heads = (self.num_heads, self.width // self.num_heads)
 
         def split(x):
             return keras.ops.reshape(x, (-1, x.shape[1] * x.shape[2], *heads))
 
-        return {"query": split(query), "key": split(key), "probabilities": probabilities, "features": features}
+        taps = {"query": split(query), "key": split(key), "value": split(value)}
+        return {**taps, "probabilities": probabilities, "features": features}
 
     def get_config(self):
         return {
@@ -60,44 +87,62 @@ class _Block(keras.layers.Layer):
             "width": self.width,
             "num_heads": self.num_heads,
             "mlp_ratio": self.mlp_ratio,
-            "scheme": self.scheme.get_config(),
             "drop_path": self.drop_path_rate,
+            "reduction": self.reduction,
         }
 
 
 @keras.saving.register_keras_serializable(package="acdbit")
 class FloatBlock(_Block):
-    """Pre-norm transformer block: LayerNorm, attention, LayerNorm, GELU feed-forward; the block of DeiT."""
+    """Pre-norm transformer block: LayerNorm, attention, LayerNorm, GELU feed-forward; the block of DeiT.
+
+    With a reduction keys and values are made of `gelu(norm(dense(mean of a window)))`, as in PVTv2 (arXiv:2106.13797).
+    """
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.attention_norm = layers.LayerNormalization(epsilon=1e-6, name="attention_norm")
+        self.attention_residual = self.scheme.quantizer("residual", name="attention_residual")
+        self.mlp_residual = self.scheme.quantizer("residual", name="mlp_residual")
+        self.attention_norm = self._norm("attention_norm")
+        if self.reduction > 1:
+            self.reduction_dense = self._dense(self.width, "reduction", use_bias=True)
+            self.reduction_norm = self._norm("reduction_norm")
         self.query_dense = self._dense(self.width, "query", use_bias=True)
         self.key_dense = self._dense(self.width, "key", use_bias=True)
         self.value_dense = self._dense(self.width, "value", use_bias=True)
         self.output_dense = self._dense(self.width, "output", use_bias=True)
-        self.mlp_norm = layers.LayerNormalization(epsilon=1e-6, name="mlp_norm")
-        self.mlp_dense_1 = self._dense(self.width * self.mlp_ratio, "mlp_1", use_bias=True)
-        self.mlp_dense_2 = self._dense(self.width, "mlp_2", place="hidden", use_bias=True)
+        self.mlp_norm = self._norm("mlp_norm")
+        self.mlp_dense_1 = self._dense(self.width * self.mlp_ratio, "mlp_1", part="mlp", use_bias=True)
+        self.mlp_dense_2 = self._dense(self.width, "mlp_2", place="hidden", part="mlp", use_bias=True)
 
     def build(self, input_shape):
-        hidden_shape = (*input_shape[:-1], self.width * self.mlp_ratio)
-        for layer in (self.attention_norm, self.query_dense, self.key_dense, self.value_dense, self.output_dense):
+        hidden_shape, reduced = (*input_shape[:-1], self.width * self.mlp_ratio), self._reduced(input_shape)
+        for layer in (self.attention_residual, self.mlp_residual, self.attention_norm, self.query_dense, self.output_dense):
             layer.build(input_shape)
-        self.attention.build(input_shape)
+        for layer in (self.reduction_dense, self.reduction_norm) if self.reduction > 1 else ():
+            layer.build(reduced)
+        for layer in (self.key_dense, self.value_dense):
+            layer.build(reduced)
+        self.attention.build(input_shape, reduced, reduced)
         self.mlp_norm.build(input_shape)
         self.mlp_dense_1.build(input_shape)
         self.mlp_dense_2.build(hidden_shape)
         self.built = True
 
     def call(self, inputs, training=None):
-        u = self.attention_norm(inputs)
-        query, key, value = self.query_dense(u), self.key_dense(u), self.value_dense(u)
+        quantize = execution.current().quantize
+        u = reduced = self.attention_norm(quantize(self.attention_residual, inputs, training))
+        if self.reduction > 1:
+            reduced = self.reduction_norm(self.reduction_dense(average_windows(u, self.reduction), training=training))
+            reduced = keras.ops.gelu(reduced, approximate=False)
+        query = self.query_dense(u, training=training)
+        key, value = (dense(reduced, training=training) for dense in (self.key_dense, self.value_dense))
         context, probabilities = self.attention(query, key, value, training=training, return_probabilities=True)
-        x = inputs + self.drop_path(self.output_dense(context), training=training)
-        hidden = keras.ops.gelu(self.mlp_dense_1(self.mlp_norm(x)), approximate=False)
-        outputs = x + self.drop_path(self.mlp_dense_2(hidden), training=training)
-        return outputs, self._taps(query, key, probabilities, outputs)
+        x = inputs + self.drop_path(self.output_dense(context, training=training), training=training)
+        w = self.mlp_norm(quantize(self.mlp_residual, x, training))
+        hidden = keras.ops.gelu(self.mlp_dense_1(w, training=training), approximate=False)
+        outputs = x + self.drop_path(self.mlp_dense_2(hidden, training=training), training=training)
+        return outputs, self._taps(query, key, value, probabilities, outputs)
 
 
 @keras.saving.register_keras_serializable(package="acdbit")
@@ -149,6 +194,8 @@ class BinaryBlock(_Block):
         super().__init__(*args, **kwargs)
         hidden = self.width * self.mlp_ratio
         self.attention_norm = self._norm("attention_norm")
+        if self.reduction > 1:
+            self.reduction_product = BinaryProduct(self._dense(self.width, "reduction"), name="reduction_product")
         self.query_product = BinaryProduct(self._dense(self.width, "query"), name="query_product")
         self.key_product = BinaryProduct(self._dense(self.width, "key"), name="key_product")
         self.value_product = BinaryProduct(self._dense(self.width, "value"), name="value_product")
@@ -156,21 +203,22 @@ class BinaryBlock(_Block):
         self.context_activation = RPReLU(name="context_activation")
         self.output_product = BinaryProduct(self._dense(self.width, "output"), name="output_product")
         self.mlp_norm = self._norm("mlp_norm")
-        self.mlp_product_1 = BinaryProduct(self._dense(hidden, "mlp_1"), name="mlp_product_1")
-        self.mlp_product_2 = BinaryProduct(self._dense(self.width, "mlp_2", place="hidden"), name="mlp_product_2")
+        self.mlp_product_1 = BinaryProduct(self._dense(hidden, "mlp_1", part="mlp"), name="mlp_product_1")
+        self.mlp_product_2 = BinaryProduct(self._dense(self.width, "mlp_2", place="hidden", part="mlp"), name="mlp_product_2")
         if self.scheme.branches:
             self.attention_scale = LayerScale(name="attention_scale")
             self.mlp_scale = LayerScale(name="mlp_scale")
             self.pooling = PoolingBranches(name="pooling")
 
-    def _norm(self, name):
-        return layers.BatchNormalization(epsilon=1e-5, momentum=0.9, name=name)
-
     def build(self, input_shape):
-        hidden_shape = (*input_shape[:-1], self.width * self.mlp_ratio)
-        for layer in (self.attention_norm, self.query_product, self.key_product, self.value_product):
+        hidden_shape, reduced = (*input_shape[:-1], self.width * self.mlp_ratio), self._reduced(input_shape)
+        for layer in (self.attention_norm, self.query_product):
             layer.build(input_shape)
-        self.attention.build(input_shape)
+        if self.reduction > 1:
+            self.reduction_product.build(reduced)
+        for layer in (self.key_product, self.value_product):
+            layer.build(reduced)
+        self.attention.build(input_shape, reduced, reduced)
         for layer in (self.context_norm, self.context_activation, self.output_product, self.mlp_norm, self.mlp_product_1):
             layer.build(input_shape)
         self.mlp_product_2.build(hidden_shape)
@@ -184,14 +232,19 @@ class BinaryBlock(_Block):
 
     def compute(self, inputs, training):
         """The block's own layers, one by one."""
-        # q = rp(bn(BL(u)) + u), k and v likewise
-        u = self.attention_norm(inputs, training=training)
+        # q = rp(bn(BL(u)) + u), k and v likewise, with a reduction of u' = rp(bn(BL(mean of a window of u)) + that mean)
+        u = reduced = self.attention_norm(inputs, training=training)
+        if self.reduction > 1:
+            reduced = average_windows(u, self.reduction)
+            reduced = self.reduction_product(reduced, reduced, training=training)
         query = self.query_product(u, u, training=training)
-        key = self.key_product(u, u, training=training)
-        value = self.value_product(u, u, training=training)
-        # c = rp(bn(P_b v_b) + q + k + v)
+        key = self.key_product(reduced, reduced, training=training)
+        value = self.value_product(reduced, reduced, training=training)
+        # c = rp(bn(P_b v_b) + q + k + v), a key and a value going to every token of their window
         context, probabilities = self.attention(query, key, value, training=training, return_probabilities=True)
-        context = self.context_activation(self.context_norm(context, training=training) + query + key + value)
+        context = self.context_norm(context, training=training) + query
+        context = context + key + value if self.reduction == 1 else context + spread_windows(key + value, self.reduction)
+        context = self.context_activation(context)
         # y = x + LS(rp(bn(BL(c)) + c))
         branch = self.output_product(context, context, training=training)
         if self.scheme.branches:
@@ -206,7 +259,78 @@ class BinaryBlock(_Block):
         outputs = x + self.drop_path(branch, training=training)
         if self.scheme.branches:
             outputs = outputs + self.pooling(w)
-        return outputs, self._taps(query, key, probabilities, outputs)
+        return outputs, self._taps(query, key, value, probabilities, outputs)
+
+
+@keras.saving.register_keras_serializable(package="acdbit")
+class PatchMerging(_SchemeLayer):
+    """From one stage of a pyramid to the next: every 2x2 tokens become one of `width` channels; positions are added.
+
+    Binary block: rp(bn(BL(2x2 tokens of u)) + tile(mean of 2x2 tokens of u)), u = bn(x): the binary 2x2 convolution of
+    stride 2 as a product over the channels of its four tokens. Float block, or `real`: norm(dense(2x2 tokens of x)).
+
+    Args:
+        width: output channels; for the binary form a multiple of the input's.
+        scheme: scheme, its name or config.
+        real: whether the product is a float one in a binary scheme, too.
+
+    Input shape: `(batch, height, width, channels)` of even sizes. Output shape: `(batch, height / 2, width / 2, width)`.
+
+    Raises:
+        ValueError: when built for a shape that does not fit.
+
+    Source: BinaryViT (CVPR Workshops 2023).
+    """
+
+    # === Config ===
+    def __init__(self, width, scheme, real=False, **kwargs):
+        super().__init__(scheme, **kwargs)
+        self.width = width
+        self.real = real
+        self.norm = self._norm("norm")
+        if self.has_shortcut:
+            self.product = BinaryProduct(self._dense(width, "merging", part=None), name="product")
+        elif real:
+            self.dense = BinaryDense(width, kernel_initializer=keras.initializers.TruncatedNormal(stddev=0.02), name="merging")
+        else:
+            self.dense = self._dense(width, "merging", part=None)
+
+    @property
+    def has_shortcut(self):
+        """Whether it has the binary form."""
+        return self.scheme.block == "binary" and not self.real
+
+    def build(self, input_shape):
+        batch, height, width, channels = input_shape
+        if height % 2 or width % 2:
+            raise ValueError(f"a grid of {height} x {width} tokens cannot be merged 2 x 2")
+        if self.has_shortcut and self.width % channels:
+            raise ValueError(
+                f"the width {self.width} is not a multiple of {channels}, that of the stage before, whose mean is tiled"
+            )
+        merged = (batch, height // 2, width // 2, 4 * channels)
+        if self.has_shortcut:
+            self.norm.build(input_shape)
+            self.product.build(merged)
+        else:
+            self.dense.build(merged)
+            self.norm.build(self.compute_output_shape(input_shape))
+        initializer = keras.initializers.TruncatedNormal(stddev=0.02)
+        self.positions = self.add_weight(name="positions", shape=(1, *merged[1:-1], self.width), initializer=initializer)
+        self.built = True
+
+    def call(self, inputs, training=None):
+        if not self.has_shortcut:
+            return self.norm(self.dense(gather_windows(inputs, 2), training=training), training=training) + self.positions
+        u = self.norm(inputs, training=training)
+        shortcut = tile_channels(average_windows(u, 2), self.width // u.shape[-1])
+        return self.product(gather_windows(u, 2), shortcut, training=training) + self.positions
+
+    def compute_output_shape(self, input_shape):
+        return (input_shape[0], input_shape[1] // 2, input_shape[2] // 2, self.width)
+
+    def get_config(self):
+        return {**super().get_config(), "width": self.width, "real": self.real}
 
 
 BLOCKS = {"float": FloatBlock, "binary": BinaryBlock}

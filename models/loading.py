@@ -9,11 +9,12 @@ import keras
 
 # Imported for what they register with Keras.
 from acdbit_keras import distillation, layers  # noqa: F401
-from acdbit_keras.models import blocks, vit  # noqa: F401
+from acdbit_keras.models import blocks, pyramid, vit  # noqa: F401
+from acdbit_keras.models.zoo.compact import SUFFIX, load_compact
 
 
 def load_model(path):
-    """A model from a run's folder (`model.keras`, else `best.keras`) or a `.keras` file, this package's classes included.
+    """A model from a run's folder (`model.keras`, else `best.keras`), a `.keras` or a compact file, this package's classes included.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -27,6 +28,8 @@ def load_model(path):
         path = found[0]
     if not path.exists():
         raise FileNotFoundError(f"there is no file {path}")
+    if path.suffix == SUFFIX:
+        return load_compact(path)
     try:
         with zipfile.ZipFile(path) as archive:
             config = json.loads(archive.read("config.json"))

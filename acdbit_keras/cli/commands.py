@@ -41,6 +41,7 @@ def add_train(subparsers):
     parser.add_argument("--out", help="the run's folder (default: RUNS/RECIPE)")
     parser.add_argument("--runs", default="runs", help="folder of runs, where the recipe's teacher is found or made (default: %(default)s)")
     parser.add_argument("--teacher", help="run folder or .keras file of another teacher")
+    parser.add_argument("--devices", type=int, default=1, help="devices that share every batch, on the JAX backend (default: %(default)s)")
     _add_settings(parser)
 
 
@@ -62,7 +63,7 @@ def train(options):
     recipe = recipes.get(options.recipe).with_settings(options.set)
     folder = options.out or pathlib.Path(options.runs) / recipe.name
     verbose = 0 if options.json else 1 if sys.stdout.isatty() else 2
-    result = run_recipe(recipe, folder, options.data_dir, options.teacher, options.runs, verbose)
+    result = run_recipe(recipe, folder, options.data_dir, options.teacher, options.runs, verbose, options.devices)
     emit(options, f"{recipe.name}: accuracy {result['accuracy']:.4f} (best {result['best_accuracy']:.4f}), in {folder}", result)
 
 
@@ -145,7 +146,7 @@ def add_convert(subparsers):
     parser = _command(subparsers, "convert", convert, "Convert a run or a .keras file to .tflite; binary layers are packed into bits.", data=True)
     parser.add_argument("model", help="run folder, .keras file, or PRESET:SCHEME[:CLASSES] for an untrained model")
     parser.add_argument("out", help="the .tflite file")
-    parser.add_argument("--precision", help="bits, float32, dynamic or int8 (default: bits for a binary model, else float32)")
+    parser.add_argument("--precision", help="bits, float32, float16, dynamic or int8 (default: what the scheme says)")
     parser.add_argument("--attention", help="binary, for this project's runtime, or float, which Larq Compute Engine executes too (default: binary if the runtime is there)")
     parser.add_argument("--half", action="store_true", help="round the patch embedding to half precision, which halves its space")
     parser.add_argument("--layers", action="store_true", help="keep every layer an op of its own instead of one op per block")
@@ -237,6 +238,11 @@ def _dataset(options, model, required=True):
         from acdbit_keras.models.train import recipe_of
 
         return recipe_of(folder).dataset
+    if (folder / "card.json").exists():
+        import json
+
+        # An entry of the zoo.
+        return json.loads((folder / "card.json").read_text())["data"]["dataset"]
     if required:
         raise ValueError(f"there is no recipe.json beside {model} that says which dataset it was trained on; pass --dataset")
     return None
@@ -249,10 +255,11 @@ def add_bench(subparsers):
     parser = _command(subparsers, "bench", bench, "Time files side by side in one run: latency, memory, size, per-node profile.")
     parser.add_argument("files", nargs="*", metavar="FILE", help=".tflite or .onnx files; times are compared with the first one's")
     parser.add_argument("--model", help="instead of files a binary run folder, .keras file, or PRESET:SCHEME[:CLASSES] for an untrained model: it and its float twin on every engine")
+    parser.add_argument("--kernels", action="store_true", help="instead of files the two products of a binary transformer and their float32 twins, each alone")
     parser.add_argument("--teacher", metavar="MODEL", help="with --model: the float model to compare with (default: an untrained one of the same sizes)")
     parser.add_argument("--engine", action="append", help="auto, acdbit, acdbit:KERNELS, lce, litert or onnx; once for all files or once per file; with --model: only these")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--runs", type=int, default=50)
+    parser.add_argument("--runs", type=int, default=50, help="timed inferences of each file (default: %(default)s); with --kernels turns of 10 calls each")
     parser.add_argument("--warmup", type=int, default=5)
     parser.add_argument("--no-profile", action="store_true", help="do not time each node alone")
     parser.add_argument("--plot", help="write a bar chart PNG")
@@ -264,10 +271,12 @@ def bench(options):
     import importlib
     import tempfile
 
-    if bool(options.files) == bool(options.model):
-        raise ValueError("bench needs either files or --model")
+    if bool(options.files) + bool(options.model) + options.kernels != 1:
+        raise ValueError("bench needs either files, --model or --kernels")
     if options.teacher and not options.model:
         raise ValueError("--teacher goes with --model")
+    if options.kernels:
+        return _bench_kernels(options)
     room = importlib.import_module("acdbit_keras.convert.benchmark")
     with tempfile.TemporaryDirectory() as folder:
         if options.model:
@@ -305,7 +314,24 @@ def _contenders(options, folder):
     return contenders.make(model, twin, folder, options.engine)
 
 
+def _bench_kernels(options):
+    if options.engine or options.plot or options.threads != 1:
+        raise ValueError("--kernels times every kernel path on one thread, without a picture; leave out --engine, --threads and --plot")
+    from acdbit_keras.convert import kernel_benchmark as room
+
+    result = room.kernel_benchmark(options.runs)
+    if options.out:
+        _write_measurement(options.out, {"runs": options.runs, **result.to_dict()})
+    emit(options, room.table(result), result.to_dict())
+
+
 def _write_timings(results, options):
+    timings = [{key: part for key, part in result.to_dict().items() if key != "samples_ms"} for result in results]
+    _write_measurement(options.out, {"model": options.model, "runs": options.runs, "results": timings})
+
+
+def _write_measurement(path, value):
+    """Writes a dict of figures to a JSON file, with what they were measured on."""
     import importlib.metadata
     import json
 
@@ -313,14 +339,8 @@ def _write_timings(results, options):
 
     packages = ("acdbit-keras", "ai-edge-litert", "larq-compute-engine", "onnxruntime")
     known = {distribution.name: distribution.version for distribution in importlib.metadata.distributions()}
-    value = {
-        "model": options.model,
-        "processor": _processor(),
-        "versions": {name: known[name] for name in packages if name in known},
-        "runs": options.runs,
-        "results": [{key: part for key, part in result.to_dict().items() if key != "samples_ms"} for result in results],
-    }
-    write_beside(options.out, lambda path: path.write_text(json.dumps(value, indent=1) + "\n"))
+    value = {"processor": _processor(), "versions": {name: known[name] for name in packages if name in known}, **value}
+    write_beside(path, lambda temporary: temporary.write_text(json.dumps(value, indent=1) + "\n"))
 
 
 def _processor():
@@ -338,23 +358,31 @@ def _processor():
 
 
 def add_predict(subparsers):
-    parser = _command(subparsers, "predict", predict, "Classify image files with a .tflite file.")
-    parser.add_argument("file", help="the .tflite file, converted from a run")
+    parser = _command(subparsers, "predict", predict, "Classify image files with a .tflite file or a trained model of the zoo.")
+    parser.add_argument("file", help="the .tflite file, converted from a run, or a name of `acdbit zoo`")
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="PNG or JPEG files; resized to the model's input")
     parser.add_argument("--top", type=int, default=3, help="classes to print per image (default: %(default)s)")
 
 
 def predict(options):
+    import tempfile
+
     import numpy as np
 
     from acdbit_keras.convert import Interpreter
 
-    interpreter = Interpreter(options.file)
-    facts = _card(options.file)
-    if not facts:
-        raise ValueError(f"{options.file} does not hold its classes and normalisation; convert it from a run's folder")
-    images = np.stack([_read_image(path, interpreter.input_shape, facts) for path in options.images])
-    logits = interpreter.predict(images)
+    with tempfile.TemporaryDirectory() as folder:
+        file = options.file
+        if not pathlib.Path(file).suffix and not pathlib.Path(file).exists():
+            from acdbit_keras.cli import zoo
+
+            file = zoo.converted(file, folder)
+        interpreter = Interpreter(file)
+        facts = _card(file)
+        if not facts:
+            raise ValueError(f"{file} does not hold its classes and normalisation; convert it from a run's folder")
+        images = np.stack([_read_image(path, interpreter.input_shape, facts) for path in options.images])
+        logits = interpreter.predict(images)
     probabilities = np.exp(logits - logits.max(axis=1, keepdims=True))
     probabilities /= probabilities.sum(axis=1, keepdims=True)
     answers = []

@@ -5,6 +5,7 @@ import time
 
 import numpy as np
 
+from acdbit_keras import figures
 from acdbit_keras.files import write_beside
 
 TEACHER, STUDENT = "digits_teacher", "digits_acd_bit"
@@ -112,23 +113,21 @@ def _accuracy(interpreter, images, labels):
 
 
 def _draw_predictions(path, images, labels, interpreter, count=24):
-    plt = _pyplot()
     predicted = interpreter.predict(images[:count]).argmax(axis=1)
-    figure, axes = plt.subplots(3, count // 3, figsize=(10, 4.2))
+    figure, axes = figures.new(3, count // 3, size=(10, 4.2))
     for axis, image, label, answer in zip(axes.flat, images, labels, predicted):
         axis.imshow(image[..., 0], cmap="gray_r")
         axis.set_title(str(answer), color="black" if answer == label else "red", fontsize=11)
         axis.axis("off")
     figure.suptitle("1-bit student on test images (wrong answers in red)")
-    _save(figure, path)
+    figures.save(figure, path)
 
 
 def _draw_distributions(path, student, images):
     """Query inputs of the first and last block: real values, their threshold, and the code that replaces them."""
-    plt = _pyplot()
     taps = student(images, training=False, return_taps=True)["taps"]
-    figure, axes = plt.subplots(1, 2, figsize=(10, 3.6))
-    for axis, index in zip(axes, (0, student.depth - 1)):
+    figure, axes = figures.new(1, 2, size=(10, 3.6))
+    for axis, index in zip(axes.flat, (0, student.depth - 1)):
         query = np.asarray(taps[index]["query"])
         code = student.blocks[index].attention.query_quantizer(taps[index]["query"], training=False)
         decoded, signs = np.asarray(code.decode()), np.asarray(code.signs)
@@ -139,19 +138,4 @@ def _draw_distributions(path, student, images):
         axis.axvline(decoded.mean(), color="C1", linestyle=":", linewidth=1.5, label=f"mean {decoded.mean():+.3f}")
         axis.set_title(f"block {index}: P(+1) = {(signs > 0).mean():.3f}")
         axis.legend(fontsize=8)
-    _save(figure, path)
-
-
-def _pyplot():
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    return plt
-
-
-def _save(figure, path):
-    figure.tight_layout()
-    write_beside(path, lambda temporary: figure.savefig(temporary, dpi=120))
-    _pyplot().close(figure)
+    figures.save(figure, path)

@@ -5,8 +5,10 @@ import json
 import platform
 import shutil
 
+from acdbit_keras import figures
 from acdbit_keras.files import write_beside
 
+_PRECISIONS = {"float32": ("float32", "dynamic", "int8")}  # of files; any other scheme has one of its own precision
 _CURVES = (("accuracy", "training accuracy"), ("val_accuracy", "test accuracy"))
 
 
@@ -53,7 +55,7 @@ def run(out, folders, data_dir=None, samples=None, say=print):
         calibration = data.pipeline(
             recipe.dataset, "train", image_size=model.image_size, batch_size=128, data_dir=data_dir, augment="none"
         ).take(2)
-        for precision in ("bits",) if model.scheme.is_binary else ("float32", "dynamic", "int8"):
+        for precision in _PRECISIONS.get(model.scheme.precision, (model.scheme.precision,)):
             path = folder / f"{precision}.tflite"
             say(f"{recipe.name}: converting to {precision}")
             report = convert.to_tflite(
@@ -72,7 +74,9 @@ def run(out, folders, data_dir=None, samples=None, say=print):
                 entry["files"][precision]["parity"] = parity
             files[recipe.name, precision] = path
         runs[recipe.name] = entry
-        shutil.copy(folder / "history.csv", out / f"{recipe.name}.csv")
+        # A scheme without training has no history.
+        if (folder / "history.csv").exists():
+            shutil.copy(folder / "history.csv", out / f"{recipe.name}.csv")
     say("timing the files side by side")
     timings = convert.benchmark([str(path) for path in files.values()], runs=100, profile=False)
     for (name, precision), timing in zip(files, timings):
@@ -86,7 +90,7 @@ def run(out, folders, data_dir=None, samples=None, say=print):
     results = {"command": f"acdbit report {out} {names}", "machine": platform.processor() or platform.machine(), "runs": runs}
     write_beside(out / "results.json", lambda path: path.write_text(json.dumps(results, indent=1) + "\n"))
     write_beside(out / "results.md", lambda path: path.write_text(markdown(results) + "\n"))
-    _draw_curves(out / "curves.png", {name: out / f"{name}.csv" for name in runs})
+    _draw_curves(out / "curves.png", {name: out / f"{name}.csv" for name in runs if (out / f"{name}.csv").exists()})
     return results
 
 
@@ -114,21 +118,14 @@ def markdown(results):
 
 
 def _draw_curves(path, histories):
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4), sharey=True)
+    figure, axes = figures.new(1, 2, size=(11, 4), sharey=True)
     for name, history in histories.items():
         rows = list(csv.DictReader(history.open(newline="")))
         epochs = [int(row["epoch"]) + 1 for row in rows]
-        for axis, (column, title) in zip(axes, _CURVES):
+        for axis, (column, title) in zip(axes.flat, _CURVES):
             axis.plot(epochs, [float(row[column]) for row in rows], marker=".", label=name)
             axis.set_title(title)
             axis.set_xlabel("epoch")
             axis.grid(alpha=0.3)
-    axes[1].legend()
-    figure.tight_layout()
-    write_beside(path, lambda temporary: figure.savefig(temporary, dpi=110))
-    plt.close(figure)
+    axes[0, 1].legend()
+    figures.save(figure, path)

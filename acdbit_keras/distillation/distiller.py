@@ -88,7 +88,7 @@ class Distiller(keras.Model):
         return self.compute_metrics(x, y, outputs, sample_weight)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        """Weighted sum of the terms, mean over the batch. `y` is used by `compile(loss=...)` only."""
+        """Weighted sum of the terms, mean over the batch. `y` is for terms that need the labels and `compile(loss=...)`."""
         outputs = y_pred
         if not isinstance(outputs, dict):
             # Evaluation hands over the logits alone. Compiled, this second call merges with the first.
@@ -96,7 +96,9 @@ class Distiller(keras.Model):
         reference = keras.tree.map_structure(ops.stop_gradient, self.teacher(x, training=False, return_taps=True))
         total = 0.0
         for term in self.terms:
-            per_image = term(reference, outputs)
+            if term.needs_labels and y is None:
+                raise ValueError(f"the term {term.name!r} needs labels, and the data has none")
+            per_image = term(reference, outputs, y) if term.needs_labels else term(reference, outputs)
             if sample_weight is not None:
                 sample_weight = ops.reshape(ops.cast(sample_weight, per_image.dtype), ops.shape(per_image))
             self.term_losses[term.name].update_state(per_image, sample_weight=sample_weight)
@@ -145,22 +147,30 @@ def _check_compatible(teacher, student, terms):
         raise ValueError(
             f"the teacher has {theirs['logits'].shape[-1]} classes, the student {ours['logits'].shape[-1]}; they must agree"
         )
-    if not any(term.needs_taps for term in terms):
+    taps = dict.fromkeys(tap for term in terms for tap in term.taps)
+    if not taps:
         return
     if len(ours["taps"]) != len(theirs["taps"]):
+        paired = ", ".join(term.name for term in terms if term.taps)
         raise ValueError(
             f"the teacher has {len(theirs['taps'])} blocks, the student {len(ours['taps'])}; "
-            "query-key distillation pairs them one to one"
+            f"the distillation of {paired.replace('_', '-')} pairs them one to one"
         )
     for index, (mine, other) in enumerate(zip(ours["taps"], theirs["taps"])):
-        for tap in ("query", "key"):
-            (_, tokens, heads, width), (_, other_tokens, other_heads, other_width) = mine[tap].shape, other[tap].shape
-            if tokens != other_tokens:
-                raise ValueError(f"block {index}: the teacher has {other_tokens} {tap} tokens, the student {tokens}; they must agree")
-            if heads != other_heads:
-                raise ValueError(f"block {index}: the teacher has {other_heads} heads, the student {heads}; they must agree")
-            if width != other_width and any(getattr(term, "form", None) == "direct" for term in terms):
-                raise ValueError(
-                    f"block {index}: the teacher's heads are {other_width} wide, the student's {width}; "
-                    "form='direct' needs equal widths, form='gram' does not"
-                )
+        for tap in taps:
+            _check_same_shape(index, tap, mine[tap].shape, other[tap].shape, terms)
+
+
+def _check_same_shape(index, tap, mine, other, terms):
+    kinds = ("rows", "columns", "channels") if tap == "features" else ("tokens", "heads", "channels of a head")
+    for kind, size, other_size in zip(kinds, mine[1:], other[1:], strict=True):
+        if size == other_size:
+            continue
+        if not kind.startswith("channels"):
+            raise ValueError(f"block {index}: the teacher has {other_size} {tap} {kind}, the student {size}; they must agree")
+        strict = [term.name for term in terms if tap in term.taps and term.same_width]
+        if strict:
+            raise ValueError(
+                f"block {index}: the teacher has {other_size} {tap} {kind}, the student {size}; "
+                f"the term {strict[0]!r} needs equal widths, a comparison of gram matrices does not"
+            )

@@ -1,8 +1,8 @@
-"""Distribution correction: the terms of the distillation loss.
+"""The terms of the distillation loss: distribution correction, and those of the other systems.
 
 Each term maps the outputs of teacher and student to one loss per image, in float32. `outputs` is what a backbone
-returns with `return_taps=True`: `{"logits": (batch, classes), "taps": [per block {"query", "key", ...}]}`, query and
-key real, before any quantizer, `(batch, tokens, heads, head_dim)`.
+returns with `return_taps=True`: `{"logits": (batch, classes), "taps": [per block {"query", "key", ...}]}`; query, key
+and value real, before any quantizer, `(batch, tokens, heads, head_dim)`, features `(batch, ..., channels)`.
 """
 
 import keras
@@ -12,10 +12,18 @@ QUERY_KEY_FORMS = ("gram", "direct")
 
 
 class Term:
-    """One weighted term. Subclasses set `name` and `__call__(teacher, student) -> (batch,)`."""
+    """One weighted term. Subclasses set `name` and `__call__(teacher, student) -> (batch,)`.
+
+    Attributes:
+        taps: names of the taps of each block that it compares.
+        same_width: whether their last axes must agree between teacher and student.
+        needs_labels: whether it is called with the labels as a third argument.
+    """
 
     name = None
-    needs_taps = False
+    taps = ()
+    same_width = False
+    needs_labels = False
 
     def __init__(self, weight):
         if not weight >= 0:
@@ -68,25 +76,78 @@ class QueryKeyDistillation(Term):
     """
 
     name = "query_key"
-    needs_taps = True
+    taps = ("query", "key")
 
     def __init__(self, weight=0.1, form="gram"):
         super().__init__(weight)
         if form not in QUERY_KEY_FORMS:
             raise ValueError(f"form must be one of {', '.join(map(repr, QUERY_KEY_FORMS))}, not {form!r}")
         self.form = form
+        self.same_width = form == "direct"
 
     def __call__(self, teacher, student):
-        distance = gram_distance if self.form == "gram" else direct_distance
-        terms = [
-            distance(_float(ours[tap]), _float(theirs[tap]))
-            for ours, theirs in zip(student["taps"], teacher["taps"])
-            for tap in ("query", "key")
-        ]
-        return sum(terms) / len(terms)
+        distances = _distances(gram_distance if self.form == "gram" else direct_distance, self.taps, teacher, student)
+        return sum(distances) / len(distances)
 
     def get_config(self):
         return {**super().get_config(), "form": self.form}
+
+
+@keras.saving.register_keras_serializable(package="acdbit")
+class DirectionMatchingDistillation(Term):
+    """Sum over layers, and over query, key and value, of || G(s)/||G(s)|| - G(t)/||G(t)|| ||_F, G(x) = x x^T per head.
+
+    Mean over the heads. The factor 1 / sqrt(head_dim) that BiBERT has in G cancels.
+
+    Source: BiBERT (arXiv:2203.06390).
+    """
+
+    name = "direction_matching"
+    taps = ("query", "key", "value")
+
+    def __init__(self, weight=1.0):
+        super().__init__(weight)
+
+    def __call__(self, teacher, student):
+        return sum(_distances(gram_distance, self.taps, teacher, student))
+
+
+@keras.saving.register_keras_serializable(package="acdbit")
+class HiddenDistillation(Term):
+    """Sum over layers of || s/||s|| - t/||t|| ||, the features of an image as one vector.
+
+    Source: BiBERT (arXiv:2203.06390) for the normalised difference.
+    """
+
+    name = "hidden"
+    taps = ("features",)
+    same_width = True
+
+    def __init__(self, weight=1.0):
+        super().__init__(weight)
+
+    def __call__(self, teacher, student):
+        return sum(_distances(feature_distance, self.taps, teacher, student))
+
+
+@keras.saving.register_keras_serializable(package="acdbit")
+class TrueLabels(Term):
+    """Cross-entropy of the student against the labels of the dataset, classes `(batch,)` or rows `(batch, classes)`."""
+
+    name = "true_label"
+    needs_labels = True
+
+    def __init__(self, weight=0.5):
+        super().__init__(weight)
+
+    def __call__(self, teacher, student, labels):
+        log_prediction = ops.log_softmax(_float(student["logits"]), axis=-1)
+        labels = ops.convert_to_tensor(labels)
+        if len(labels.shape) == 2 and labels.shape[-1] == log_prediction.shape[-1]:
+            target = _float(labels)
+        else:
+            target = ops.one_hot(ops.reshape(ops.cast(labels, "int32"), (-1,)), log_prediction.shape[-1])
+        return -ops.sum(target * log_prediction, axis=-1)
 
 
 def gram_distance(x, y):
@@ -98,9 +159,21 @@ def gram_distance(x, y):
     return ops.mean(ops.sqrt(ops.sum(ops.square(difference), axis=(-2, -1)) + 1e-12), axis=-1)
 
 
+def feature_distance(x, y):
+    """|| x/||x|| - y/||y|| || of all of an image's features; `(batch, ..., channels)` to `(batch,)`."""
+    axes = tuple(range(1, len(x.shape)))
+    return ops.sqrt(ops.sum(ops.square(_unit(x, axes) - _unit(y, axes)), axis=axes) + 1e-12)
+
+
 def direct_distance(x, y):
     """Mean over tokens and heads of the squared distance of the l2-normalised vectors; to `(batch,)`."""
     return ops.mean(ops.sum(ops.square(_unit(x, -1) - _unit(y, -1)), axis=-1), axis=(1, 2))
+
+
+def _distances(distance, taps, teacher, student):
+    """One `(batch,)` per layer and tap."""
+    pairs = zip(student["taps"], teacher["taps"])
+    return [distance(_float(ours[tap]), _float(theirs[tap])) for ours, theirs in pairs for tap in taps]
 
 
 def _gram(x):

@@ -21,7 +21,8 @@ class BinaryAttention(keras.layers.Layer):
         num_heads: number of heads; divides the channels. For bits, channels / num_heads must be a multiple of 32,
             the width of a packed word.
         query_quantizer, key_quantizer, value_quantizer: quantizer, name, Larq quantizer or `None`.
-        probabilities_quantizer: likewise, for the softmax output; {0, 1} codes such as `"elastic_binary"`.
+        probabilities_quantizer: likewise, for the softmax output, {0, 1} codes such as `"elastic_binary"`, or for the scores
+            where it takes those.
 
     Call arguments:
         query: `(batch, n, channels)` or `(batch, height, width, channels)`, real.
@@ -89,14 +90,17 @@ class BinaryAttention(keras.layers.Layer):
         query = self.query_quantizer(query, training=training)
         query = query._replace(scale=query.scale * factor, offset=query.offset * factor)
         key = self.key_quantizer(key, training=training)
-        if code.is_constant(key.offset) or key.offset.shape[1] == 1:
+        if not self.probabilities_quantizer.takes_scores and (code.is_constant(key.offset) or key.offset.shape[1] == 1):
             # All that such an offset adds is constant along the keys, which the softmax ignores.
             key = key.without_offset()
         return query, key, self.value_quantizer(value, training=training)
 
     def probabilities(self, scores, training):
-        """Code of softmax(scores) over the last axis."""
-        return self.probabilities_quantizer(ops.softmax(scores, axis=-1), training=training)
+        """Code of softmax(scores) over the last axis, or of what the quantizer makes of the scores instead."""
+        if not self.probabilities_quantizer.takes_scores:
+            # In float32: in half precision a row of many keys sums to no 1.
+            scores = ops.cast(ops.softmax(ops.cast(scores, "float32"), axis=-1), scores.dtype)
+        return self.probabilities_quantizer(scores, training=training)
 
     def _split(self, x):
         heads = (self.num_heads, x.shape[-1] // self.num_heads)

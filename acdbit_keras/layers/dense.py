@@ -63,7 +63,7 @@ class BinaryDense(keras.layers.Layer):
             shape=shape,
             initializer=self.kernel_initializer,
             regularizer=self.kernel_regularizer,
-            constraint=self.kernel_constraint,
+            constraint=self.kernel_constraint or self.kernel_quantizer.constraint,
         )
         if self.use_bias:
             self.bias = self.add_weight(name="bias", shape=(self.units,), initializer=self.bias_initializer)

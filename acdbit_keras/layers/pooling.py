@@ -1,4 +1,4 @@
-"""Pooling branches and changes of width: the float paths beside the binary products."""
+"""Pooling branches and changes of width and resolution: the float paths beside the binary products."""
 
 import keras
 from keras import ops
@@ -89,3 +89,28 @@ def average_channels(x, group):
     # In three dimensions, which every device has kernels for.
     groups = ops.mean(ops.reshape(x, (-1, x.shape[-1] // group, group)), axis=-1)
     return ops.reshape(groups, (*ops.shape(x)[:-1], x.shape[-1] // group))
+
+
+def average_windows(x, side):
+    """Mean of each `side x side` window: `(batch, height, width, channels)` to `side` times smaller sizes."""
+    _, height, width, channels = x.shape
+    # As two means over the middle of three axes: their gradient is a broadcast, that of a pooling takes XLA long.
+    rows = ops.mean(ops.reshape(x, (-1, side, width * channels)), axis=1)
+    windows = ops.mean(ops.reshape(rows, (-1, side, channels)), axis=1)
+    return ops.reshape(windows, (-1, height // side, width // side, channels))
+
+
+def spread_windows(x, side):
+    """Nearest upsampling, the inverse for constant windows: `(batch, height, width, channels)` to `side` times the sizes."""
+    _, height, width, channels = x.shape
+    rows = ops.reshape(x, (-1, 1, channels)) * ops.ones((1, side, 1), x.dtype)
+    grid = ops.reshape(rows, (-1, 1, width * side * channels)) * ops.ones((1, side, 1), x.dtype)
+    return ops.reshape(grid, (-1, height * side, width * side, channels))
+
+
+def gather_windows(x, side):
+    """The tokens of each `side x side` window in one, row by row: `(batch, height, width, channels)` to
+    `(batch, height / side, width / side, side^2 channels)`."""
+    _, height, width, channels = x.shape
+    rows = ops.reshape(x, (-1, side, width // side, side * channels))
+    return ops.reshape(ops.transpose(rows, (0, 2, 1, 3)), (-1, height // side, width // side, side * side * channels))

@@ -8,18 +8,25 @@ from acdbit_keras import signs
 from acdbit_keras.quantizers.aligned import AlignedSign
 from acdbit_keras.quantizers.base import Comparison, Identity, PlainSign, Quantizer
 from acdbit_keras.quantizers.elastic import ElasticBinary
+from acdbit_keras.quantizers.probabilities import LogarithmicSoftmax, ThresholdedProbabilities
+from acdbit_keras.quantizers.stored import StoredSign
+from acdbit_keras.quantizers.uniform import PowerOfTwoFactor, UniformQuantizer
 from acdbit_keras.quantizers.weights import WeightSign
 
 _BY_NAME = {
     "aligned_sign": AlignedSign,
     "elastic_binary": ElasticBinary,
     "identity": Identity,
+    "logarithmic_softmax": LogarithmicSoftmax,
+    "power_of_two_factor": PowerOfTwoFactor,
+    "thresholded_probabilities": ThresholdedProbabilities,
+    "uniform_quantizer": UniformQuantizer,
     "weight_sign": WeightSign,
 }
 
 __all__ = [
-    "AlignedSign", "Comparison", "ElasticBinary", "Identity", "PlainSign", "Quantizer", "WeightSign", "clone", "get", "names",
-    "serialize",
+    "AlignedSign", "Comparison", "ElasticBinary", "Identity", "LogarithmicSoftmax", "PlainSign", "PowerOfTwoFactor", "Quantizer",
+    "StoredSign", "ThresholdedProbabilities", "UniformQuantizer", "WeightSign", "clone", "get", "names", "serialize",
 ]  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 import keras
+from keras import ops
 
 from acdbit_keras import code, signs
 
@@ -29,10 +30,14 @@ class Quantizer(keras.layers.Layer):
         bits: width of one stored value.
         levels: the values of `Code.signs`: `"sign"` for {-1, +1}, `"zero_one"` for {0, 1}, `"ternary"`, `"uniform"`
             (several bits) or `"real"`. Only the first two are packed into bits.
+        takes_scores: whether as a quantizer of attention probabilities it is given the scores, before any softmax.
+        constraint: Keras constraint of the weight that it quantizes, or `None`.
     """
 
     bits = 32
     levels = "real"
+    takes_scores = False
+    constraint = None
 
     def __init__(self, **kwargs):
         # It works in the precision of what it is given, which is that of the layer it belongs to.
@@ -45,6 +50,40 @@ class Quantizer(keras.layers.Layer):
     def comparison(self):
         """The `Comparison` that computes this code at inference, `None` where it takes more than that."""
         return None
+
+    def add_measured_scale(self, shape):
+        """Adds the weights of a learned scale `factor * start` whose start is measured on the first training batch.
+
+        Only the factor is trained, 1 at first: a step of an optimizer is then relative to the scale. For the first
+        batch the trained weight cannot be set itself, because under JAX a call changes no trainable weight.
+        """
+        self.factor = self.add_weight(name="factor", shape=shape, initializer="ones", constraint=positive, autocast=False)
+        untrained = dict(trainable=False, dtype="float32", autocast=False)
+        self.start = self.add_weight(name="start", shape=shape, initializer="ones", **untrained)
+        self.started = self.add_weight(name="started", shape=(), initializer="zeros", **untrained)
+
+    def measured_scale(self, measure, training):
+        """The scale `factor * start`, in float32; `measure()` is the start where there is none yet."""
+        start = ops.where(self.started.value > 0, self.start.value, measure())
+        if training:
+            self.start.assign(start)
+            self.started.assign(ops.ones_like(self.started.value))
+        return start * bounded(self.factor, SMALLEST_FACTOR)
+
+
+SMALLEST_FACTOR = 1e-3
+
+
+def bounded(weight, smallest):
+    """A weight as a tensor, not below `smallest`; at the bound its gradient is whole."""
+    # Selected, not a maximum: at the bound JAX would halve the gradient of that.
+    weight = ops.convert_to_tensor(weight)
+    return ops.where(weight >= smallest, weight, smallest)
+
+
+def positive(factor):
+    """Keras constraint that keeps a learned factor from 0."""
+    return ops.maximum(factor, SMALLEST_FACTOR)
 
 
 @keras.saving.register_keras_serializable(package="acdbit")

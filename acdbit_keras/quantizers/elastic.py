@@ -1,4 +1,4 @@
-"""Elastic {0, 1} codes: attention probabilities, which are never negative."""
+"""Elastic codes: a learned scale, and levels at its multiples."""
 
 import keras
 import numpy as np
@@ -6,59 +6,95 @@ from keras import ops
 
 from acdbit_keras import signs
 from acdbit_keras.code import Code
-from acdbit_keras.quantizers.base import Comparison, Quantizer
+from acdbit_keras.quantizers.base import Comparison, Quantizer, bounded
 
 SMALLEST_SCALE = 1e-5
 
 
 @keras.saving.register_keras_serializable(package="acdbit")
 class ElasticBinary(Quantizer):
-    """`code(x) = a * round(clip(x / a, 0, 1))` with one learned scale a: 1 where x > a / 2.
+    """`code(x) = a * q(x / a)` with one learned scale a per tensor.
 
-    Gradient: dx = g where 0 <= x <= a, else 0; da = g * (round(x / a) - x / a) inside, g above.
+    Unsigned, for what is never negative, such as attention probabilities: q(t) = round(clip(t, 0, 2^bits - 1)); with one
+    bit 1 where x > a / 2. Gradient: dx = g inside the clip, else 0; da = g * (q(t) - t) inside, g * q(t) outside, summed.
+
+    Signed, one bit: q(t) = s(t). Gradient: dx = g where |x| <= a, else 0; da = g * s(x), summed. Signed, more bits:
+    q(t) = round(clip(t, -2^(bits - 1), 2^(bits - 1) - 1)), gradient as unsigned.
 
     Args:
-        initial_scale: a at the start. 0.005 suits probabilities over about 200 tokens.
+        initial_scale: a at the start; 0.005 suits probabilities over about 200 tokens. `None`: measured on the first
+            training batch, 4 mean|x| / sqrt(highest level) unsigned, 2 mean|x| / sqrt(highest level) signed.
+        signed: whether the levels are on both sides of 0.
+        bits: 1 for the device; more for the steps on the way to it.
+        lsq: whether da is divided by sqrt(number of elements).
 
-    Source: the elastic binarisation of BiT (arXiv:2205.13016) with the one scalar per layer of BinaryViT.
+    Source: the elastic binarisation of BiT (arXiv:2205.13016); unsigned with a fixed start, the one scalar per layer of
+    BinaryViT. That a measured scale is learned as a factor of its start is ours.
     """
 
-    bits = 1
-    levels = "zero_one"
-
-    def __init__(self, initial_scale=0.005, **kwargs):
+    def __init__(self, initial_scale=0.005, signed=False, bits=1, lsq=False, **kwargs):
         super().__init__(**kwargs)
-        if not initial_scale >= SMALLEST_SCALE:
+        if initial_scale is not None and not initial_scale >= SMALLEST_SCALE:
             raise ValueError(f"initial_scale must be at least {SMALLEST_SCALE}, not {initial_scale!r}")
+        if not isinstance(bits, int) or not 1 <= bits <= 8:
+            raise ValueError(f"bits must be an integer from 1 to 8, not {bits!r}")
         self.initial_scale = initial_scale
+        self.signed = signed
+        self.bits = bits
+        self.lsq = lsq
+        self.levels = ("sign" if signed else "zero_one") if bits == 1 else "uniform"
+        self.lowest, self.highest = (-(2 ** (bits - 1)), max(2 ** (bits - 1) - 1, 1)) if signed else (0, 2**bits - 1)
 
     def build(self, input_shape):
-        start = keras.initializers.Constant(self.initial_scale)
-        # Held above its bound by the optimizer: guarded in `call` instead, a scale that one step took below it would
-        # have no gradient and stay there for good.
-        self.scale = self.add_weight(name="scale", shape=(), initializer=start, constraint=_bounded, autocast=False)
+        if self.initial_scale is None:
+            self.add_measured_scale(())
+        else:
+            start = keras.initializers.Constant(self.initial_scale)
+            # Held above its bound by the optimizer: guarded in `call` instead, a scale that one step took below it would
+            # have no gradient and stay there for good.
+            self.scale = self.add_weight(name="scale", shape=(), initializer=start, constraint=_bounded, autocast=False)
         self.built = True
 
     def call(self, inputs, training=None):
-        scale = self.bounded_scale()
         # In float32: the gradient x / a^2 of half a float overflows for a small a.
-        signs_ = signs.ste_round(ops.cast(inputs, "float32") / scale)
+        x = ops.cast(inputs, "float32")
+        scale = self._scale(x, training)
+        if self.lsq:
+            constant = ops.stop_gradient(scale)
+            scale = constant + (scale - constant) * ops.rsqrt(ops.cast(ops.size(x), "float32"))
+        if self.levels == "sign":
+            # Of the sign alone: where x leaves the clip is no reason to move the scale.
+            signs_ = signs.get("ste_sign")(x / ops.stop_gradient(scale))
+        else:
+            signs_ = signs.ste_round(x / scale, float(self.lowest), float(self.highest))
         return Code(signs_, ops.reshape(scale, (1,) * len(inputs.shape))).map(lambda part: ops.cast(part, inputs.dtype))
 
+    def _scale(self, x, training):
+        if self.initial_scale is not None or not training:
+            return self.bounded_scale()
+        times = (2.0 if self.signed else 4.0) / self.highest**0.5
+        return self.measured_scale(lambda: ops.maximum(times * ops.mean(ops.abs(ops.stop_gradient(x))), SMALLEST_SCALE), True)
+
     def bounded_scale(self):
-        """a as it is used, a scalar tensor."""
+        """a as it is used at inference, a scalar tensor; 1 where no batch has been measured yet."""
+        if self.initial_scale is None:
+            return self.measured_scale(lambda: 1.0, False)
         # The bound holds for weights from elsewhere, too, such as those of a file from before there was a constraint.
-        # Selected, not a maximum: at the bound JAX would halve the gradient of that.
-        scale = ops.convert_to_tensor(self.scale)
-        return ops.where(scale >= SMALLEST_SCALE, scale, SMALLEST_SCALE)
+        return bounded(self.scale, SMALLEST_SCALE)
 
     def comparison(self):
-        # 1 where x / a > 1/2, and the tie rounds to 0: from the next float on. As signs, 0 and a are a/2 -+ a/2.
-        half = 0.5 * ops.convert_to_numpy(self.bounded_scale())
-        return Comparison(np.nextafter(half, np.float32(np.inf)), half, half)
+        scale = ops.convert_to_numpy(self.bounded_scale())
+        if self.levels == "sign":
+            return Comparison(0.0, scale)
+        if self.levels == "zero_one":
+            # 1 where x / a > 1/2, and the tie rounds to 0: from the next float on. As signs, 0 and a are a/2 -+ a/2.
+            half = 0.5 * scale
+            return Comparison(np.nextafter(half, np.float32(np.inf)), half, half)
+        return None
 
     def get_config(self):
-        return {**super().get_config(), "initial_scale": self.initial_scale}
+        options = {name: getattr(self, name) for name in ("initial_scale", "signed", "bits", "lsq")}
+        return {**super().get_config(), **options}
 
 
 def _bounded(scale):

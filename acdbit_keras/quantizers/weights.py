@@ -8,29 +8,43 @@ from acdbit_keras.code import Code
 from acdbit_keras.quantizers.base import Quantizer
 
 CENTERS = (None, "mean", "median")
-SCALES = (None, "mean_abs", "mad")
+SCALES = (None, "mean_abs", "mad", "learned")
 
 
 @keras.saving.register_keras_serializable(package="acdbit")
 class WeightSign(Quantizer):
     """`code(W) = alpha_o * s(W - m_o) (+ mu_o)`, per output channel o (a column of the kernel).
 
-    The gradient is that of the sign's pseudo-gradient, times alpha_o; m_o, alpha_o and mu_o are constants for it.
+    The gradient is that of the sign's pseudo-gradient, times alpha_o; m_o, alpha_o and mu_o are constants for it. With
+    `through_scale` 1/n is added to alpha_o times the pseudo-gradient, n the number of inputs.
 
     Args:
         center: m_o. `"median"`, `"mean"`, or `None` for 0.
         scale: alpha_o. `"mean_abs"`: mean |W|, uncentred; `"mad"`: mean |W - m|, the L2-best with m the median;
-            `None` for 1.
+            `"learned"`: trained as a factor of its start, mean |W| at the first training batch; `None` for 1.
         restore: whether mu_o = mean(W) is added back. It costs one sum of signs per token.
         per: `"row"`, statistics of each output channel, or `"tensor"`, of the whole kernel.
         sign: the straight-through sign; any Larq quantizer or name.
+        through_scale: whether a weight is also trained through the scale that it is a part of, as in XNOR-Net.
+        limit: the latent weights are kept within [-limit, limit] by the optimizer; `None` for not.
 
-    Source: XNOR-Net (arXiv:1603.05279) for the scale, BinaryViT for the centring, ACD-BiT for the median shift.
+    Source: XNOR-Net (arXiv:1603.05279) for the scale, the gradient through it and the limit of 1, BinaryViT for the
+    centring, BiViT (arXiv:2211.07091) for the learned scale, ACD-BiT for the median shift.
     """
 
     bits = 1
 
-    def __init__(self, center="mean", scale="mean_abs", restore=False, per="row", sign="ste_sign", **kwargs):
+    def __init__(
+        self,
+        center="mean",
+        scale="mean_abs",
+        restore=False,
+        per="row",
+        sign="ste_sign",
+        through_scale=False,
+        limit=None,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         for name, value, allowed in (("center", center, CENTERS), ("scale", scale, SCALES), ("per", per, ("row", "tensor"))):
             if value not in allowed:
@@ -41,8 +55,18 @@ class WeightSign(Quantizer):
         self.per = per
         self.sign = signs.get(sign)
         self.levels = self.sign.levels
+        self.through_scale = through_scale
+        if limit is not None and not limit > 0:
+            raise ValueError(f"limit must be positive or None, not {limit!r}")
+        self.limit = limit
+
+    @property
+    def constraint(self):
+        return None if self.limit is None else Limit(self.limit)
 
     def build(self, input_shape):
+        if self.scale == "learned":
+            self.add_measured_scale((1, input_shape[-1]) if self.per == "row" else (1, 1))
         self.built = True
 
     def call(self, inputs, training=None):
@@ -54,9 +78,15 @@ class WeightSign(Quantizer):
             scale = ops.mean(ops.abs(weights), axis=axes, keepdims=True)
         elif self.scale == "mad":
             scale = statistics.mean_absolute_deviation(weights, 0.0 if location is None else location, axes)
+        elif self.scale == "learned":
+            scale = self.measured_scale(lambda: ops.mean(ops.abs(weights), axis=axes, keepdims=True), training)
         if self.restore:
             offset = ops.mean(weights, axis=axes, keepdims=True)
         signs_ = self.sign(inputs if location is None else inputs - ops.cast(location, inputs.dtype))
+        if self.through_scale:
+            # Adds 0 to the signs, and 1/n to alpha times their gradient.
+            share = ops.cast(ops.divide_no_nan(1.0 / inputs.shape[0], scale), inputs.dtype)
+            signs_ = signs_ + (inputs - ops.stop_gradient(inputs)) * share
         return Code(signs_, scale, offset).map(lambda part: ops.cast(part, inputs.dtype))
 
     def _location(self, weights, axes):
@@ -76,4 +106,20 @@ class WeightSign(Quantizer):
             "restore": self.restore,
             "per": self.per,
             "sign": self.sign.get_config(),
+            "through_scale": self.through_scale,
+            "limit": self.limit,
         }
+
+
+@keras.saving.register_keras_serializable(package="acdbit")
+class Limit(keras.constraints.Constraint):
+    """Keeps every element of a weight within [-limit, limit]."""
+
+    def __init__(self, limit):
+        self.limit = limit
+
+    def __call__(self, weight):
+        return ops.clip(weight, -self.limit, self.limit)
+
+    def get_config(self):
+        return {"limit": self.limit}

@@ -1,38 +1,28 @@
 """Schemes: one short module per system. A module of this package that defines `SCHEME` is found by its name."""
 
-import difflib
-import functools
-import importlib
-import pkgutil
+from acdbit_keras.registry import Registry
+from acdbit_keras.schemes.base import PLACES, Scheme, Stage
+from acdbit_keras.schemes.variants import variant
 
-from acdbit_keras.schemes.base import PLACES, Scheme
+__all__ = ["PLACES", "Scheme", "Stage", "get", "names"]
 
-__all__ = ["PLACES", "Scheme", "get", "names"]
-
-
-@functools.cache
-def _all():
-    modules = (importlib.import_module(f"{__name__}.{info.name}") for info in pkgutil.iter_modules(__path__) if info.name != "base")
-    return {module.SCHEME.name: module.SCHEME for module in modules}
-
-
-def names():
-    """Names of the known schemes."""
-    return sorted(_all())
+_registry = Registry("scheme", __name__, __path__, lambda module: [module.SCHEME] if hasattr(module, "SCHEME") else [])
+names = _registry.names
 
 
 def get(identifier):
-    """A `Scheme` from itself, its name or its config.
+    """A `Scheme` from itself, its name, the name of a variant or its config.
+
+    A variant changes options of the scheme's `AlignedSign`s: `"acd_bit[threshold=mean,restore=dynamic]"`; see
+    `acdbit_keras.schemes.variants`.
 
     Raises:
-        ValueError: for an unknown name, listing the known ones and the nearest.
+        ValueError: for an unknown name, listing the known ones and the nearest, or an unknown option of a variant.
     """
     if isinstance(identifier, Scheme):
         return identifier
     if isinstance(identifier, dict):
         return Scheme.from_config(identifier)
-    if identifier not in _all():
-        near = difflib.get_close_matches(str(identifier), names(), n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"unknown scheme {identifier!r}; known: {', '.join(names())}{hint}")
-    return _all()[identifier]
+    name, bracket, options = identifier.partition("[") if isinstance(identifier, str) else (identifier, "", "")
+    scheme = _registry.get(name)
+    return variant(scheme, identifier, bracket + options) if bracket else scheme

@@ -12,6 +12,7 @@ Source: Sensors 2024, 24, 8190 states the method; the formulas are our reconstru
 from acdbit_keras.distillation import LabelDistillation, QueryKeyDistillation
 from acdbit_keras.quantizers import AlignedSign, ElasticBinary, WeightSign
 from acdbit_keras.schemes.base import Scheme
+from acdbit_keras.schemes.places import activations
 
 
 def aligned(**options):
@@ -24,11 +25,7 @@ SCHEME = Scheme(
     name="acd_bit",
     title="ACD-BiT",
     weight=WeightSign(center="median", scale="mad", sign="ste_sign"),
-    activation=aligned(),
-    hidden=aligned(),
-    query=aligned(channel_axes=2),
-    key=aligned(channel_axes=2),
-    value=aligned(channel_axes=2, contracts="tokens"),
+    **activations(aligned),
     probabilities=ElasticBinary(),
     distillation=(LabelDistillation(weight=0.9), QueryKeyDistillation(weight=0.1, form="gram")),
 )

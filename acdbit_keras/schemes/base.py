@@ -1,11 +1,37 @@
-"""What a scheme is: which quantizer goes to which place, and which distillation belongs to it."""
+"""What a scheme is: which quantizer goes to which place, which distillation belongs to it, and how it is trained."""
 
 import dataclasses
 from typing import Any
 
 from acdbit_keras import quantizers
 
-PLACES = ("weight", "activation", "hidden", "query", "key", "value", "probabilities")
+PLACES = ("weight", "activation", "hidden", "query", "key", "value", "probabilities", "residual")
+BLOCKS = ("float", "binary")
+PRECISIONS = ("bits", "float32", "float16", "int8")
+PARTS = ("attention", "mlp")
+TEACHERS = ("teacher", "previous")
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """A part of a training run.
+
+    Attributes:
+        name: how tables and logs print it.
+        share: of the epochs, in (0, 1].
+        changes: dict of fields that the scheme has other values of during the stage.
+        teacher: `"teacher"`, that of the run, or `"previous"`, the network as the stage before left it.
+    """
+
+    name: str
+    share: float
+    changes: dict = dataclasses.field(default_factory=dict)
+    teacher: str = "teacher"
+
+    def __post_init__(self):
+        if not 0 < self.share <= 1:
+            raise ValueError(f"the share of the stage {self.name!r} must be in (0, 1], not {self.share!r}")
+        _check_one_of(f"the teacher of the stage {self.name!r}", self.teacher, TEACHERS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,6 +41,7 @@ class Scheme:
     Attributes:
         name: how it is asked for.
         title: how tables print it.
+        note: what a table says below itself where it has a row of this scheme: how it differs from what its name promises.
         block: `"float"`, the pre-norm transformer block with LayerNorm and GELU, or `"binary"`, the BinaryViT block
             with BatchNorm, RPReLU and a residual around every product.
         weight: quantizer of every kernel of the blocks; `None` is float.
@@ -22,12 +49,21 @@ class Scheme:
         hidden: of the input of the second feed-forward product.
         query, key, value: of the operands of attention, on `(batch, tokens, heads, head_dim)`.
         probabilities: of the attention probabilities.
+        residual: of what the norms of a block read (float block only).
         branches: whether the block has LayerScale and pooling branches (binary block only).
-        distillation: terms of the distillation loss with their default weights.
+        real: parts of a block, `"attention"` or `"mlp"`, whose places are all left real.
+        precision: how a trained model is stored on a device: `"bits"`, `"float32"`, `"float16"` or `"int8"`.
+        distillation: terms of the distillation loss with their default weights; without any, a network is trained on
+            the labels alone.
+        stages: of the training, one after the other, each from the weights of the one before; empty is one stage. The last
+            one changes nothing: it trains the scheme itself.
+        post_training: whether there is no training: the weights are the teacher's, and a few batches calibrate the
+            quantizers.
     """
 
     name: str
     title: str
+    note: str = ""
     block: str = "binary"
     weight: Any = None
     activation: Any = None
@@ -36,32 +72,89 @@ class Scheme:
     key: Any = None
     value: Any = None
     probabilities: Any = None
+    residual: Any = None
     branches: bool = True
+    real: tuple = ()
+    precision: str = "bits"
     distillation: tuple = ()
+    stages: tuple = ()
+    post_training: bool = False
+
+    def __post_init__(self):
+        _check_one_of(f"block of the scheme {self.name!r}", self.block, BLOCKS)
+        _check_one_of(f"precision of the scheme {self.name!r}", self.precision, PRECISIONS)
+        for part in self.real:
+            _check_one_of(f"real of the scheme {self.name!r}", part, PARTS)
+        if self.stages:
+            shares = sum(stage.share for stage in self.stages)
+            if abs(shares - 1.0) > 1e-6:
+                raise ValueError(f"the shares of the stages of the scheme {self.name!r} must add up to 1, not {shares:g}")
+            if self.stages[0].teacher == "previous" or self.stages[-1].changes:
+                raise ValueError(
+                    f"of the stages of the scheme {self.name!r} the first has no previous one, "
+                    "and the last trains the scheme unchanged"
+                )
 
     @property
     def is_binary(self):
         """Whether weights and activations are both one bit."""
         return quantizers.get(self.weight).is_binary and quantizers.get(self.activation).is_binary
 
-    def quantizer(self, place):
-        """A fresh quantizer for one of `PLACES`."""
-        return quantizers.clone(getattr(self, place))
+    def quantizer(self, place, part=None, name=None):
+        """A fresh quantizer for one of `PLACES`.
+
+        Args:
+            place: one of `PLACES`.
+            part: of a block that it is for, one of `PARTS`.
+            name: of the layer, by default that of the place. Equal names in every network are what lets one start from
+                another's weights.
+        """
+        return quantizers.clone(None if part in self.real else getattr(self, place), name=name or place)
+
+    def schedule(self, epochs):
+        """The stages of a run of that many epochs.
+
+        Returns:
+            List of `(stage, scheme, first, end)`: the `Stage`, the `Scheme` that it trains, its first epoch (from 0)
+            and the first epoch behind it. Each has one epoch at least.
+
+        Raises:
+            ValueError: if there are fewer epochs than stages.
+        """
+        stages = self.stages or (Stage(self.name, 1.0),)
+        if epochs < len(stages):
+            count = len(stages)
+            raise ValueError(f"the scheme {self.name!r} is trained in {count} stages and needs as many epochs, not {epochs}")
+        rows, first, share = [], 0, 0.0
+        for left, stage in zip(range(len(stages) - 1, -1, -1), stages):
+            share += stage.share
+            end = epochs if not left else min(max(round(share * epochs), first + 1), epochs - left)
+            rows.append((stage, self.replace(stages=(), **stage.changes), first, end))
+            first = end
+        return rows
 
     def replace(self, **changes):
         """A scheme with some fields changed, e.g. for an ablation."""
         return dataclasses.replace(self, **changes)
 
     def get_config(self):
-        """Everything the backbone needs; the distillation belongs to training and is not part of it."""
-        config = {"name": self.name, "title": self.title, "block": self.block, "branches": self.branches}
+        """Everything the backbone needs; what belongs to training is not part of it."""
+        config = {name: getattr(self, name) for name in ("name", "title", "block", "branches", "precision")}
+        config["real"] = list(self.real)
         for place in PLACES:
             config[place] = quantizers.serialize(quantizers.get(getattr(self, place)))
         return config
 
     @classmethod
     def from_config(cls, config):
-        config = dict(config)
+        # Files from before these fields existed are of schemes with these values.
+        older = {"precision": "bits" if config["block"] == "binary" else "float32", "real": (), "residual": None}
+        config = {**older, **config}
         for place in PLACES:
             config[place] = quantizers.get(config[place])
-        return cls(**config)
+        return cls(**{**config, "real": tuple(config["real"])})
+
+
+def _check_one_of(what, value, allowed):
+    if value not in allowed:
+        raise ValueError(f"{what} must be one of {', '.join(map(repr, allowed))}, not {value!r}")

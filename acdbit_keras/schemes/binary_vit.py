@@ -10,6 +10,7 @@ Source: BinaryViT (CVPR Workshops 2023), as the paper's baseline. Distilled from
 from acdbit_keras.distillation import LabelDistillation
 from acdbit_keras.quantizers import AlignedSign, ElasticBinary, WeightSign
 from acdbit_keras.schemes.base import Scheme
+from acdbit_keras.schemes.places import activations
 
 
 def shifted(**options):
@@ -21,11 +22,7 @@ SCHEME = Scheme(
     name="binary_vit",
     title="BinaryViT",
     weight=WeightSign(center="mean", scale="mean_abs", sign="ste_sign"),
-    activation=shifted(),
-    hidden=shifted(),
-    query=shifted(channel_axes=2),
-    key=shifted(channel_axes=2),
-    value=shifted(channel_axes=2, contracts="tokens"),
+    **activations(shifted),
     probabilities=ElasticBinary(),
     distillation=(LabelDistillation(weight=1.0),),
 )

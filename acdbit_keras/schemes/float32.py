@@ -2,4 +2,4 @@
 
 from acdbit_keras.schemes.base import Scheme
 
-SCHEME = Scheme(name="float32", title="ViT (teacher)", block="float", branches=False)
+SCHEME = Scheme(name="float32", title="ViT (teacher)", block="float", branches=False, precision="float32")

@@ -1,0 +1,109 @@
+"""Commands that look closely at trained models: `robustness` and `visualize`."""
+
+import pathlib
+import sys
+
+from acdbit_keras.cli import emit
+from acdbit_keras.cli.commands import _command
+
+
+def add_robustness(subparsers):
+    parser = _command(
+        subparsers,
+        "robustness",
+        robustness,
+        "Accuracy of several models under noise, attacks, corruptions and bit flips; results.json, results.csv, curves.png.",
+        data=True,
+    )
+    parser.add_argument("models", nargs="+", metavar="MODEL", help="run folders, .keras or .tflite files")
+    parser.add_argument("--out", required=True, help="folder of the results")
+    parser.add_argument(
+        "--tests",
+        nargs="+",
+        metavar="TEST",
+        help="some of noise, attack, corruption, bitflip (default: all; attack needs Keras models)",
+    )
+    parser.add_argument("--samples", type=int, help="number of test images (default: 1000, or all where there are fewer)")
+    parser.add_argument("--dataset", help="default: the one the models were trained on")
+    parser.add_argument("--seed", type=int, help="of all random numbers (default: 0)")
+    parser.add_argument("--repetitions", type=int, help="of noise and bit flips, each drawn anew (default: 3)")
+    parser.add_argument(
+        "--gaussian", type=float, nargs="+", metavar="SIGMA", help="standard deviations, in pixel values of 0 to 255"
+    )
+    parser.add_argument("--uniform", type=float, nargs="+", metavar="WIDTH", help="half widths, in pixel values of 0 to 255")
+    parser.add_argument("--salt-and-pepper", type=float, nargs="+", metavar="SHARE", help="shares of the pixels, 0 to 1")
+    parser.add_argument(
+        "--epsilons", type=float, nargs="+", metavar="EPSILON", help="of FGSM and PGD, in pixel values of 0 to 255: 8 is 8/255"
+    )
+    parser.add_argument("--steps", type=int, help="of PGD (default: 10)")
+    parser.add_argument("--severities", type=int, nargs="+", metavar="SEVERITY", help="of the corruptions, 1 to 5 (default: all)")
+    parser.add_argument("--rates", type=float, nargs="+", metavar="RATE", help="of bit flips, probability per bit")
+
+
+def robustness(options):
+    import dataclasses
+
+    from acdbit_keras.models import data, subjects
+    from acdbit_keras.models.robustness import Settings, report, run
+
+    names = [field.name for field in dataclasses.fields(Settings)]
+    chosen = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    settings = Settings(**{name: tuple(value) if isinstance(value, list) else value for name, value in chosen.items()})
+    dataset = subjects.shared_dataset(options.models, options.dataset)
+    if options.samples is None:
+        settings = dataclasses.replace(settings, samples=min(settings.samples, data.info(dataset).test_examples))
+    results = run(options.models, options.out, settings, dataset, options.data_dir, _progress(options, "evaluations"))
+    emit(options, f"{report.table(results)}\nin {options.out}: results.json, results.csv, curves.png", results)
+
+
+def add_visualize(subparsers):
+    parser = _command(
+        subparsers,
+        "visualize",
+        visualize,
+        "Five views of trained models on test images: distributions, features, Eigen-CAM, attention and its error; PNGs and one HTML page.",
+        data=True,
+    )
+    parser.add_argument(
+        "models", nargs="+", metavar="MODEL", help="run folders or .keras files; a float teacher among them is compared with"
+    )
+    parser.add_argument("--out", required=True, help="folder of the pictures, index.html and results.json")
+    parser.add_argument("--samples", type=int, help="number of test images (default: 500, or all where there are fewer)")
+    parser.add_argument("--pictures", type=int, default=8, help="number of images shown with their maps (default: %(default)s)")
+    parser.add_argument("--dataset", help="default: the one the models were trained on")
+    parser.add_argument("--seed", type=int, default=0, help="of the embedding of the features (default: %(default)s)")
+
+
+def visualize(options):
+    from acdbit_keras.models import data, subjects
+    from acdbit_keras.models.visualize import run, table
+
+    dataset = subjects.shared_dataset(options.models, options.dataset)
+    samples = min(500, data.info(dataset).test_examples) if options.samples is None else options.samples
+    results = run(
+        options.models,
+        options.out,
+        samples=samples,
+        pictures=options.pictures,
+        dataset=dataset,
+        seed=options.seed,
+        data_dir=options.data_dir,
+        progress=_progress(options, "steps"),
+    )
+    emit(options, f"{table(results)}\nopen {pathlib.Path(options.out) / 'index.html'}", results)
+
+
+def _progress(options, unit):
+    """A function of done and total that keeps one line of standard error up to date; none with --json or into a file."""
+    if options.json or not sys.stderr.isatty():
+        return None
+
+    def show(done, total):
+        filled = 30 * done // total
+        end = "\n" if done == total else ""
+        print(f"\r[{'=' * filled}{' ' * (30 - filled)}] {done}/{total} {unit}", end=end, file=sys.stderr, flush=True)
+
+    return show
+
+
+COMMANDS = (add_robustness, add_visualize)

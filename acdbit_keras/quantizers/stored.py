@@ -1,0 +1,51 @@
+"""1-bit weights without latent weights: what is left of a kernel in a compact file."""
+
+import keras
+from keras import ops
+
+from acdbit_keras.code import Code
+from acdbit_keras.quantizers.base import Quantizer
+
+
+@keras.saving.register_keras_serializable(package="acdbit")
+class StoredSign(Quantizer):
+    """`code(W) = scale_o * W (+ offset_o)` of a kernel W that holds the signs themselves, per output channel o.
+
+    It stands for any 1-bit kernel quantizer once training is over: the signs and what decodes them are all that is kept.
+    The real weights from which the signs came are gone, so it refuses to be trained.
+
+    Args:
+        levels: the values of the signs, `"sign"` or `"zero_one"`.
+        restore: whether there is an offset.
+
+    Raises:
+        ValueError: on other levels; when called in training.
+    """
+
+    bits = 1
+
+    def __init__(self, levels="sign", restore=False, **kwargs):
+        super().__init__(**kwargs)
+        if levels not in ("sign", "zero_one"):
+            raise ValueError(f"levels must be 'sign' or 'zero_one', not {levels!r}")
+        self.levels = levels
+        self.restore = restore
+
+    def build(self, input_shape):
+        fixed = dict(shape=(1, input_shape[-1]), trainable=False, dtype="float32", autocast=False)
+        self.scale = self.add_weight(name="scale", initializer="ones", **fixed)
+        if self.restore:
+            self.offset = self.add_weight(name="offset", initializer="zeros", **fixed)
+        self.built = True
+
+    def call(self, inputs, training=None):
+        if training:
+            raise ValueError(
+                "a model from a compact file has the signs of its weights only, which cannot be trained; "
+                "train on from the run that the file was made of, or use training=False"
+            )
+        offset = ops.cast(self.offset, inputs.dtype) if self.restore else 0.0
+        return Code(ops.stop_gradient(inputs), ops.cast(self.scale, inputs.dtype), offset)
+
+    def get_config(self):
+        return {**super().get_config(), "levels": self.levels, "restore": self.restore}

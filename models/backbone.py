@@ -1,0 +1,182 @@
+"""What the backbones share: patches, positions, stages of blocks, mean over tokens, norm, classifier."""
+
+from typing import NamedTuple
+
+import keras
+from keras import layers
+
+from acdbit_keras import schemes
+from acdbit_keras.layers.attention import check_heads
+from acdbit_keras.layers.stem import ConvolutionalStem
+from acdbit_keras.models.blocks import BLOCKS, PatchMerging
+
+STEMS = ("patch", "convolutional")
+
+
+class Stage(NamedTuple):
+    """Blocks of one resolution; the arguments are those of a block."""
+
+    width: int
+    depth: int
+    num_heads: int
+    mlp_ratio: int
+    reduction: int = 1
+
+
+class Backbone(keras.Model):
+    """Vision transformer without a class token, built on construction. Subclasses name their sizes and make the stages.
+
+    Float in every scheme: patch embedding, positions, norms, classifier.
+
+    Args:
+        stages: sequence of `Stage`; from one to the next 2x2 tokens become one.
+        scheme: scheme, its name or config.
+        classes: number of classes.
+        image_size: side of the square image in pixels; divisible by `patch_size`.
+        patch_size: side of a patch in pixels.
+        channels: image channels.
+        stem: `"patch"`, one convolution per patch, or `"convolutional"`, 3x3 convolutions of stride 2.
+        drop_path: stochastic-depth rate of the last block; it grows linearly from 0.
+        float_merging: whether the merging of tokens is a float product in a binary scheme, too.
+
+    Call arguments:
+        images: `(batch, image_size, image_size, channels)`, normalised.
+        return_taps: also return what every block hands out.
+
+    Returns:
+        Logits `(batch, classes)`; with `return_taps`, `{"logits": ..., "taps": [dict per block]}`.
+
+    Raises:
+        ValueError: on sizes that do not fit.
+    """
+
+    # === Config ===
+    def __init__(
+        self, stages, scheme, classes, image_size, patch_size, channels, stem, drop_path, float_merging=False, **kwargs
+    ):
+        super().__init__(**kwargs)
+        check_positive(classes=classes, image_size=image_size, patch_size=patch_size, channels=channels)
+        if image_size % patch_size:
+            raise ValueError(f"image_size={image_size} is not divisible by patch_size={patch_size}")
+        if stem not in STEMS:
+            raise ValueError(f"stem must be one of {', '.join(map(repr, STEMS))}, not {stem!r}")
+        self.scheme = schemes.get(scheme)
+        for stage in stages:
+            check_heads(stage.width, stage.num_heads, self.scheme.is_binary)
+        self.classes = classes
+        self.image_size = image_size
+        self.patch_size = patch_size
+        self.channels = channels
+        self.stem = stem
+        self.drop_path_rate = drop_path
+        if self.grid % 2 ** (len(stages) - 1):
+            raise ValueError(
+                f"image_size={image_size} and patch_size={patch_size} give {self.grid} tokens per side, "
+                f"which {len(stages)} stages cannot halve {len(stages) - 1} times"
+            )
+
+        embedding = _patch_convolution if stem == "patch" else ConvolutionalStem
+        self.patch_embedding = embedding(stages[0].width, patch_size, name="patch_embedding")
+        self.mergings = [
+            PatchMerging(stage.width, self.scheme, float_merging, name=f"merging_{index}")
+            for index, stage in enumerate(stages[1:], start=1)
+        ]
+        block, last = BLOCKS[self.scheme.block], sum(stage.depth for stage in stages) - 1
+        self.blocks, self._depths = [], tuple(stage.depth for stage in stages)
+        for stage in stages:
+            for _ in range(stage.depth):
+                index = len(self.blocks)
+                self.blocks.append(
+                    block(
+                        stage.width,
+                        stage.num_heads,
+                        stage.mlp_ratio,
+                        self.scheme,
+                        drop_path=drop_path * index / max(last, 1),
+                        reduction=stage.reduction,
+                        name=f"block_{index}",
+                    )
+                )
+        self.pool = layers.GlobalAveragePooling2D(name="pool")
+        if self.scheme.block == "float":
+            self.norm = layers.LayerNormalization(epsilon=1e-6, name="norm")
+        else:
+            self.norm = layers.BatchNormalization(epsilon=1e-5, momentum=0.9, name="norm")
+        self.classifier = layers.Dense(classes, name="classifier", dtype="float32")
+        self.build((None, *self.input_shape_of_images))
+
+    @property
+    def grid(self):
+        """Tokens per side behind the patch embedding."""
+        return self.image_size // self.patch_size
+
+    @property
+    def input_shape_of_images(self):
+        """Shape of one image, `(height, width, channels)`."""
+        return (self.image_size, self.image_size, self.channels)
+
+    @property
+    def stages(self):
+        """List of `(merging, blocks)`, the `PatchMerging` in front of a stage, `None` for the first, and its blocks."""
+        starts = [sum(self._depths[:index]) for index in range(len(self._depths))]
+        return [
+            (merging, self.blocks[start : start + depth])
+            for merging, start, depth in zip([None, *self.mergings], starts, self._depths)
+        ]
+
+    def build(self, input_shape):
+        self.patch_embedding.build(input_shape)
+        tokens = self.patch_embedding.compute_output_shape(input_shape)
+        initializer = keras.initializers.TruncatedNormal(stddev=0.02)
+        self.positions = self.add_weight(name="positions", shape=(1, *tokens[1:]), initializer=initializer)
+        for merging, blocks in self.stages:
+            if merging is not None:
+                merging.build(tokens)
+                tokens = merging.compute_output_shape(tokens)
+            for block in blocks:
+                block.build(tokens)
+        self.norm.build((input_shape[0], tokens[-1]))
+        self.classifier.build((input_shape[0], tokens[-1]))
+        self.input_spec = keras.layers.InputSpec(shape=(None, *self.input_shape_of_images))
+        self.built = True
+
+    def call(self, images, training=None, return_taps=False):
+        options = {} if self.stem == "patch" else {"training": training}
+        x = self.patch_embedding(images, **options) + self.positions
+        taps = []
+        for merging, blocks in self.stages:
+            if merging is not None:
+                x = merging(x, training=training)
+            for block in blocks:
+                x, tap = block(x, training=training)
+                taps.append(tap)
+        logits = self.classifier(self.norm(self.pool(x), training=training))
+        return {"logits": logits, "taps": taps} if return_taps else logits
+
+    def compute_output_shape(self, input_shape):
+        return (input_shape[0], self.classes)
+
+    def get_config(self):
+        # Without the precision it was trained in: weights are float32, and a loaded model runs as its surroundings say.
+        return {
+            "name": self.name,
+            "scheme": self.scheme.get_config(),
+            "classes": self.classes,
+            "image_size": self.image_size,
+            "patch_size": self.patch_size,
+            "channels": self.channels,
+            "stem": self.stem,
+            "drop_path": self.drop_path_rate,
+        }
+
+
+def check_positive(**sizes):
+    """Raises ValueError unless every value is a positive integer, or a sequence of some."""
+    for name, value in sizes.items():
+        for number in value if isinstance(value, (tuple, list)) else (value,):
+            if not isinstance(number, int) or number < 1:
+                raise ValueError(f"{name} must be a positive integer, not {number!r}")
+
+
+def _patch_convolution(width, patch_size, name):
+    return layers.Conv2D(width, patch_size, strides=patch_size, name=name)

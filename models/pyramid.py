@@ -1,0 +1,70 @@
+"""The pyramid vision transformer, built for any scheme."""
+
+import keras
+
+from acdbit_keras.models.backbone import Backbone, Stage, check_positive
+
+MERGINGS = ("binary", "float")
+
+
+@keras.saving.register_keras_serializable(package="acdbit")
+class PyramidVisionTransformer(Backbone):
+    """Vision transformer whose tokens become fewer and wider from stage to stage.
+
+    Keys and values of the early stages are taken from tokens averaged over square windows, so that attention stays cheap
+    where tokens are many. The defaults are the published BinaryViT.
+
+    Args:
+        scheme, classes, image_size, patch_size, channels, stem, drop_path: as for `Backbone`.
+        widths: channels of a token, one number per stage; each divisible by its heads. In a binary scheme with binary
+            merging each is a multiple of the one before.
+        depths: number of blocks per stage.
+        num_heads: attention heads per stage; for a binary scheme a head's width is a multiple of 32.
+        mlp_ratios: hidden width of the feed-forward part over the width, per stage.
+        reductions: side of the window of tokens that share a key and a value, per stage; divides the tokens per side,
+            image_size / patch_size in the first stage and half as many in each further one.
+        merging: `"binary"`, the product that merges 2x2 tokens is of bits where the scheme's are, or `"float"`.
+
+    Raises:
+        ValueError: on sizes that do not fit.
+
+    Source: BinaryViT (CVPR Workshops 2023), after PVT (arXiv:2102.12122); `merging="float"` is its variant with some
+        products in full precision. Their reduction in the float twin is that of PVTv2 (arXiv:2106.13797).
+    """
+
+    # === Config ===
+    def __init__(
+        self,
+        scheme="acd_bit",
+        classes=10,
+        image_size=224,
+        patch_size=4,
+        channels=3,
+        widths=(64, 128, 256, 512),
+        depths=(3, 4, 8, 4),
+        num_heads=(1, 2, 4, 8),
+        mlp_ratios=(8, 8, 4, 4),
+        reductions=(8, 4, 1, 1),
+        merging="binary",
+        stem="patch",
+        drop_path=0.0,
+        **kwargs,
+    ):
+        sizes = dict(widths=widths, depths=depths, num_heads=num_heads, mlp_ratios=mlp_ratios, reductions=reductions)
+        for name, values in sizes.items():
+            if not isinstance(values, (tuple, list)) or not values or len(values) != len(widths):
+                raise ValueError(f"{name} must have one number per stage, as many as widths={widths!r}, not {values!r}")
+        check_positive(**sizes)
+        if merging not in MERGINGS:
+            raise ValueError(f"merging must be one of {', '.join(map(repr, MERGINGS))}, not {merging!r}")
+        stages = [Stage(*values) for values in zip(*sizes.values())]
+        super().__init__(
+            stages, scheme, classes, image_size, patch_size, channels, stem, drop_path, merging == "float", **kwargs
+        )
+        self.merging = merging
+        for name, values in sizes.items():
+            setattr(self, name, tuple(values))
+
+    def get_config(self):
+        sizes = {name: getattr(self, name) for name in ("widths", "depths", "num_heads", "mlp_ratios", "reductions")}
+        return {**super().get_config(), **sizes, "merging": self.merging}
