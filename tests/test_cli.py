@@ -29,6 +29,7 @@ def broken_files(tmp_path):
         (["train", "digits_teacher", "--set", "image_size=9"], "image_size=9 is not divisible by patch_size=2"),
         (["train", "cifar10_small_teacher", "--data-dir", "{folder}/empty"], "acdbit data prepare cifar10 --data-dir"),
         (["train", "digits_teacher", "--out", "/dev/null/run"], "/dev/null/run"),
+        (["train", "digits_teacher", "--devices", "2"], "devices=2 needs the JAX backend, not tensorflow"),
         (["evaluate", "{folder}/none.keras", "--dataset", "digits"], "there is no file"),
         (["evaluate", "{folder}/truncated.keras", "--dataset", "digits"], "truncated.keras"),
         (["evaluate", "{folder}/empty", "--dataset", "digits"], "holds no model.keras"),
@@ -54,7 +55,7 @@ def test_bad_input_ends_with_one_clear_line(arguments, expected, broken_files, c
     assert sorted(broken_files.rglob("*")) == before, "something was left behind"
 
 
-@pytest.mark.parametrize("command", ["demo", "train", "evaluate", "summary", "convert", "verify", "bench", "predict", "data"])
+@pytest.mark.parametrize("command", ["demo", "train", "evaluate", "summary", "convert", "verify", "bench", "predict", "zoo", "data"])
 def test_every_command_explains_itself(command, capsys):
     with pytest.raises(SystemExit) as exit_:
         main([command, "--help"])

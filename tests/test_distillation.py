@@ -6,6 +6,7 @@ import pytest
 from numerics import array
 
 from acdbit_keras import Distiller, LabelDistillation, QueryKeyDistillation, schemes
+from acdbit_keras.distillation import DirectionMatchingDistillation, HiddenDistillation, TrueLabels
 from acdbit_keras.models.callbacks import StopOnNonFinite
 from acdbit_keras.models.vit import VisionTransformer
 
@@ -85,6 +86,51 @@ def test_equal_taps_cost_nothing_and_scale_is_ignored(form):
     teacher = outputs(0)
     larger = {**teacher, "taps": [{tap: 3 * value for tap, value in taps.items()} for taps in teacher["taps"]]}
     np.testing.assert_allclose(array(QueryKeyDistillation(form=form)(teacher, larger)), 0, atol=2e-6)
+
+
+@pytest.mark.any_backend
+def test_hidden_and_direction_terms():
+    """Sums over the layers, and for directions over query, key and value."""
+    rng = np.random.default_rng(4)
+    teacher, student = outputs(0), outputs(1, head_dim=3)
+    for each in (*teacher["taps"], *student["taps"]):
+        each["value"] = rng.normal(size=(4, 5, 2, 8)).astype(np.float32)
+        each["features"] = rng.normal(size=(4, 2, 3, 6)).astype(np.float32)
+    pairs = list(zip(student["taps"], teacher["taps"]))
+    expected = sum(gram(ours[tap], theirs[tap]) for ours, theirs in pairs for tap in ("query", "key", "value"))
+    np.testing.assert_allclose(array(DirectionMatchingDistillation()(teacher, student)), expected, rtol=1e-4)
+
+    def unit(x):
+        return np.float64(x).reshape(4, -1) / np.linalg.norm(np.float64(x).reshape(4, -1), axis=1, keepdims=True)
+
+    expected = sum(np.linalg.norm(unit(ours["features"]) - unit(theirs["features"]), axis=1) for ours, theirs in pairs)
+    np.testing.assert_allclose(array(HiddenDistillation()(teacher, student)), expected, rtol=1e-4)
+
+
+@pytest.mark.any_backend
+def test_true_labels():
+    student, classes = outputs(1), np.array([0, 2, 1, 1])
+    logits = np.float64(student["logits"])
+    log_softmax = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    expected = -log_softmax[np.arange(4), classes]
+    np.testing.assert_allclose(array(TrueLabels()(None, student, classes)), expected, rtol=1e-5)
+    rows = np.float32([[0.5, 0.5, 0]] * 4)
+    np.testing.assert_allclose(array(TrueLabels()(None, student, rows)), -(rows * log_softmax).sum(-1), rtol=1e-5)
+
+
+@pytest.mark.any_backend
+def test_a_distiller_hands_the_labels_to_the_terms_that_need_them():
+    terms = [LabelDistillation(1.0), TrueLabels(0.5), HiddenDistillation(2.0)]
+    model = compiled(distiller(terms))
+    x, y = batch()
+    values = model.evaluate(x, y, batch_size=8, verbose=0, return_dict=True)
+    parts = values["label_loss"] + 0.5 * values["true_label_loss"] + 2.0 * values["hidden_loss"]
+    assert values["loss"] == pytest.approx(parts, rel=1e-5)
+    logits = np.float64(array(model.student(x)))
+    log_softmax = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    assert values["true_label_loss"] == pytest.approx(-log_softmax[np.arange(8), y].mean(), rel=1e-4)
+    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(model))
+    assert [(type(term), term.weight) for term in again.terms] == [(type(term), term.weight) for term in terms]
 
 
 @pytest.mark.parametrize(
@@ -238,7 +284,7 @@ def test_save_and_load_continues(tmp_path):
     [
         ({"depth": 2}, "the teacher has 2 blocks, the student 1"),
         ({"patch_size": 1}, "block 0: the teacher has 16 query tokens, the student 4"),
-        ({"num_heads": 2}, "block 0: the teacher has 2 heads, the student 1"),
+        ({"num_heads": 2}, "block 0: the teacher has 2 query heads, the student 1"),
         ({"classes": 5}, "the teacher has 5 classes, the student 3"),
         ({"image_size": 8}, "the teacher takes images of shape .8, 8, 1., the student of .4, 4, 1."),
     ],
@@ -252,8 +298,11 @@ def test_what_the_terms_need_decides_what_must_fit():
     Distiller(network("float32", depth=2), network(), [LabelDistillation()])
     wider = network("float32", width=48)
     Distiller(wider, network(), [QueryKeyDistillation(form="gram")])
-    with pytest.raises(ValueError, match="teacher's heads are 48 wide, the student's 32; form='direct' needs equal widths"):
+    with pytest.raises(ValueError, match="48 query channels of a head, the student 32; the term 'query_key' needs equal widths"):
         Distiller(wider, network(), [QueryKeyDistillation(form="direct")])
+    with pytest.raises(ValueError, match="48 features channels, the student 32; the term 'hidden' needs equal widths"):
+        Distiller(wider, network(), [HiddenDistillation()])
+    Distiller(network("float32", depth=2), network(), [LabelDistillation(), TrueLabels()])
 
 
 def test_bad_terms_of_a_distiller():

@@ -6,12 +6,26 @@ from numerics import nameless
 
 from acdbit_keras import quantizers, schemes
 from acdbit_keras.distillation import LabelDistillation, QueryKeyDistillation
+from acdbit_keras.schemes.base import PARTS, Scheme, Stage
 
 pytestmark = pytest.mark.any_backend
 
+BINARY = {"xnor_net", "bibert", "bit", "bivit", "binary_vit", "binary_former", "acd_bit"}
+OTHERS = {"float32": "float32", "mixed16": "float16", "quant_noise_w8a8": "int8", "fq_vit_w8a4": "int8"}
+
 
 def test_names():
-    assert {"acd_bit", "binary_vit", "float32"} <= set(schemes.names())
+    assert set(schemes.names()) == BINARY | set(OTHERS)
+
+
+def test_precisions_and_blocks():
+    for name in schemes.names():
+        scheme = schemes.get(name)
+        assert scheme.precision == OTHERS.get(name, "bits")
+        assert scheme.block == ("binary" if name in BINARY else "float")
+        assert scheme.branches == (name in ("binary_vit", "acd_bit"))
+        assert scheme.post_training == (name == "fq_vit_w8a4")
+    assert "(proxy)" in schemes.get("binary_former").title and "proxy" in schemes.get("binary_former").note
 
 
 @pytest.mark.parametrize("name", schemes.names())
@@ -20,7 +34,8 @@ def test_round_trip(name):
     again = schemes.get(scheme.get_config())
     assert (again.name, again.title, again.block, again.branches) == (name, scheme.title, scheme.block, scheme.branches)
     assert nameless(again.get_config()) == nameless(scheme.get_config())
-    assert again.is_binary == scheme.is_binary == (name != "float32")
+    assert again.is_binary == scheme.is_binary == (name in BINARY)
+    assert again.precision == scheme.precision
     for place in schemes.PLACES:
         assert type(again.quantizer(place)) is type(scheme.quantizer(place))
 
@@ -60,7 +75,7 @@ def test_replace():
 
 @pytest.mark.parametrize("wrong", ["acd_bits", "acd bit", 3, None])
 def test_unknown_scheme(wrong):
-    with pytest.raises(ValueError, match="unknown scheme .*; known: acd_bit, binary_vit"):
+    with pytest.raises(ValueError, match="unknown scheme .*; known: acd_bit, bibert, binary_former, binary_vit"):
         schemes.get(wrong)
 
 
@@ -69,3 +84,94 @@ def test_layers_of_a_scheme_are_registered():
         for place in schemes.PLACES:
             config = schemes.get(name).get_config()[place]
             assert isinstance(keras.saving.deserialize_keras_object(config), quantizers.Quantizer)
+
+
+def test_a_config_from_before_there_were_more_fields():
+    config = schemes.get("acd_bit").get_config()
+    older = {key: value for key, value in config.items() if key not in ("precision", "real", "residual")}
+    assert nameless(schemes.get(older).get_config()) == nameless(config)
+    assert schemes.get({**older, "block": "float"}).precision == "float32"
+
+
+# === Variants ===
+def test_a_variant_changes_every_aligned_sign():
+    scheme = schemes.get("acd_bit[threshold=mean, restore=dynamic, axis=token, batch_share=1]")
+    assert scheme.name == "acd_bit[threshold=mean,restore=dynamic,axis=token,batch_share=1]"
+    assert scheme.title == "ACD-BiT [threshold=mean, restore=dynamic, axis=token, batch_share=1]"
+    for place in ("activation", "hidden", "query", "key"):
+        quantizer = scheme.quantizer(place)
+        assert (quantizer.threshold, quantizer.restore, quantizer.axis, quantizer.batch_share) == ("mean", "dynamic", "token", 1.0)
+    # Values are summed over the tokens: a statistic of each of them has no meaning there.
+    value = scheme.quantizer("value")
+    assert (value.threshold, value.restore, value.axis) == ("mean", "frozen", "channel")
+    assert scheme.quantizer("query").channel_axes == 2 and schemes.get("acd_bit").quantizer("query").threshold == "median"
+    assert [term.weight for term in scheme.distillation] == [0.9, 0.1]
+    assert schemes.get("binary_vit[threshold=none,scale=mad]").quantizer("hidden").threshold is None
+    assert nameless(schemes.get(scheme.name).get_config()) == nameless(scheme.get_config())
+
+
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("acd_bit[treshold=mean]", "unknown option of a scheme 'treshold'; known: .*; did you mean 'threshold'"),
+        ("acd_bit[threshold=modus]", "threshold must be one of none, median, mean, learned, not 'modus'"),
+        ("acd_bit[restore=none]", "restore must be one of off, frozen, dynamic, not 'none'"),
+        ("acd_bit[momentum=much]", "momentum must be a number, not 'much'"),
+        ("acd_bit[sign=ste_sing]", "unknown quantizer 'ste_sing'.*did you mean 'ste_sign'"),
+        ("acd_bit[threshold]", "must have the form option=value, not 'threshold'"),
+        ("acd_bit[]", r"must have the form acd_bit\[option=value,...\], not 'acd_bit\[\]'"),
+        ("acd_bit[threshold=mean", "must have the form acd_bit"),
+        ("acd_bits[threshold=mean]", "unknown scheme 'acd_bits'; .*did you mean 'acd_bit'"),
+        ("bit[threshold=mean]", "the scheme 'bit' has no AlignedSign"),
+        ("float32[axis=token]", "the scheme 'float32' has no AlignedSign"),
+    ],
+)
+def test_variants_that_do_not_exist(name, message):
+    with pytest.raises(ValueError, match=message):
+        schemes.get(name)
+
+
+# === Stages ===
+@pytest.mark.parametrize("name", schemes.names())
+@pytest.mark.parametrize("epochs", [3, 4, 10, 300])
+def test_stages_cover_the_epochs(name, epochs):
+    scheme = schemes.get(name)
+    rows = scheme.schedule(epochs)
+    assert len(rows) == max(len(scheme.stages), 1)
+    ends = [end for *_, end in rows]
+    assert [first for *_, first, _ in rows] == [0, *ends[:-1]] and ends[-1] == epochs
+    assert all(first < end for *_, first, end in rows)
+    assert nameless(rows[-1][1].get_config()) == nameless(scheme.get_config())
+    for (stage, _, first, end) in rows:
+        assert abs((end - first) / epochs - stage.share) < 1.5 / epochs
+
+
+def test_the_stages_are_what_their_tables_say():
+    (_, real, *_), (two, two_bits, *_), (_, one_bit, *_) = schemes.get("bit").schedule(10)
+
+    def bits(scheme):
+        return [scheme.quantizer(place).bits for place in ("weight", "activation", "hidden", "query", "probabilities")]
+
+    assert (bits(real), bits(two_bits), bits(one_bit)) == ([32] * 5, [1, 2, 2, 2, 2], [1] * 5)
+    assert two.teacher == "previous" and not two_bits.is_binary and not two_bits.stages
+    (_, attention, *_), (_, everything, *_) = schemes.get("bivit").schedule(2)
+    for part, binary in zip(PARTS, (True, False)):
+        assert attention.quantizer("activation", part).is_binary == attention.quantizer("weight", part).is_binary == binary
+        assert everything.quantizer("activation", part).is_binary
+    (_, additions, *_), _ = schemes.get("binary_former").schedule(2)
+    assert additions.quantizer("weight").is_binary and additions.quantizer("query").bits == 32
+
+
+def test_bad_stages():
+    with pytest.raises(ValueError, match="the scheme 'bit' is trained in 3 stages and needs as many epochs, not 2"):
+        schemes.get("bit").schedule(2)
+    with pytest.raises(ValueError, match="must add up to 1, not 0.5"):
+        Scheme("a", "A", stages=(Stage("b", 0.5),))
+    with pytest.raises(ValueError, match="the first has no previous one, and the last trains the scheme unchanged"):
+        Scheme("a", "A", stages=(Stage("b", 1.0, {"weight": None}),))
+    with pytest.raises(ValueError, match=r"share of the stage 'b' must be in \(0, 1\], not 0"):
+        Stage("b", 0)
+    with pytest.raises(ValueError, match="teacher of the stage 'b' must be one of 'teacher', 'previous', not 'none'"):
+        Stage("b", 1.0, teacher="none")
+    with pytest.raises(ValueError, match="precision of the scheme 'a' must be one of 'bits', .*, not 'int4'"):
+        Scheme("a", "A", precision="int4")

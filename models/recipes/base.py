@@ -14,7 +14,7 @@ class Recipe:
         name: how it is asked for.
         dataset: a name of `acdbit_keras.models.data.names()`.
         preset: a name of `acdbit_keras.models.presets()`.
-        scheme: a name of `acdbit_keras.schemes.names()`.
+        scheme: a name of `acdbit_keras.schemes.names()`, or a variant of one, `"acd_bit[threshold=mean]"`.
         teacher: name of the recipe whose result is the teacher; `None` trains on the labels alone.
         epochs: passes over the training set.
         batch_size: images per step; incomplete batches are dropped.
@@ -24,9 +24,11 @@ class Recipe:
         augment: `"none"`, `"light"` or `"strong"`.
         image_size: side in pixels; `None` is that of the preset.
         drop_path: stochastic depth of the last block.
-        label_weight, query_key_weight, query_key_form: of the distillation; `None` is what the scheme brings.
+        label_weight, query_key_weight, query_key_form: of the distillation; `None` is what the scheme brings. A query-key
+            weight adds the term where the scheme has none; a weight of 0 removes a term.
         clip_norm: global norm to which gradients are clipped; `None` for not.
-        mixed_precision: train in float16 (or bfloat16 on accelerators that prefer it) with float32 weights.
+        mixed_precision: train in float16 (or bfloat16 on accelerators that prefer it) with float32 weights; `None` is
+            what the scheme asks for.
         jit_compile: compile the step with XLA. Without it, equal seeds give equal curves on TensorFlow only with
             TF_NUM_INTEROP_THREADS=1 in the environment: its sums of gradients depend on the scheduling.
         steps_per_execution: steps per call of the compiled function.
@@ -77,6 +79,32 @@ class Recipe:
                 raise ValueError(f"unknown setting {key!r}; known: {', '.join(known)}{hint}")
             changes[key] = _parse(key, text, hints[key])
         return self.replace(**changes)
+
+
+def at_paper_scale(prefix, dataset, preset):
+    """Teacher, ACD-BiT and BinaryViT at the paper's budget: 300 epochs, batches of 512, AdamW, cosine schedule.
+
+    Args:
+        prefix: of their names, `<prefix>_teacher`, `<prefix>_acd_bit`, `<prefix>_binary_vit`.
+        dataset, preset: as of `Recipe`.
+
+    Source: BinaryViT for the student's recipe, DeiT (arXiv:2012.12877) for the teacher's.
+    """
+    teacher = Recipe(
+        name=f"{prefix}_teacher",
+        dataset=dataset,
+        preset=preset,
+        scheme="float32",
+        epochs=300,
+        batch_size=512,
+        learning_rate=5e-4,
+        warmup_epochs=5,
+        weight_decay=0.05,
+        augment="strong",
+        drop_path=0.1,
+    )
+    student = dict(teacher=teacher.name, warmup_epochs=0, weight_decay=0.0, augment="light", drop_path=0.0)
+    return (teacher, *(teacher.replace(name=f"{prefix}_{scheme}", scheme=scheme, **student) for scheme in ("acd_bit", "binary_vit")))
 
 
 def _parse(key, text, hint):

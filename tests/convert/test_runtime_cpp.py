@@ -22,7 +22,7 @@ def build():
     install_host_packages("g++", "cmake", "ninja", "/usr/src/googletest/CMakeLists.txt")
     folder = REPOSITORY / "build" / "runtime-tests"
     configure = ["cmake", "-S", RUNTIME, "-B", folder, "-G", "Ninja", "-DACDBIT_TESTS=ON", "-DCMAKE_BUILD_TYPE=Release"]
-    for command in (configure, ["cmake", "--build", folder, "--parallel", str(os.cpu_count())]):
+    for command in (configure, ["cmake", "--build", folder, "--parallel", str(os.cpu_count()), "--target", *TESTS]):
         process = subprocess.run(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         assert process.returncode == 0, process.stdout[-4000:]
     return folder

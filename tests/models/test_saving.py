@@ -22,7 +22,7 @@ def moved(model, x):
     rng = np.random.default_rng(0)
     model(x, training=True)
     for weight in model.trainable_weights:
-        if not weight.path.endswith("probabilities_quantizer/scale"):
+        if not weight.path.endswith("probabilities/scale"):
             weight.assign_add(0.02 * rng.normal(size=weight.shape))
     return model
 
@@ -79,7 +79,9 @@ def run(python, backend, folder):
 def compare(results, expected, atol):
     assert set(expected) <= set(results)
     for name, value in expected.items():
-        np.testing.assert_allclose(results[name], value, rtol=1e-4, atol=atol, err_msg=name)
+        # What lies half-way between two integers goes to either, by the last bit of a float.
+        steps = name in schemes.names() and schemes.get(name).precision == "int8"
+        np.testing.assert_allclose(results[name], value, rtol=1e-4, atol=0.2 if steps else atol, err_msg=name)
 
 
 def test_a_fresh_process_computes_the_same(saved):

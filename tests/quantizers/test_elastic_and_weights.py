@@ -55,6 +55,56 @@ def test_elastic_gradients_in_half_precision_are_finite():
     np.testing.assert_allclose(by_scale, 2 - 0.4, rtol=1e-3)
 
 
+def elastic(x, upstream, scale, signed, bits):
+    """Decoded values, and the gradients by x and by the scale, in float64."""
+    t = np.float64(x) / scale
+    if signed and bits == 1:
+        q, inside, by_scale = np.where(t >= 0, 1.0, -1.0), np.abs(t) <= 1, np.where(t >= 0, 1.0, -1.0)
+    else:
+        low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+        q, inside = np.round(np.clip(t, low, high)), (t >= low) & (t <= high)
+        by_scale = q - t * inside
+    return scale * q, upstream * inside, np.sum(upstream * by_scale)
+
+
+@pytest.mark.parametrize("lsq", [False, True])
+@pytest.mark.parametrize("signed, bits", [(True, 1), (False, 1), (True, 2), (False, 2)])
+def test_an_elastic_scale_that_is_measured(signed, bits, lsq):
+    """The first training batch sets the start; then the scale is start * factor, and the factor is what is trained."""
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(4, 6, 5)).astype(np.float32)
+    x, upstream = x if signed else np.abs(x), rng.normal(size=x.shape).astype(np.float32)
+    quantizer = ElasticBinary(initial_scale=None, signed=signed, bits=bits, lsq=lsq)
+    quantizer.build(x.shape)
+    assert array(quantizer(x).scale).item() == 1.0, "nothing is measured at inference"
+    quantizer(x, training=True)
+    scale = (2 if signed else 4) * np.abs(np.float64(x)).mean() / {(True, 2): 1, (False, 2): 3**0.5}.get((signed, bits), 1)
+    quantizer(100 * x, training=True)
+    assert array(quantizer(x).scale).item() == pytest.approx(scale, rel=1e-5), "the second batch moves nothing"
+    quantizer.factor.assign(1.25)
+    decoded, by_x, by_scale = elastic(x, upstream, 1.25 * scale, signed, bits)
+    np.testing.assert_allclose(array(quantizer(x).decode()), decoded, rtol=1e-5)
+    by_inputs, (by_factor,) = layer_gradient(quantizer, x, upstream, result=lambda code: code.decode())
+    if lsq:
+        by_scale /= x.size**0.5
+        # Its other half passes through x / a in the unsigned code, whose gradient by x is untouched.
+    np.testing.assert_allclose(by_inputs, by_x, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(by_factor, by_scale * scale, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_the_comparison_of_an_elastic_code_is_the_code(signed):
+    x = np.random.default_rng(4).normal(size=(50,)).astype(np.float32)
+    quantizer = ElasticBinary(initial_scale=0.7, signed=signed)
+    expected = array(quantizer(x).decode())
+    comparison = quantizer.comparison()
+    decoded = np.where(x < comparison.threshold, -1, 1) * comparison.scale + comparison.offset
+    np.testing.assert_allclose(decoded, expected, rtol=1e-6)
+    two_bits = ElasticBinary(bits=2)
+    two_bits.build(x.shape)
+    assert two_bits.comparison() is None
+
+
 @pytest.mark.parametrize("wrong", [0.0, -1.0, float("nan")])
 def test_elastic_scale_is_checked(wrong):
     with pytest.raises(ValueError, match="initial_scale must be at least 1e-05, not"):
@@ -77,7 +127,7 @@ def reference(kernel, center, scale, restore, per):
 def test_every_option_of_weights(center, per, shape):
     rng = np.random.default_rng(1)
     kernel, upstream = (0.4 * rng.normal(size=shape) + 0.1).astype(np.float32), rng.normal(size=shape).astype(np.float32)
-    for scale, restore in itertools.product(SCALES, (False, True)):
+    for scale, restore in itertools.product([scale for scale in SCALES if scale != "learned"], (False, True)):
         quantizer = WeightSign(center=center, scale=scale, restore=restore, per=per)
         signs, decoded, alpha, centred = reference(kernel, center, scale, restore, per)
         # At an odd count the median is an element, and its sign depends on the last bit of the search.
@@ -88,6 +138,48 @@ def test_every_option_of_weights(center, per, shape):
         # Larq's clipped identity on the centred weight, times alpha.
         by_kernel, _ = layer_gradient(quantizer, kernel, upstream, result=lambda code: code.decode())
         np.testing.assert_allclose(by_kernel, upstream * alpha * (np.abs(centred) <= 1), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("per", ["row", "tensor"])
+def test_learned_scales_of_weights(per):
+    """The start is mean |W| at the first training batch, and the factor has the gradient of a scale, times the start."""
+    rng = np.random.default_rng(5)
+    kernel, upstream = rng.normal(size=(2, 16, 5)).astype(np.float32)
+    quantizer = WeightSign(center="mean", scale="learned", per=per)
+    quantizer.build(kernel.shape)
+    signs, _, alpha, centred = reference(kernel, "mean", "mean_abs", False, per)
+    np.testing.assert_allclose(array(quantizer(kernel).decode()), alpha * signs, rtol=1e-5)
+    quantizer(kernel, training=True)
+    quantizer.factor.assign(np.full(alpha.shape, 2.0))
+    np.testing.assert_allclose(array(quantizer(3 * kernel, training=True).decode()), 2 * alpha * signs, rtol=1e-5)
+    by_kernel, (by_factor,) = layer_gradient(quantizer, kernel, upstream, result=lambda code: code.decode())
+    np.testing.assert_allclose(by_kernel, upstream * 2 * alpha * (np.abs(centred) <= 1), rtol=1e-4, atol=1e-6)
+    axes = (0,) if per == "row" else (0, 1)
+    np.testing.assert_allclose(by_factor, (upstream * signs * alpha).sum(axes, keepdims=True), rtol=1e-4, atol=1e-5)
+
+
+def test_the_gradient_through_the_scale():
+    """XNOR-Net: dW_b (1/n + alpha where |W| <= 1), and the code is that without it."""
+    rng = np.random.default_rng(6)
+    kernel, upstream = rng.normal(size=(2, 8, 3)).astype(np.float32)
+    kernel[:, 0] = 0.0
+    quantizer = WeightSign(center=None, scale="mean_abs", through_scale=True)
+    plain = WeightSign(center=None, scale="mean_abs")
+    np.testing.assert_array_equal(array(quantizer(kernel).signs), array(plain(kernel).signs))
+    by_kernel, _ = layer_gradient(quantizer, kernel, upstream, result=lambda code: code.decode())
+    alpha = np.abs(kernel).mean(0)
+    expected = upstream * (np.where(alpha > 0, 1 / 8, 0) + alpha * (np.abs(kernel) <= 1))
+    np.testing.assert_allclose(by_kernel, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_limit_is_a_constraint_of_the_kernel():
+    from acdbit_keras import BinaryDense
+
+    layer = BinaryDense(2, kernel_quantizer=WeightSign(limit=0.5), kernel_initializer="ones")
+    layer.build((None, 3))
+    optimizer = keras.optimizers.SGD(1.0)
+    optimizer.apply([keras.ops.full((3, 2), 2.0)], [layer.kernel])
+    np.testing.assert_array_equal(array(layer.kernel), -0.5)
 
 
 @pytest.mark.parametrize("rows", [64, 97])
@@ -108,7 +200,8 @@ def test_constant_weights(value):
     "options, message",
     [
         ({"center": "mode"}, "center must be one of None, 'mean', 'median', not 'mode'"),
-        ({"scale": "std"}, "scale must be one of None, 'mean_abs', 'mad', not 'std'"),
+        ({"scale": "std"}, "scale must be one of None, 'mean_abs', 'mad', 'learned', not 'std'"),
+        ({"limit": 0}, "limit must be positive or None, not 0"),
         ({"per": "column"}, "per must be one of 'row', 'tensor', not 'column'"),
     ],
 )

@@ -15,6 +15,12 @@ EXAMPLES = [
     quantizers.AlignedSign(contracts="tokens", channel_axes=2),
     quantizers.ElasticBinary(initial_scale=0.02),
     quantizers.WeightSign(center="median", scale="mad", restore=True, per="tensor", sign="swish_sign"),
+    quantizers.ElasticBinary(initial_scale=None, signed=True, bits=2, lsq=True),
+    quantizers.WeightSign(center=None, scale="learned", through_scale=True, limit=1.0),
+    quantizers.ThresholdedProbabilities("mean", scale="kept_mean", momentum=0.9),
+    quantizers.LogarithmicSoftmax(bits=3),
+    quantizers.UniformQuantizer(bits=5, range="average"),
+    quantizers.PowerOfTwoFactor(),
     quantizers.PlainSign("ste_tern"),
     quantizers.Identity(),
 ]

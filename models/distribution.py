@@ -1,0 +1,72 @@
+"""Training on several devices: each holds all weights and computes a part of every batch.
+
+The batch stays one: XLA sums over the devices wherever the program sums over the batch, in losses, gradients and in the
+statistics of normalisation and alignment. So the loss of a step is that of one device but for rounding. TensorFlow's
+strategies run one copy of the step per device, each with the statistics of its part alone: other training, which is not
+offered.
+"""
+
+import contextlib
+
+import keras
+
+
+class _WholeBatches(keras.distribution.DataParallel):
+    """Data parallelism that gives a batch which cannot be divided to every device."""
+
+    def get_data_layout(self, data_shape):
+        layout = super().get_data_layout(data_shape)
+        if data_shape and data_shape[0] % self.device_mesh.devices.size:
+            return keras.distribution.TensorLayout([None] * len(data_shape), self.device_mesh)
+        return layout
+
+
+@contextlib.contextmanager
+def using(count, batch_size):
+    """What is built, trained and evaluated within is spread over the first `count` devices; one is as without.
+
+    Args:
+        count: number of devices.
+        batch_size: images per training step, divisible by `count`.
+
+    Raises:
+        ValueError: a count that does not divide the batch, of more devices than there are, or above one on a backend
+            other than JAX.
+    """
+    if not isinstance(count, int) or count < 1:
+        raise ValueError(f"devices must be a positive integer, not {count!r}")
+    if count == 1:
+        yield
+        return
+    if keras.config.backend() != "jax":
+        raise ValueError(
+            f"devices={count} needs the JAX backend, not {keras.config.backend()}; set KERAS_BACKEND=jax in an environment with jax"
+        )
+    found = keras.distribution.list_devices()
+    if count > len(found):
+        raise ValueError(f"devices={count}, but there are {len(found)}: {', '.join(found)}")
+    if batch_size % count:
+        raise ValueError(f"batch_size={batch_size} cannot be divided by devices={count}")
+    with _WholeBatches(devices=found[:count]).scope():
+        yield
+
+
+def test_batch_size(examples, batch_size, count):
+    """Size of the batches that test images are evaluated in.
+
+    Every batch, the last one too, must be laid out as the first: all divide into the devices, or none does and every
+    device evaluates all of them.
+
+    Args:
+        examples: number of test images.
+        batch_size: about how large they may be.
+        count: number of devices.
+
+    Returns:
+        `batch_size` for one device, else the largest size up to it that divides `examples` and that `count` divides; if
+        there is none, one that `count` does not divide.
+    """
+    if count == 1:
+        return batch_size
+    fitting = [size for size in range(count, batch_size + 1, count) if examples % size == 0]
+    return fitting[-1] if fitting else batch_size // count * count + 1

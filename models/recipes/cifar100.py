@@ -1,0 +1,20 @@
+"""CIFAR-100, for a CPU and at the paper's scale; the recipes of `cifar10`, with 100 classes.
+
+`cifar100_small_*`: `vit_micro_patch4_32` on 2 CPU cores.
+`cifar100_*`, `cifar100_224_*`: DeiT-S on images of 32 and of 224 pixels, written for one GPU and the JAX backend;
+`--devices N` for several.
+"""
+
+from acdbit_keras.models.recipes.base import at_paper_scale
+from acdbit_keras.models.recipes.cifar10 import SMALL_STUDENT, SMALL_TEACHER
+
+_TEACHER = SMALL_TEACHER.replace(name="cifar100_small_teacher", dataset="cifar100")
+_STUDENT = SMALL_STUDENT.replace(name="cifar100_small_acd_bit", dataset="cifar100", teacher=_TEACHER.name)
+
+RECIPES = (
+    _TEACHER,
+    _STUDENT,
+    _STUDENT.replace(name="cifar100_small_binary_vit", scheme="binary_vit"),
+    *at_paper_scale("cifar100", "cifar100", "vit_small_patch4_32"),
+    *at_paper_scale("cifar100_224", "cifar100", "vit_small_patch16_224"),
+)

@@ -1,0 +1,237 @@
+"""Compact files: a trained 1-bit backbone with its kernels as bits.
+
+A `.keras` file keeps the real weights from which training made the signs, 32 bits each. A compact file keeps the sign
+alone, one bit, and per output channel what decodes it; everything else - norms, activations, running statistics,
+positions, the float ends of the network - in numbers of two, three or four bytes. Training cannot go on from it.
+
+    8 bytes    magic
+    12 bytes   format version, CRC-32 of all that follows, length of the header; little-endian
+    header     deflated JSON: class and config of the model, and [name, shape, kind] of every weight in order
+    bits       of the kernels, packed
+    floats     deflated; those of two, of three and of four bytes, each byte by byte: all first bytes, all second ones, ...
+"""
+
+import json
+import math
+import pathlib
+import struct
+import zlib
+
+import keras
+import numpy as np
+from keras import ops
+
+from acdbit_keras import code, execution, quantizers
+from acdbit_keras.files import write_beside
+from acdbit_keras.models.backbone import Backbone
+
+SUFFIX = ".acdbit"
+VERSION = 1
+PRECISIONS = ("float16", "float24", "float32")
+_MAGIC = b"\x89ACDBIT\n"
+_NUMBERS = struct.Struct("<III")
+_LEVELS = {"sign": (1, -1), "zero_one": (1, 0)}  # what a bit that is set stands for, and one that is not
+_BYTES = {"float16": 2, "float24": 3, "float32": 4}
+_SMALL = 16  # weights of up to so many numbers stay in single precision: counters, scales
+
+
+def save_compact(model, path, precision="float24"):
+    """Writes a trained 1-bit backbone as a compact file.
+
+    Args:
+        model: built backbone of a scheme whose weights are one bit.
+        path: the file, by convention `*.acdbit`; an older one stays whole if anything fails.
+        precision: of what is not bits. `"float32"`: the loaded model computes to the last bit what this one does.
+            `"float24"`, the first three bytes of that, a relative error of 2^-16. `"float16"`, half precision, 2^-11: in
+            a binary network enough to turn signs in every layer, so the answer to some images changes.
+
+    Returns:
+        Bytes written.
+
+    Raises:
+        ValueError: a model of another kind, or an unknown precision.
+        OSError: the file cannot be written.
+
+    Example:
+        >>> acd.models.save_compact(student, "student.acdbit")
+        >>> student = acd.models.load_compact("student.acdbit")
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(map(repr, PRECISIONS))}, not {precision!r}")
+    stored, layers = _with_stored_signs(model)
+    kernels = {dense.kernel.path: dense.kernel_quantizer.levels for dense in layers if dense.kernel_quantizer.is_binary}
+    rows, bits, floats = [], [], {kind: [np.empty(0)] for kind in PRECISIONS}
+    for variable in _float_variables(stored):
+        value = ops.convert_to_numpy(variable.value).astype(np.float32)
+        kind = kernels.get(variable.path) or _kind(value, precision)
+        rows.append((_name(variable), value.shape, kind))
+        if kind in _LEVELS:
+            bits.append(np.packbits(value.reshape(-1) > 0).tobytes())
+        else:
+            floats[_stored_as(kind)].append(value.reshape(-1)[: 1 if kind == "same" else None])
+    header = {"class": keras.saving.get_registered_name(type(stored)), "config": stored.get_config(), "weights": rows}
+    header = zlib.compress(json.dumps(header, separators=(",", ":")).encode(), 9)
+    planes = b"".join(_to_planes(np.concatenate(parts), kind) for kind, parts in floats.items())
+    body = b"".join([header, *bits, zlib.compress(planes, 9)])
+    content = _MAGIC + _NUMBERS.pack(VERSION, zlib.crc32(body), len(header)) + body
+    write_beside(path, lambda temporary: temporary.write_bytes(content))
+    return len(content)
+
+
+def load_compact(path):
+    """The backbone in a compact file, for inference, evaluation and conversion.
+
+    Its binary kernels hold the signs themselves (`acdbit_keras.quantizers.StoredSign`). The real weights behind them are
+    gone: a training step raises a ValueError. It can be saved again, as a compact or a `.keras` file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not a compact file, truncated or damaged, or of a newer version.
+    """
+    path = pathlib.Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"there is no file {path}")
+    header, rest = _read(path)
+    cls = keras.saving.get_registered_object(header["class"])
+    if not (isinstance(cls, type) and issubclass(cls, Backbone)):
+        raise ValueError(f"{path} holds a model of the class {header['class']}, which this version does not have")
+    model = cls.from_config(header["config"])
+    expected = [[_name(variable), list(variable.shape)] for variable in _float_variables(model)]
+    if expected != [row[:2] for row in header["weights"]]:
+        raise ValueError(f"{path} holds weights that do not fit its model; it was written by another version of acdbit-keras")
+    for variable, value in zip(_float_variables(model), _values(header["weights"], rest)):
+        variable.assign(value)
+    model.trainable = False
+    return model
+
+
+def _read(path):
+    """The header of a file, a dict, and what follows it."""
+    content = path.read_bytes()
+    start = len(_MAGIC) + _NUMBERS.size
+    if content[: len(_MAGIC)] != _MAGIC:
+        raise ValueError(f"{path} is not a compact model file; `save_compact` or `acdbit zoo add` makes one")
+    if len(content) < start:
+        raise ValueError(f"{path} is truncated")
+    version, checksum, length = _NUMBERS.unpack(content[len(_MAGIC) : start])
+    if version > VERSION:
+        raise ValueError(f"{path} has the format version {version}, this acdbit-keras reads up to {VERSION}; update it")
+    body = content[start:]
+    if zlib.crc32(body) != checksum:
+        raise ValueError(f"{path} is truncated or damaged: its checksum is wrong")
+    return json.loads(zlib.decompress(body[:length])), body[length:]
+
+
+def _values(rows, rest):
+    """Yields the array of each weight, in order."""
+    counts = dict.fromkeys(("bits", *PRECISIONS), 0)
+    for _, shape, kind in rows:
+        counts[_stored_as(kind)] += _count(shape, kind)
+    planes, left = zlib.decompress(rest[counts["bits"] :]), {"bits": np.frombuffer(rest[: counts["bits"]], np.uint8)}
+    for kind in PRECISIONS:
+        end = counts[kind] * _BYTES[kind]
+        left[kind], planes = _from_planes(planes[:end], kind), planes[end:]
+    for _, shape, kind in rows:
+        source, count = _stored_as(kind), _count(shape, kind)
+        value, left[source] = left[source][:count], left[source][count:]
+        if kind in _LEVELS:
+            value = np.where(np.unpackbits(value, count=math.prod(shape)), *_LEVELS[kind]).astype(np.float32)
+        yield np.full(shape, value[0]) if kind == "same" else value.reshape(shape)
+
+
+def _kind(value, precision):
+    if (value == value.reshape(-1)[0]).all():
+        return "same"
+    if value.size <= _SMALL:
+        return "float32"
+    # Beyond the range of half precision.
+    return "float24" if precision == "float16" and np.abs(value).max() > np.finfo(np.float16).max else precision
+
+
+def _stored_as(kind):
+    return "bits" if kind in _LEVELS else "float32" if kind == "same" else kind
+
+
+def _count(shape, kind):
+    """Bytes of bits, or numbers."""
+    return -(-math.prod(shape) // 8) if kind in _LEVELS else 1 if kind == "same" else math.prod(shape)
+
+
+def _to_planes(numbers, kind):
+    """The bytes of an array, all first ones, then all second ones: exponents beside exponents deflate better."""
+    numbers = numbers.astype("<f2" if kind == "float16" else "<f4")
+    if kind == "float24":
+        # Rounded to the bytes that are kept.
+        numbers = (numbers.view("<u4") + np.uint32(0x80)).view("<f4")
+    return numbers.view(np.uint8).reshape(-1, numbers.itemsize)[:, -_BYTES[kind] :].T.tobytes()
+
+
+def _from_planes(planes, kind):
+    columns = np.frombuffer(planes, np.uint8).reshape(_BYTES[kind], -1).T
+    if kind == "float24":
+        columns = np.pad(columns, ((0, 0), (1, 0)))
+    return np.ascontiguousarray(columns).view("<f2" if kind == "float16" else "<f4").reshape(-1).astype(np.float32)
+
+
+def _with_stored_signs(model):
+    """A copy of a 1-bit backbone whose kernels are the signs of the original's, and its fully connected layers."""
+    weight = quantizers.get(model.scheme.weight) if isinstance(model, Backbone) else None
+    if weight is None or not weight.is_binary:
+        what = f"the scheme {model.scheme.name!r}" if weight is not None else type(model).__name__
+        raise ValueError(f"a compact file holds a backbone with weights of one bit, not {what}")
+    codes = [_kernel_code(dense) if dense.kernel_quantizer.is_binary else None for dense in _dense_layers(model)]
+    restore = any(kernel is not None and not code.is_constant(kernel.offset) for kernel in codes)
+    config = model.get_config()
+    stored = quantizers.StoredSign(weight.levels, restore, name="weight")
+    config["scheme"] = {**config["scheme"], "weight": quantizers.serialize(stored)}
+    previous = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float32")
+    try:
+        copy = type(model).from_config(config)
+    finally:
+        keras.config.set_dtype_policy(previous)
+    theirs = {_name(variable): variable for variable in model.variables}
+    for variable in _float_variables(copy):
+        if _name(variable) in theirs:
+            variable.assign(theirs[_name(variable)].value)
+    layers = _dense_layers(copy)
+    for kernel, dense in zip(codes, layers, strict=True):
+        if kernel is not None:
+            quantizer = dense.kernel_quantizer
+            dense.kernel.assign(kernel.signs)
+            quantizer.scale.assign(np.broadcast_to(kernel.scale, quantizer.scale.shape))
+            if restore:
+                quantizer.offset.assign(np.broadcast_to(kernel.offset, quantizer.offset.shape))
+    return copy, layers
+
+
+def _kernel_code(dense):
+    # As a plain tensor: Larq's functions have no gradient for a variable, which an eager call would ask for.
+    kernel = ops.convert_to_tensor(ops.convert_to_numpy(dense.kernel))
+    return dense.kernel_quantizer(kernel).map(ops.convert_to_numpy)
+
+
+class _Collector(execution.KerasExecutor):
+    """Notes the fully connected layers of a backbone, in order of execution."""
+
+    def __init__(self):
+        self.dense_layers = []
+
+    def dense(self, layer, inputs, training):
+        self.dense_layers.append(layer)
+        return ops.zeros((*inputs.shape[:-1], layer.units), inputs.dtype)
+
+
+def _dense_layers(model):
+    with execution.using(_Collector()) as collector:
+        model(np.zeros((1, *model.input_shape_of_images), np.float32), training=False)
+    return collector.dense_layers
+
+
+def _float_variables(model):
+    """All but the states of random numbers, which inference does not draw."""
+    return [variable for variable in model.variables if keras.backend.is_float_dtype(variable.dtype)]
+
+
+def _name(variable):
+    return variable.path.partition("/")[2]
