@@ -27,7 +27,6 @@ SMALL_STUDENT = SMALL_TEACHER.replace(
     name="cifar10_small_acd_bit",
     scheme="acd_bit",
     teacher="cifar10_small_teacher",
-    epochs=8,
     learning_rate=2e-3,
     weight_decay=0.0,
 )

@@ -141,7 +141,7 @@ def test_bad_files_say_what_is_wrong(student, tmp_path):
         assert "is not a compact model file" in error(foreign)
     newer = bytearray(content)
     newer[8] = 9
-    assert "format version 9, this version of acdbit-keras reads up to 1" in error(bytes(newer))
+    assert "format version 9, this acdbit-keras reads up to 1" in error(bytes(newer))
     with pytest.raises(FileNotFoundError, match="there is no file"):
         load_compact(tmp_path / "none.acdbit")
 
