@@ -93,7 +93,6 @@ def test_taps(scheme):
     np.testing.assert_array_equal(array(model(images(3))), array(outputs["logits"]))
 
 
-@pytest.mark.any_backend
 @pytest.mark.parametrize("scheme, merging", [("float32", "binary"), ("acd_bit", "binary"), ("acd_bit", "float")])
 def test_every_weight_gets_a_gradient(scheme, merging):
     model = PyramidVisionTransformer(scheme, merging=merging, **NANO)
@@ -207,7 +206,6 @@ def test_merging_is_a_convolution_of_2_x_2_tokens_and_stride_2():
 # --- Distillation ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.any_backend
 def test_a_student_learns_from_its_float_twin():
     teacher, student = (PyramidVisionTransformer(scheme, **NANO) for scheme in ("float32", "acd_bit"))
     distiller = Distiller(teacher, student)

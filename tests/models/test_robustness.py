@@ -249,7 +249,6 @@ def test_settings_out_of_range(wrong, sentence):
         Settings(**wrong)
 
 
-@pytest.mark.any_backend
 def test_a_run_without_files(tmp_path, monkeypatch):
     """Noise, attacks and corruptions of two models: every row there, the same again from the same seed."""
     subject("float32", tmp_path), subject("acd_bit", tmp_path)

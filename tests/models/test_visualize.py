@@ -80,7 +80,6 @@ def saved(tmp_path_factory):
     return folder
 
 
-@pytest.mark.any_backend
 @pytest.mark.parametrize("scheme", ["float32", "acd_bit"])
 def test_what_is_observed_is_what_the_model_computes(scheme, saved):
     subject = subjects.KerasSubject(saved / f"{scheme}.keras", scheme, "digits")
@@ -111,7 +110,6 @@ def test_what_is_observed_is_what_the_model_computes(scheme, saved):
     assert seen.is_binary == (scheme == "acd_bit")
 
 
-@pytest.mark.any_backend
 def test_balance_and_error_of_a_tensor_of_signs(saved):
     subject = subjects.KerasSubject(saved / "acd_bit.keras", "acd_bit", "digits")
     pixels, _ = subjects.pixels_of("digits", 8, 10)
