@@ -293,7 +293,7 @@ class TestBadInput:
         "options, message",
         [
             (dict(attention="integer"), "attention must be one of 'binary', 'float', not 'integer'"),
-            (dict(precision="int4"), "precision must be one of 'bits', 'float32', 'dynamic', 'int8', not 'int4'"),
+            (dict(precision="int4"), "precision must be one of 'bits', 'float32', 'float16', 'dynamic', 'int8', not 'int4'"),
             (dict(precision="int8"), "needs calibration images"),
             (dict(precision="float32", half=True), "half=True is for precision='bits', not 'float32'"),
             (dict(calibration=np.zeros((1, 64), np.float32)), "takes no calibration images"),
