@@ -15,6 +15,7 @@ _ORDER, _CROP, _AUGMENT = range(3)
 
 # Streamed images are shuffled within windows of this many: about 1 GB of encoded ImageNet, or all of imagenette.
 _SHUFFLE_WINDOW = 10_000
+_BATCHES_AHEAD = 2
 
 # A square of 224 from the shorter side scaled to 256, the usual evaluation on ImageNet.
 _CENTRAL_SHARE = 224 / 256
@@ -129,7 +130,20 @@ def pipeline(
     # What sits in memory was checked when it was read.
     if facts.varying_size:
         batches = checked(batches, facts.classes)
-    return batches.prefetch(tf.data.AUTOTUNE)
+    return batches.prefetch(_BATCHES_AHEAD).with_options(_without_tuning())
+
+
+def _without_tuning():
+    """Options that keep tf.data from tuning itself.
+
+    Its tuner sleeps for 10 ms, then twice as long each time, up to a minute, and where an iterator ends, the caller waits until
+    it wakes: evaluating took up to twice its time (TensorFlow 2.21). What there is to tune here is set: as many calls as cores.
+    """
+    import tensorflow as tf
+
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return options
 
 
 def _check_integer(argument, value, lowest, highest):

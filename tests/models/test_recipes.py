@@ -42,8 +42,9 @@ def test_the_paper_s_scale(prefix):
         assert recipe.weight_decay == (0.05 if system == "teacher" else 0.0)
 
 
-def test_the_small_recipes_of_both_cifars_differ_in_the_data_alone():
-    for system in ("teacher", "acd_bit", "binary_vit"):
-        ten, hundred = recipes.get(f"cifar10_small_{system}"), recipes.get(f"cifar100_small_{system}")
+@pytest.mark.parametrize("size, systems", [("small", ["teacher", "acd_bit", "binary_vit"]), ("compare", ["teacher", "acd_bit"])])
+def test_the_cpu_recipes_of_both_cifars_differ_in_the_data_alone(size, systems):
+    for system in systems:
+        ten, hundred = recipes.get(f"cifar10_{size}_{system}"), recipes.get(f"cifar100_{size}_{system}")
         assert hundred.replace(name=ten.name, dataset="cifar10", teacher=ten.teacher) == ten
-        assert hundred.teacher == (ten.teacher and "cifar100_small_teacher")
+        assert hundred.teacher == (ten.teacher and f"cifar100_{size}_teacher")
