@@ -9,6 +9,7 @@ from acdbit_keras import schemes
 from acdbit_keras.layers.attention import check_heads
 from acdbit_keras.layers.stem import ConvolutionalStem
 from acdbit_keras.models.blocks import BLOCKS, PatchMerging
+from acdbit_keras.tracing import BuiltBeforeTracing
 
 STEMS = ("patch", "convolutional")
 
@@ -23,7 +24,7 @@ class Stage(NamedTuple):
     reduction: int = 1
 
 
-class Backbone(keras.Model):
+class Backbone(BuiltBeforeTracing):
     """Vision transformer without a class token, built on construction. Subclasses name their sizes and make the stages.
 
     Float in every scheme: patch embedding, positions, norms, classifier.

@@ -311,7 +311,10 @@ def evaluate(model, dataset, data_dir=None, batch_size=256):
     test = data.pipeline(dataset, "test", image_size=model.image_size, batch_size=batch_size, data_dir=data_dir)
     model.compile(
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy", keras.metrics.SparseTopKCategoricalAccuracy(k=min(5, facts.classes), name="top5")],
+        metrics=[
+            keras.metrics.SparseCategoricalAccuracy(name="accuracy"),
+            keras.metrics.SparseTopKCategoricalAccuracy(k=min(5, facts.classes), name="top5"),
+        ],
     )
     values = model.evaluate(test, verbose=0, return_dict=True)
     return {"images": facts.test_examples, **{key: float(value) for key, value in values.items()}}

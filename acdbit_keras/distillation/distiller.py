@@ -5,10 +5,11 @@ from keras import ops
 
 from acdbit_keras import checks
 from acdbit_keras.distillation.losses import Term
+from acdbit_keras.tracing import BuiltBeforeTracing
 
 
 @keras.saving.register_keras_serializable(package="acdbit")
-class Distiller(keras.Model):
+class Distiller(BuiltBeforeTracing):
     """Trains `student` to follow `teacher`; calling it calls the student.
 
     Both are run once per step. The teacher is frozen and in inference mode. The loss is the weighted sum of the terms,
@@ -44,6 +45,7 @@ class Distiller(keras.Model):
                 raise ValueError(f"terms must be distillation terms such as LabelDistillation(), not {term!r}")
         self.teacher = teacher
         self.student = student
+        self.classes = student.classes
         teacher.trainable = False
         _check_compatible(teacher, student, self.terms)
         self.term_losses = {term.name: keras.metrics.Mean(name=f"{term.name}_loss") for term in self.terms}
