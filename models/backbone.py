@@ -9,7 +9,7 @@ from acdbit_keras import schemes
 from acdbit_keras.layers.attention import check_heads
 from acdbit_keras.layers.stem import ConvolutionalStem
 from acdbit_keras.models.blocks import BLOCKS, PatchMerging
-from acdbit_keras.tracing import BuiltBeforeTracing
+from acdbit_keras.quick_start import QuickStart
 
 STEMS = ("patch", "convolutional")
 
@@ -24,7 +24,7 @@ class Stage(NamedTuple):
     reduction: int = 1
 
 
-class Backbone(BuiltBeforeTracing):
+class Backbone(QuickStart):
     """Vision transformer without a class token, built on construction. Subclasses name their sizes and make the stages.
 
     Float in every scheme: patch embedding, positions, norms, classifier.

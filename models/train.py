@@ -315,6 +315,8 @@ def evaluate(model, dataset, data_dir=None, batch_size=256):
             keras.metrics.SparseCategoricalAccuracy(name="accuracy"),
             keras.metrics.SparseTopKCategoricalAccuracy(k=min(5, facts.classes), name="top5"),
         ],
+        # On TensorFlow, compiling takes longer than it saves in one pass.
+        jit_compile=False if keras.config.backend() == "tensorflow" else "auto",
     )
     values = model.evaluate(test, verbose=0, return_dict=True)
     return {"images": facts.test_examples, **{key: float(value) for key, value in values.items()}}

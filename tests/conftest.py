@@ -19,18 +19,15 @@ JAX_PYTHON = "ACDBIT_JAX_PYTHON"
 if keras.config.backend() == "tensorflow":
     import tensorflow as tf
 
+    from acdbit_keras.quick_start import untuned
+
     # Nor does anything repay the optimisation of its graph.
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
     _iterate = tf.data.Dataset.__iter__
 
-    def _iterate_untuned(dataset):
-        """Arrays given to Keras come through tf.data with its tuner, for which every short `fit` waits (see `data.pipeline`)."""
-        options = tf.data.Options()
-        options.autotune.enabled = False
-        return _iterate(dataset.with_options(options))
-
-    tf.data.Dataset.__iter__ = _iterate_untuned
+    # Arrays given to Keras come through tf.data with its tuner, for which every short `fit` waits.
+    tf.data.Dataset.__iter__ = lambda dataset: _iterate(untuned(dataset))
 
 # Eager JAX compiles every operation for every new shape, so an example costs it ten times as much.
 hypothesis.settings.register_profile("acdbit", deadline=None, max_examples=100 if keras.config.backend() == "tensorflow" else 20)

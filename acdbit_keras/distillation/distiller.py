@@ -5,11 +5,11 @@ from keras import ops
 
 from acdbit_keras import checks
 from acdbit_keras.distillation.losses import Term
-from acdbit_keras.tracing import BuiltBeforeTracing
+from acdbit_keras.quick_start import QuickStart
 
 
 @keras.saving.register_keras_serializable(package="acdbit")
-class Distiller(BuiltBeforeTracing):
+class Distiller(QuickStart):
     """Trains `student` to follow `teacher`; calling it calls the student.
 
     Both are run once per step. The teacher is frozen and in inference mode. The loss is the weighted sum of the terms,

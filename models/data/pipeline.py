@@ -9,6 +9,7 @@ import numbers
 from acdbit_keras.models.data import catalog, storage
 from acdbit_keras.models.data.augmentation import Augmentation, BatchAugmenter, fold_in, resolve
 from acdbit_keras.checks import checked
+from acdbit_keras.quick_start import untuned
 
 # What a key is drawn for.
 _ORDER, _CROP, _AUGMENT = range(3)
@@ -130,20 +131,7 @@ def pipeline(
     # What sits in memory was checked when it was read.
     if facts.varying_size:
         batches = checked(batches, facts.classes)
-    return batches.prefetch(_BATCHES_AHEAD).with_options(_without_tuning())
-
-
-def _without_tuning():
-    """Options that keep tf.data from tuning itself.
-
-    Its tuner sleeps for 10 ms, then twice as long each time, up to a minute, and where an iterator ends, the caller waits until
-    it wakes: evaluating took up to twice its time (TensorFlow 2.21). What there is to tune here is set: as many calls as cores.
-    """
-    import tensorflow as tf
-
-    options = tf.data.Options()
-    options.autotune.enabled = False
-    return options
+    return untuned(batches.prefetch(_BATCHES_AHEAD))
 
 
 def _check_integer(argument, value, lowest, highest):
