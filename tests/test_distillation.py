@@ -7,6 +7,7 @@ from numerics import array
 
 from acdbit_keras import Distiller, LabelDistillation, QueryKeyDistillation, schemes
 from acdbit_keras.distillation import DirectionMatchingDistillation, HiddenDistillation, TrueLabels
+from acdbit_keras.distillation.losses import gram_distance
 from acdbit_keras.models.callbacks import StopOnNonFinite
 from acdbit_keras.models.vit import VisionTransformer
 
@@ -55,9 +56,9 @@ def direct(x, y):
     return ((unit(x) - unit(y)) ** 2).sum(-1).mean((1, 2))
 
 
-def outputs(seed, head_dim=8, blocks=2):
+def outputs(seed, head_dim=8, blocks=2, tokens=5):
     rng = np.random.default_rng(seed)
-    taps = [{tap: rng.normal(size=(4, 5, 2, head_dim)).astype(np.float32) for tap in ("query", "key")} for _ in range(blocks)]
+    taps = [{tap: rng.normal(size=(4, tokens, 2, head_dim)).astype(np.float32) for tap in ("query", "key")} for _ in range(blocks)]
     return {"logits": rng.normal(size=(4, 3)).astype(np.float32), "taps": taps}
 
 
@@ -71,10 +72,12 @@ def test_label_term(temperature):
 
 
 @pytest.mark.any_backend
-@pytest.mark.parametrize("form, distance, width", [("gram", gram, 8), ("gram", gram, 3), ("direct", direct, 8)])
-def test_query_key_term(form, distance, width):
-    """Mean over blocks and over query and key; in the gram form the head widths may differ."""
-    teacher, student = outputs(0), outputs(1, head_dim=width)
+@pytest.mark.parametrize(
+    "form, distance, width, tokens", [("gram", gram, 8, 5), ("gram", gram, 3, 5), ("gram", gram, 3, 40), ("direct", direct, 8, 5)]
+)
+def test_query_key_term(form, distance, width, tokens):
+    """Mean over blocks and over query and key; in the gram form the head widths may differ, and many tokens make no matrix."""
+    teacher, student = outputs(0, tokens=tokens), outputs(1, head_dim=width, tokens=tokens)
     pairs = [(ours[tap], theirs[tap]) for ours, theirs in zip(student["taps"], teacher["taps"]) for tap in ("query", "key")]
     expected = np.mean([distance(*pair) for pair in pairs], axis=0)
     np.testing.assert_allclose(array(QueryKeyDistillation(form=form)(teacher, student)), expected, rtol=1e-4)
@@ -86,6 +89,25 @@ def test_equal_taps_cost_nothing_and_scale_is_ignored(form):
     teacher = outputs(0)
     larger = {**teacher, "taps": [{tap: 3 * value for tap, value in taps.items()} for taps in teacher["taps"]]}
     np.testing.assert_allclose(array(QueryKeyDistillation(form=form)(teacher, larger)), 0, atol=2e-6)
+
+
+@pytest.mark.any_backend
+def test_the_gradient_of_equal_taps_of_many_tokens_is_small():
+    """There the distance is the root of a difference of two numbers near 1."""
+    x = keras.ops.convert_to_tensor(outputs(0, tokens=40)["taps"][0]["query"])
+    if keras.config.backend() == "jax":
+        import jax
+
+        slope = jax.grad(lambda z: gram_distance(z, x).sum())(x)
+    else:
+        import tensorflow as tf
+
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            distance = keras.ops.sum(gram_distance(x, tf.identity(tf.stop_gradient(x))))
+        slope = tape.gradient(distance, x)
+    assert np.abs(array(slope)).max() < 1e-3
+    np.testing.assert_allclose(array(gram_distance(x, 3 * x)), 0, atol=1e-3)
 
 
 @pytest.mark.any_backend
