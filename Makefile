@@ -15,7 +15,7 @@ demo: .venv/ready
 	.venv/bin/acdbit demo
 
 # Two processes share the files of a suite, which keeps two cores busy.
-PYTEST = python -m pytest --numprocesses=2 --dist=loadfile
+PYTEST = python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
 test: test-jax test-tensorflow
 

@@ -38,6 +38,31 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "any_backend: uses nothing of TensorFlow and runs under every Keras backend")
 
 
+# Where processes take file after file, a long one begun last leaves the others idle.
+_LONGEST_FIRST = (
+    "test_end_to_end.py",
+    "test_experiments_run.py",
+    "test_arm64.py",
+    "test_verify.py",
+    "test_export.py",
+    "test_saving.py",
+    "test_cost.py",
+    "test_distillation.py",
+    "test_zoo.py",
+    "test_train.py",
+    "test_benchmark.py",
+    "test_runtime_cpp.py",
+    "test_distribution.py",
+    "test_vit.py",
+    "test_readme.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    rank = {name: place for place, name in enumerate(_LONGEST_FIRST)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
+
+
 def pytest_ignore_collect(collection_path):
     """Under another backend leaves the other modules unimported: they may import tensorflow at the top."""
     if keras.config.backend() == "tensorflow" or collection_path.suffix != ".py":

@@ -84,16 +84,28 @@ class Distiller(QuickStart):
             scaled = self.optimizer.scale_loss(loss)
         weights = self.trainable_weights
         self.optimizer.apply_gradients(zip(tape.gradient(scaled, weights), weights))
+        self._track(loss, x)
+        return self.compute_metrics(x, y, outputs, sample_weight)
+
+    def test_step(self, *args):
+        """As Keras' own, but the student runs once, logits and taps together."""
+        if keras.config.backend() != "tensorflow":
+            return super().test_step(*args)
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(args[0])
+        outputs = self.student(x, training=False, return_taps=True)
+        self._track(self.compute_loss(x=x, y=y, y_pred=outputs, sample_weight=sample_weight, training=False), x)
+        return self.compute_metrics(x, y, outputs, sample_weight)
+
+    def _track(self, loss, x):
         for metric in self.metrics:
             if metric.name == "loss":
                 metric.update_state(loss, sample_weight=ops.shape(x)[0])
-        return self.compute_metrics(x, y, outputs, sample_weight)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """Weighted sum of the terms, mean over the batch. `y` is for terms that need the labels and `compile(loss=...)`."""
         outputs = y_pred
         if not isinstance(outputs, dict):
-            # Evaluation hands over the logits alone. Compiled, this second call merges with the first.
+            # JAX's evaluation hands over the logits alone. Compiled, this second call merges with the first.
             outputs = self.student(x, training=False, return_taps=True)
         reference = keras.tree.map_structure(ops.stop_gradient, self.teacher(x, training=False, return_taps=True))
         total = 0.0

@@ -72,7 +72,7 @@ class WeightSign(Quantizer):
     def call(self, inputs, training=None):
         weights = ops.cast(ops.stop_gradient(inputs), "float32")
         axes = (0,) if self.per == "row" else (0, 1)
-        location = self._location(weights, axes)
+        location = self._location(weights, axes, training)
         scale, offset = 1.0, 0.0
         if self.scale == "mean_abs":
             scale = ops.mean(ops.abs(weights), axis=axes, keepdims=True)
@@ -89,11 +89,14 @@ class WeightSign(Quantizer):
             signs_ = signs_ + (inputs - ops.stop_gradient(inputs)) * share
         return Code(signs_, scale, offset).map(lambda part: ops.cast(part, inputs.dtype))
 
-    def _location(self, weights, axes):
+    def _location(self, weights, axes, training):
         if self.center is None:
             return None
         if self.center == "mean":
             return ops.mean(weights, axis=axes, keepdims=True)
+        if not training:
+            # One operation, where the bisection is a loop of a hundred: what runs once is sooner traced than computed.
+            return statistics.median(weights, axes)
         if self.per == "row":
             return statistics.select_median(weights, axis=0)
         return statistics.select_median(ops.reshape(weights, (-1, 1)), axis=0)

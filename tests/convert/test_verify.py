@@ -76,32 +76,40 @@ def test_a_sign_on_its_threshold_explains_and_one_beside_it_does_not(margin, exp
     assert parting.on_threshold is explained
 
 
-@pytest.mark.parametrize("form", [{}, {"fuse_blocks": False}, {"attention": "float"}], ids=["blocks", "layers", "float"])
+@pytest.fixture(scope="module", params=[{}, {"fuse_blocks": False}, {"attention": "float"}], ids=["blocks", "layers", "float"])
+def in_a_form(request, tmp_path_factory):
+    path = os.fspath(tmp_path_factory.mktemp("form") / "m.tflite")
+    to_tflite(trained("acd_bit"), path, **request.param)
+    return path
+
+
+def copy_of(model):
+    copy = keras.models.clone_model(model)
+    copy.set_weights(model.get_weights())
+    return copy
+
+
 @pytest.mark.parametrize("place", ["query", "key", "value", "probabilities"])
-def test_the_first_place_of_a_mistake_is_named(place, form, tmp_path):
+def test_the_first_place_of_a_mistake_is_named(place, in_a_form):
     """A threshold of the second block changed after conversion: every sample parts there, whatever the file is made of."""
-    model = keras.models.clone_model(trained("acd_bit"))
-    model.set_weights(trained("acd_bit").get_weights())
-    to_tflite(model, tmp_path / "m.tflite", **form)
+    model = copy_of(trained("acd_bit"))
     attention = model.blocks[1].attention
     if place == "probabilities":
         attention.probabilities_quantizer.scale.assign(0.9 * attention.probabilities_quantizer.scale)
     else:
         quantizer = getattr(attention, f"{place}_quantizer")
         quantizer.running_location.assign(quantizer.running_location + 0.5)
-    parity = verify(model, tmp_path / "m.tflite", images(12))
+    parity = verify(model, in_a_form, images(12))
     assert not parity.ok and parity.unexplained > 6
     assert list(parity.first_layers)[0].endswith(f"block_1/attention, {place}")
 
 
 @pytest.mark.parametrize("name", ["key_product", "output_product", "mlp_product_1", "mlp_product_2"])
-def test_a_mistake_inside_a_fused_block_is_named(name, tmp_path):
-    model = keras.models.clone_model(trained("acd_bit"))
-    model.set_weights(trained("acd_bit").get_weights())
-    to_tflite(model, tmp_path / "m.tflite")
+def test_a_mistake_inside_a_fused_block_is_named(name, student):
+    model = copy_of(trained("acd_bit"))
     dense = getattr(model.blocks[1], name).dense
     dense.input_quantizer.running_location.assign(dense.input_quantizer.running_location + 0.5)
-    parity = verify(model, tmp_path / "m.tflite", images(12))
+    parity = verify(model, student, images(12))
     assert not parity.ok and parity.unexplained > 6
     assert list(parity.first_layers)[0].endswith(f"block_1/{name}/{dense.name}, input")
     assert "parts first at" in str(parity)
