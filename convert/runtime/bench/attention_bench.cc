@@ -5,7 +5,6 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <time.h>
 
 #include <algorithm>
 #include <random>
@@ -14,22 +13,12 @@
 #include "attention.h"
 #include "cpu.h"
 #include "kernels.h"
+#include "timing.h"
 
 namespace acdbit {
 namespace {
 
 constexpr int kRowsPerBlock = 16;
-
-double now_us() {
-  timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return t.tv_sec * 1e6 + t.tv_nsec * 1e-3;
-}
-
-double median(std::vector<double> values) {
-  std::nth_element(values.begin(), values.begin() + values.size() / 2, values.end());
-  return values[values.size() / 2];
-}
 
 template <class T>
 T* data_or_null(std::vector<T>& values, bool wanted) {

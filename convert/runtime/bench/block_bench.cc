@@ -6,7 +6,6 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <time.h>
 
 #include <algorithm>
 #include <random>
@@ -15,6 +14,7 @@
 #include "block.h"
 #include "cpu.h"
 #include "kernels.h"
+#include "timing.h"
 
 namespace acdbit {
 namespace {
@@ -25,17 +25,6 @@ struct Size {
 };
 
 enum { kProject, kKeys, kFinish, kPool, kTotal, kProducts, kAttention, kColumns };
-
-double now_us() {
-  timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return t.tv_sec * 1e6 + t.tv_nsec * 1e-3;
-}
-
-double median(std::vector<double> values) {
-  std::nth_element(values.begin(), values.begin() + values.size() / 2, values.end());
-  return values[values.size() / 2];
-}
 
 char* aligned(std::vector<char>& memory) {
   return memory.data() + (64 - reinterpret_cast<uintptr_t>(memory.data()) % 64);

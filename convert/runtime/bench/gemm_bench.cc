@@ -6,7 +6,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include <algorithm>
 #include <random>
@@ -14,6 +13,7 @@
 
 #include "cpu.h"
 #include "kernels.h"
+#include "timing.h"
 
 namespace acdbit {
 namespace {
@@ -43,17 +43,6 @@ ACDBIT_CLONES void affine(const int32_t* counts, const float* multiplier, const 
       memcpy(y + i, &result, sizeof result);
     }
   }
-}
-
-double now_us() {
-  timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return t.tv_sec * 1e6 + t.tv_nsec * 1e-3;
-}
-
-double median(std::vector<double> values) {
-  std::nth_element(values.begin(), values.begin() + values.size() / 2, values.end());
-  return values[values.size() / 2];
 }
 
 int run(int m, int n, int k, double milliseconds) {
