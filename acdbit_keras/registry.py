@@ -3,6 +3,7 @@
 import difflib
 import importlib
 import pkgutil
+import random
 
 
 class Registry:
@@ -40,7 +41,10 @@ class Registry:
     def _all(self):
         # On first use: the modules import the package that owns the registry.
         if self._found is None:
+            # Layers and quantizers made by a module draw seeds: what is random later would depend on when it was read.
+            state = random.getstate()
             modules = [importlib.import_module(f"{self._package}.{info.name}") for info in pkgutil.iter_modules(self._path)]
+            random.setstate(state)
             self._found = {entry.name: entry for module in modules for entry in self._entries(module)}
         return self._found
 

@@ -1,11 +1,14 @@
 """Schemes: found by name, serialised whole, one copy of every quantizer per place."""
 
+import random
+
 import keras
 import pytest
 from numerics import nameless
 
 from acdbit_keras import quantizers, schemes
 from acdbit_keras.distillation import LabelDistillation, QueryKeyDistillation
+from acdbit_keras.registry import Registry
 from acdbit_keras.schemes.base import PARTS, Scheme, Stage
 
 pytestmark = pytest.mark.any_backend
@@ -16,6 +19,18 @@ OTHERS = {"float32": "float32", "mixed16": "float16", "quant_noise_w8a8": "int8"
 
 def test_names():
     assert set(schemes.names()) == BINARY | set(OTHERS)
+
+
+def test_reading_things_in_moves_no_random_numbers(tmp_path, monkeypatch):
+    """The first model after `set_random_seed` is the same whether schemes had been read in or not."""
+    package = tmp_path / "things"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "thing.py").write_text("import random, types\nthing = types.SimpleNamespace(name='one', drawn=random.random())\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    registry = Registry("thing", "things", [str(package)], lambda module: [module.thing])
+    state = random.getstate()
+    assert registry.names() == ["one"] and random.getstate() == state
 
 
 def test_precisions_and_blocks():

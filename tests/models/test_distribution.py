@@ -15,15 +15,13 @@ import json
 import keras
 import numpy as np
 import sklearn.datasets
-from acdbit_keras import Distiller, schemes
+from acdbit_keras import Distiller
 from acdbit_keras.models import build, data, distribution
 
 digits = sklearn.datasets.load_digits()
 images = data.normalize(digits.images[..., None] / 16 * 255, "digits")
 labels = digits.target.astype("int32")
 train, test = (images[:256], labels[:256]), (images[256:355], labels[256:355])
-
-schemes.names()  # reads the schemes in, which draws random numbers the first time
 
 def curve(devices):
     with distribution.using(devices, 64):
