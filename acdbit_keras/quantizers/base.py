@@ -57,7 +57,8 @@ class Quantizer(keras.layers.Layer):
         Only the factor is trained, 1 at first: a step of an optimizer is then relative to the scale. For the first
         batch the trained weight cannot be set itself, because under JAX a call changes no trainable weight.
         """
-        self.factor = self.add_weight(name="factor", shape=shape, initializer="ones", constraint=positive, autocast=False)
+        above_zero = AtLeast(SMALLEST_FACTOR)
+        self.factor = self.add_weight(name="factor", shape=shape, initializer="ones", constraint=above_zero, autocast=False)
         untrained = dict(trainable=False, dtype="float32", autocast=False)
         self.start = self.add_weight(name="start", shape=shape, initializer="ones", **untrained)
         self.started = self.add_weight(name="started", shape=(), initializer="zeros", **untrained)
@@ -81,9 +82,18 @@ def bounded(weight, smallest):
     return ops.where(weight >= smallest, weight, smallest)
 
 
-def positive(factor):
-    """Keras constraint that keeps a learned factor from 0."""
-    return ops.maximum(factor, SMALLEST_FACTOR)
+@keras.saving.register_keras_serializable(package="acdbit")
+class AtLeast(keras.constraints.Constraint):
+    """Keeps every element of a weight at or above `smallest`."""
+
+    def __init__(self, smallest):
+        self.smallest = smallest
+
+    def __call__(self, weight):
+        return ops.maximum(weight, self.smallest)
+
+    def get_config(self):
+        return {"smallest": self.smallest}
 
 
 @keras.saving.register_keras_serializable(package="acdbit")

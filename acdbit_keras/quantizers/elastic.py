@@ -6,7 +6,7 @@ from keras import ops
 
 from acdbit_keras import signs
 from acdbit_keras.code import Code
-from acdbit_keras.quantizers.base import Comparison, Quantizer, bounded
+from acdbit_keras.quantizers.base import AtLeast, Comparison, Quantizer, bounded
 
 SMALLEST_SCALE = 1e-5
 
@@ -52,7 +52,8 @@ class ElasticBinary(Quantizer):
             start = keras.initializers.Constant(self.initial_scale)
             # Held above its bound by the optimizer: guarded in `call` instead, a scale that one step took below it would
             # have no gradient and stay there for good.
-            self.scale = self.add_weight(name="scale", shape=(), initializer=start, constraint=_bounded, autocast=False)
+            constraint = AtLeast(SMALLEST_SCALE)
+            self.scale = self.add_weight(name="scale", shape=(), initializer=start, constraint=constraint, autocast=False)
         self.built = True
 
     def call(self, inputs, training=None):
@@ -95,7 +96,3 @@ class ElasticBinary(Quantizer):
     def get_config(self):
         options = {name: getattr(self, name) for name in ("initial_scale", "signed", "bits", "lsq")}
         return {**super().get_config(), **options}
-
-
-def _bounded(scale):
-    return ops.maximum(scale, SMALLEST_SCALE)
