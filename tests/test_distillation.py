@@ -62,6 +62,15 @@ def outputs(seed, head_dim=8, blocks=2, tokens=5):
     return {"logits": rng.normal(size=(4, 3)).astype(np.float32), "taps": taps}
 
 
+def test_fit_traces_the_step_once(monkeypatch):
+    """Variables that Keras made inside the step, of the optimizer or of a metric, would have TensorFlow trace it again."""
+    model = compiled(distiller(), "adam", metrics=["accuracy"])
+    traced, step = [], Distiller.train_step
+    monkeypatch.setattr(Distiller, "train_step", lambda self, *data: traced.append(1) or step(self, *data))
+    model.fit(*batch(), batch_size=4, verbose=0)
+    assert len(traced) == 1
+
+
 # === Terms ===
 @pytest.mark.any_backend
 @pytest.mark.parametrize("temperature", [1.0, 3.0])
