@@ -54,14 +54,21 @@ class Quantizer(keras.layers.Layer):
     def add_measured_scale(self, shape):
         """Adds the weights of a learned scale `factor * start` whose start is measured on the first training batch.
 
-        Only the factor is trained, 1 at first: a step of an optimizer is then relative to the scale. For the first
+        Only the factor is trained: a step of an optimizer is then relative to the scale. For the first
         batch the trained weight cannot be set itself, because under JAX a call changes no trainable weight.
         """
-        above_zero = AtLeast(SMALLEST_FACTOR)
-        self.factor = self.add_weight(name="factor", shape=shape, initializer="ones", constraint=above_zero, autocast=False)
+        self.add_factor(shape)
         untrained = dict(trainable=False, dtype="float32", autocast=False)
         self.start = self.add_weight(name="start", shape=shape, initializer="ones", **untrained)
         self.started = self.add_weight(name="started", shape=(), initializer="zeros", **untrained)
+
+    def add_factor(self, shape):
+        """Adds the trained weight of a scale that is learned as a factor of its start, 1 at first."""
+        above_zero = AtLeast(SMALLEST_FACTOR)
+        self.factor = self.add_weight(name="factor", shape=shape, initializer="ones", constraint=above_zero, autocast=False)
+
+    def bounded_factor(self):
+        return bounded(self.factor, SMALLEST_FACTOR)
 
     def measured_scale(self, measure, training):
         """The scale `factor * start`, in float32; `measure()` is the start where there is none yet."""
@@ -69,7 +76,7 @@ class Quantizer(keras.layers.Layer):
         if training:
             self.start.assign(start)
             self.started.assign(ops.ones_like(self.started.value))
-        return start * bounded(self.factor, SMALLEST_FACTOR)
+        return start * self.bounded_factor()
 
 
 SMALLEST_FACTOR = 1e-3

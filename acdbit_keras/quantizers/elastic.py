@@ -9,6 +9,7 @@ from acdbit_keras.code import Code
 from acdbit_keras.quantizers.base import AtLeast, Comparison, Quantizer, bounded
 
 SMALLEST_SCALE = 1e-5
+PROBABILITIES = "probabilities"
 
 
 @keras.saving.register_keras_serializable(package="acdbit")
@@ -22,20 +23,26 @@ class ElasticBinary(Quantizer):
     q(t) = round(clip(t, -2^(bits - 1), 2^(bits - 1) - 1)), gradient as unsigned.
 
     Args:
-        initial_scale: a at the start; 0.005 suits probabilities over about 200 tokens. `None`: measured on the first
-            training batch, 4 mean|x| / sqrt(highest level) unsigned, 2 mean|x| / sqrt(highest level) signed.
+        initial_scale: a at the start. A number: a itself is learned. `"probabilities"`: 4 / keys / sqrt(highest level),
+            keys the length of the last axis, and a is learned as a factor of that. `None`: likewise, but measured on the
+            first training batch, 4 mean|x| / sqrt(highest level) unsigned, 2 mean|x| / sqrt(highest level) signed.
         signed: whether the levels are on both sides of 0.
         bits: 1 for the device; more for the steps on the way to it.
         lsq: whether da is divided by sqrt(number of elements).
 
-    Source: the elastic binarisation of BiT (arXiv:2205.13016); unsigned with a fixed start, the one scalar per layer of
-    BinaryViT. That a measured scale is learned as a factor of its start is ours.
+    Raises:
+        ValueError: for an initial scale below 1e-5 or of an unknown kind, `bits` outside 1 to 8, `"probabilities"` with
+            signed levels or over an axis of unknown length.
+
+    Source: the elastic binarisation of BiT (arXiv:2205.13016), whose start for what is never negative becomes 4 / keys for
+    rows that sum to 1; the one scalar per layer of BinaryViT, which starts at 0.005 over 197 keys. That it is learned as a
+    factor of its start is ours: a step of Adam has the size of the learning rate, and a few such steps halve or double a
+    scale as small as these.
     """
 
-    def __init__(self, initial_scale=0.005, signed=False, bits=1, lsq=False, **kwargs):
+    def __init__(self, initial_scale=PROBABILITIES, signed=False, bits=1, lsq=False, **kwargs):
         super().__init__(**kwargs)
-        if initial_scale is not None and not initial_scale >= SMALLEST_SCALE:
-            raise ValueError(f"initial_scale must be at least {SMALLEST_SCALE}, not {initial_scale!r}")
+        _check_initial_scale(initial_scale, signed)
         if not isinstance(bits, int) or not 1 <= bits <= 8:
             raise ValueError(f"bits must be an integer from 1 to 8, not {bits!r}")
         self.initial_scale = initial_scale
@@ -48,6 +55,12 @@ class ElasticBinary(Quantizer):
     def build(self, input_shape):
         if self.initial_scale is None:
             self.add_measured_scale(())
+        elif self.initial_scale == PROBABILITIES:
+            keys = input_shape[-1]
+            if keys is None:
+                raise ValueError(f"initial_scale {PROBABILITIES!r} needs a last axis of known length, not shape {input_shape}")
+            self.fixed_start = 4.0 / keys / self.highest**0.5
+            self.add_factor(())
         else:
             start = keras.initializers.Constant(self.initial_scale)
             # Held above its bound by the optimizer: guarded in `call` instead, a scale that one step took below it would
@@ -80,6 +93,8 @@ class ElasticBinary(Quantizer):
         """a as it is used at inference, a scalar tensor; 1 where no batch has been measured yet."""
         if self.initial_scale is None:
             return self.measured_scale(lambda: 1.0, False)
+        if self.initial_scale == PROBABILITIES:
+            return self.fixed_start * self.bounded_factor()
         # The bound holds for weights from elsewhere, too, such as those of a file from before there was a constraint.
         return bounded(self.scale, SMALLEST_SCALE)
 
@@ -96,3 +111,13 @@ class ElasticBinary(Quantizer):
     def get_config(self):
         options = {name: getattr(self, name) for name in ("initial_scale", "signed", "bits", "lsq")}
         return {**super().get_config(), **options}
+
+
+def _check_initial_scale(initial_scale, signed):
+    if initial_scale is None:
+        return
+    if initial_scale == PROBABILITIES:
+        if signed:
+            raise ValueError(f"initial_scale {PROBABILITIES!r} is for unsigned levels; signed ones start at a number or None")
+    elif isinstance(initial_scale, str) or not initial_scale >= SMALLEST_SCALE:
+        raise ValueError(f"initial_scale must be {PROBABILITIES!r}, None or at least {SMALLEST_SCALE}, not {initial_scale!r}")

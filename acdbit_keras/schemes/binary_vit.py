@@ -4,6 +4,8 @@
     x_b = s(x + t)                                backward: 2 - 2|x + t| within [-1, 1]
     P_b = a * clip(round(P / a), 0, 1)            one learned a per layer
 
+Published, a starts at 0.005, for 197 keys; here at 4 / keys, see `ElasticBinary`, for models have from 16 keys on.
+
 Source: BinaryViT (CVPR Workshops 2023), as the paper's baseline. Distilled from the teacher's label output alone.
 """
 

@@ -34,7 +34,7 @@ def test_elastic_binary(scale):
 
 def test_an_elastic_scale_is_held_above_its_bound_and_can_recover():
     """A step far below 1e-5 ends there, and the gradient there is that of any scale: da = g above."""
-    quantizer = ElasticBinary()
+    quantizer = ElasticBinary(0.005)
     x = np.full((1, 2), 0.3, "float32")
     quantizer.build(x.shape)
     optimizer = keras.optimizers.SGD(1.0)
@@ -105,9 +105,38 @@ def test_the_comparison_of_an_elastic_code_is_the_code(signed):
     assert two_bits.comparison() is None
 
 
-@pytest.mark.parametrize("wrong", [0.0, -1.0, float("nan")])
+@pytest.mark.parametrize("bits", [1, 2])
+@pytest.mark.parametrize("keys", [16, 197])
+def test_the_scale_of_probabilities_starts_at_what_would_be_measured(keys, bits):
+    """It needs no batch for that, and a step of the optimizer is relative to it."""
+    scores = np.random.default_rng(5).normal(size=(2, 3, 4, keys))
+    probabilities = np.float32(np.exp(scores) / np.exp(scores).sum(-1, keepdims=True))
+    measured = ElasticBinary(initial_scale=None, bits=bits)
+    measured(probabilities, training=True)
+    quantizer = ElasticBinary(bits=bits)
+    start = array(quantizer(probabilities).scale).item()
+    assert start == pytest.approx(array(measured(probabilities).scale).item(), rel=1e-5)
+    quantizer.factor.assign(1.5)
+    code = quantizer(probabilities)
+    highest = 2**bits - 1
+    np.testing.assert_array_equal(array(code.signs), np.round(np.clip(probabilities / np.float32(1.5 * start), 0, highest)))
+    assert array(code.scale).item() == pytest.approx(1.5 * start)
+    upstream = np.float32(np.random.default_rng(6).normal(size=probabilities.shape))
+    _, (by_factor,) = layer_gradient(quantizer, probabilities, upstream, result=lambda code: code.decode())
+    _, _, by_scale = elastic(probabilities, upstream, 1.5 * start, False, bits)
+    assert by_factor == pytest.approx(by_scale * start, rel=1e-3)
+
+
+def test_the_scale_of_probabilities_needs_their_number_and_no_signs():
+    with pytest.raises(ValueError, match="initial_scale 'probabilities' needs a last axis of known length"):
+        ElasticBinary().build((None, 2, 4, None))
+    with pytest.raises(ValueError, match="initial_scale 'probabilities' is for unsigned levels"):
+        ElasticBinary(signed=True)
+
+
+@pytest.mark.parametrize("wrong", [0.0, -1.0, float("nan"), "mean"])
 def test_elastic_scale_is_checked(wrong):
-    with pytest.raises(ValueError, match="initial_scale must be at least 1e-05, not"):
+    with pytest.raises(ValueError, match="initial_scale must be 'probabilities', None or at least 1e-05, not"):
         ElasticBinary(initial_scale=wrong)
 
 
