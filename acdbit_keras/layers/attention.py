@@ -66,7 +66,8 @@ class BinaryAttention(keras.layers.Layer):
             (self.value_quantizer, value_shape or query_shape),
         ):
             quantizer.build((shape[0], None, *heads))
-        self.probabilities_quantizer.build((query_shape[0], self.num_heads, None, None))
+        tokens = [_tokens(shape) for shape in (query_shape, key_shape or query_shape)]
+        self.probabilities_quantizer.build((query_shape[0], self.num_heads, *tokens))
         self.built = True
 
     @property
@@ -104,9 +105,8 @@ class BinaryAttention(keras.layers.Layer):
 
     def _split(self, x):
         heads = (self.num_heads, x.shape[-1] // self.num_heads)
-        if None in x.shape[1:-1]:
-            return ops.reshape(x, (ops.shape(x)[0], -1, *heads))
-        return ops.reshape(x, (-1, math.prod(x.shape[1:-1]), *heads))
+        tokens = _tokens(x.shape)
+        return ops.reshape(x, (ops.shape(x)[0], -1, *heads) if tokens is None else (-1, tokens, *heads))
 
     def get_config(self):
         return {
@@ -129,3 +129,8 @@ def check_heads(channels, num_heads, binary):
             f"the head width {head_dim} (width {channels} / {num_heads} heads) is not a multiple of {WORD_BITS}: "
             f"binary attention packs the channels of a head into {WORD_BITS}-bit words"
         )
+
+
+def _tokens(shape):
+    """How many tokens a shape `(batch, ..., channels)` has, `None` where that is open."""
+    return None if None in shape[1:-1] else math.prod(shape[1:-1])

@@ -32,7 +32,7 @@ class ElasticBinary(Quantizer):
 
     Raises:
         ValueError: for an initial scale below 1e-5 or of an unknown kind, `bits` outside 1 to 8, `"probabilities"` with
-            signed levels or over an axis of unknown length.
+            signed levels.
 
     Source: the elastic binarisation of BiT (arXiv:2205.13016), whose start for what is never negative becomes 4 / keys for
     rows that sum to 1; the one scalar per layer of BinaryViT, which starts at 0.005 over 197 keys. That it is learned as a
@@ -56,10 +56,7 @@ class ElasticBinary(Quantizer):
         if self.initial_scale is None:
             self.add_measured_scale(())
         elif self.initial_scale == PROBABILITIES:
-            keys = input_shape[-1]
-            if keys is None:
-                raise ValueError(f"initial_scale {PROBABILITIES!r} needs a last axis of known length, not shape {input_shape}")
-            self.fixed_start = 4.0 / keys / self.highest**0.5
+            self.keys = input_shape[-1]
             self.add_factor(())
         else:
             start = keras.initializers.Constant(self.initial_scale)
@@ -84,17 +81,28 @@ class ElasticBinary(Quantizer):
         return Code(signs_, ops.reshape(scale, (1,) * len(inputs.shape))).map(lambda part: ops.cast(part, inputs.dtype))
 
     def _scale(self, x, training):
+        if self.initial_scale == PROBABILITIES:
+            return self._scale_over(ops.shape(x)[-1])
         if self.initial_scale is not None or not training:
             return self.bounded_scale()
         times = (2.0 if self.signed else 4.0) / self.highest**0.5
         return self.measured_scale(lambda: ops.maximum(times * ops.mean(ops.abs(ops.stop_gradient(x))), SMALLEST_SCALE), True)
 
+    def _scale_over(self, keys):
+        return 4.0 / self.highest**0.5 / ops.cast(keys, "float32") * self.bounded_factor()
+
     def bounded_scale(self):
-        """a as it is used at inference, a scalar tensor; 1 where no batch has been measured yet."""
+        """a as it is used at inference, a scalar tensor; 1 where no batch has been measured yet.
+
+        Raises:
+            ValueError: for a start of `"probabilities"` if the layer was built for any number of keys.
+        """
         if self.initial_scale is None:
             return self.measured_scale(lambda: 1.0, False)
         if self.initial_scale == PROBABILITIES:
-            return self.fixed_start * self.bounded_factor()
+            if self.keys is None:
+                raise ValueError(f"{self.path}: its scale depends on the number of keys, and it was built for any number")
+            return self._scale_over(self.keys)
         # The bound holds for weights from elsewhere, too, such as those of a file from before there was a constraint.
         return bounded(self.scale, SMALLEST_SCALE)
 

@@ -136,7 +136,8 @@ def test_layers_train_in_ordinary_models(rank, functional):
         for index, layer in enumerate(stack):
             x = layer(x)
             if index == 3 and rank > 2:
-                x = layers.BinaryAttention(1, "ste_sign", "ste_sign", "ste_sign", "elastic_binary")(x, x, x) + x
+                context = layers.BinaryAttention(1, "ste_sign", "ste_sign", "ste_sign", "elastic_binary")(x, x, x)
+                x = layers.LayerScale()(context) + x  # unscaled, it would leave the sign behind it without a gradient
         model = keras.Model(inputs, x)
     else:
         model = keras.Sequential([keras.Input(shape), *stack])

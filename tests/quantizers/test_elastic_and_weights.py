@@ -127,9 +127,17 @@ def test_the_scale_of_probabilities_starts_at_what_would_be_measured(keys, bits)
     assert by_factor == pytest.approx(by_scale * start, rel=1e-3)
 
 
-def test_the_scale_of_probabilities_needs_their_number_and_no_signs():
-    with pytest.raises(ValueError, match="initial_scale 'probabilities' needs a last axis of known length"):
-        ElasticBinary().build((None, 2, 4, None))
+def test_the_scale_over_any_number_of_probabilities():
+    """Each input is scaled by its own number of keys; no constant stands for that on a device."""
+    quantizer = ElasticBinary()
+    quantizer.build((None, 2, 4, None))
+    for keys in (8, 20):
+        assert array(quantizer(np.zeros((1, 2, 4, keys), "float32")).scale).item() == pytest.approx(4 / keys)
+    with pytest.raises(ValueError, match="its scale depends on the number of keys, and it was built for any number"):
+        quantizer.bounded_scale()
+
+
+def test_the_scale_of_probabilities_has_no_signs():
     with pytest.raises(ValueError, match="initial_scale 'probabilities' is for unsigned levels"):
         ElasticBinary(signed=True)
 
