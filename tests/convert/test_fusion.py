@@ -31,7 +31,7 @@ def block_of(scheme, ratio=4):
     keras.utils.set_random_seed(1)
     model = jittered(models.build("vit_nano_patch2_8", scheme, depth=1, mlp_ratio=ratio))
     block = model.blocks[0]
-    block.attention.probabilities_quantizer.scale.assign(0.1)
+    block.attention.probabilities_quantizer.factor.assign(0.4)
     return block
 
 

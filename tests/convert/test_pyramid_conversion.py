@@ -30,7 +30,8 @@ def pyramid(scheme, **changes):
     model(images(64, seed=1), training=True)
     if model.scheme.is_binary:
         for block in model.blocks:
-            block.attention.probabilities_quantizer.scale.assign(0.12)
+            quantizer = block.attention.probabilities_quantizer
+            quantizer.factor.assign(0.12 / 4 * quantizer.keys)
     return model
 
 

@@ -23,8 +23,6 @@ def network(scheme):
     for weight in model.trainable_variables:
         if weight.name in ("shift_in", "shift_out", "beta", "threshold"):
             weight.assign(rng.normal(scale=0.2, size=weight.shape))
-        if weight.path.endswith("probabilities/scale"):
-            weight.assign(2.0 / 16)  # the start suits many more tokens
     for seed in range(3):
         model(images(16, seed + 10), training=True)
     return model

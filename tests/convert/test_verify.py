@@ -95,7 +95,7 @@ def test_the_first_place_of_a_mistake_is_named(place, in_a_form):
     model = copy_of(trained("acd_bit"))
     attention = model.blocks[1].attention
     if place == "probabilities":
-        attention.probabilities_quantizer.scale.assign(0.9 * attention.probabilities_quantizer.scale)
+        attention.probabilities_quantizer.factor.assign(0.9 * attention.probabilities_quantizer.factor)
     else:
         quantizer = getattr(attention, f"{place}_quantizer")
         quantizer.running_location.assign(quantizer.running_location + 0.5)

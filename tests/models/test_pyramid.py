@@ -100,8 +100,6 @@ def test_every_weight_gets_a_gradient(scheme, merging):
     for weight in model.trainable_weights:
         if weight.path.endswith("gain"):
             weight.assign(np.full(weight.shape, 0.5))
-        elif weight.path.endswith("probabilities_quantizer/scale"):
-            weight.assign(0.6)
     _, gradients = layer_gradient(model, images(8), np.ones((8, 3), np.float32) * np.array([1, -2, 3], np.float32), training=True)
     without = [weight.path for weight, value in zip(model.trainable_weights, gradients) if not np.any(value)]
     assert not without
@@ -168,7 +166,7 @@ def test_keys_and_values_are_added_to_all_tokens_of_their_window():
     """Behind zero attention, norms that pass everything and an open activation the context is q + up(k) + up(v)."""
     block = BLOCKS["binary"](32, 1, 1, schemes.get("binary_vit").replace(branches=False), reduction=2)
     block.build((None, 4, 4, 32))
-    block.attention.probabilities_quantizer.scale.assign(2.1)  # no probability reaches half of it: P = 0
+    block.attention.probabilities_quantizer.factor.assign(2.1)  # no probability reaches half of it: P = 0
     block.context_activation.slope.assign(np.ones(32))
     seen = {}
     block.output_product.call = lambda inputs, shortcut, training=None: seen.update(context=inputs) or inputs
