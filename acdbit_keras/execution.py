@@ -54,6 +54,10 @@ class KerasExecutor:
         """A real tensor through a quantizer that stands in front of no product: what it decodes to."""
         return quantizer(inputs, training=training).decode()
 
+    def patches(self, layer, inputs):
+        """`inputs (batch, height, width, channels)` through a `PatchEmbedding`."""
+        return layer.convolve(inputs)
+
     def pooling(self, layer, inputs):
         """`inputs (batch, height, width, channels)` through a `PoolingBranches`."""
         return layer.sum_of_windows(inputs)

@@ -232,9 +232,11 @@ def add_taps(model):
 
 def attention_products(model):
     """Number of float matrix products between two computed tensors."""
-    return sum(
-        node.name in ("FULLY_CONNECTED", "BATCH_MATMUL") and node.inputs[1].data is None for node in flatbuffer.operators(model)
-    )
+    nodes = flatbuffer.operators(model)
+    # A constant stored in half precision is widened by a node.
+    widened = {node.outputs[0].index for node in nodes if node.name == "DEQUANTIZE" and node.inputs[0].data is not None}
+    products = [node.inputs[1] for node in nodes if node.name in ("FULLY_CONNECTED", "BATCH_MATMUL")]
+    return sum(right.data is None and right.index not in widened for right in products)
 
 
 def pack_bits(signs):

@@ -7,7 +7,7 @@ from keras import layers
 
 from acdbit_keras import schemes
 from acdbit_keras.layers.attention import check_heads
-from acdbit_keras.layers.stem import ConvolutionalStem
+from acdbit_keras.layers.stem import ConvolutionalStem, PatchEmbedding
 from acdbit_keras.models.blocks import BLOCKS, PatchMerging
 from acdbit_keras.quick_start import QuickStart
 
@@ -76,7 +76,7 @@ class Backbone(QuickStart):
                 f"which {len(stages)} stages cannot halve {len(stages) - 1} times"
             )
 
-        embedding = _patch_convolution if stem == "patch" else ConvolutionalStem
+        embedding = PatchEmbedding if stem == "patch" else ConvolutionalStem
         self.patch_embedding = embedding(stages[0].width, patch_size, name="patch_embedding")
         self.mergings = [
             PatchMerging(stage.width, self.scheme, float_merging, name=f"merging_{index}")
@@ -177,7 +177,3 @@ def check_positive(**sizes):
         for number in value if isinstance(value, (tuple, list)) else (value,):
             if not isinstance(number, int) or number < 1:
                 raise ValueError(f"{name} must be a positive integer, not {number!r}")
-
-
-def _patch_convolution(width, patch_size, name):
-    return layers.Conv2D(width, patch_size, strides=patch_size, name=name)

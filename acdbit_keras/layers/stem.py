@@ -1,7 +1,38 @@
-"""Patch embedding by early convolutions."""
+"""Patch embedding: one convolution per patch, or early convolutions."""
 
 import keras
 from keras import layers
+
+from acdbit_keras import execution
+
+
+@keras.saving.register_keras_serializable(package="acdbit")
+class PatchEmbedding(layers.Conv2D):
+    """A linear map of every patch, as a convolution whose stride is its size.
+
+    Input `(batch, height, width, channels)`, output `(batch, height / patch_size, width / patch_size, width)`.
+
+    Args:
+        width: output channels.
+        patch_size: height and width of a patch; divides those of the images.
+
+    Source: ViT (arXiv:2010.11929).
+    """
+
+    def __init__(self, width, patch_size, **kwargs):
+        super().__init__(width, patch_size, strides=patch_size, **kwargs)
+        self.patch_size = patch_size
+
+    def call(self, inputs):
+        return execution.current().patches(self, inputs)
+
+    def convolve(self, inputs):
+        """The map as a Keras op."""
+        return super().call(inputs)
+
+    def get_config(self):
+        base = keras.layers.Layer.get_config(self)
+        return {**base, "width": self.filters, "patch_size": self.patch_size}
 
 
 @keras.saving.register_keras_serializable(package="acdbit")

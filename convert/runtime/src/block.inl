@@ -1,7 +1,7 @@
 // The stages of a fused transformer block, see block.h; the arithmetic is in acdbit_keras/device_ops.py.
 //
-// Products run over kBlockRows rows and a chunk of outputs; then, for 32 outputs at a time (one word of bits), the
-// constants are loaded once and a loop over the rows does everything that follows from the counts.
+// Products run over kBlockRows rows and a chunk of outputs; then, for a group of outputs at a time, the constants are
+// loaded once and a loop over the rows does everything that follows from the counts.
 
 #include "block.h"
 
@@ -16,22 +16,40 @@ static inline T* at(void* memory, size_t offset) {
 
 static inline int smaller(int a, int b) { return a < b ? a : b; }
 
-// === 32 channels, a word of bits ===
+// === Groups of channels ===
 
-struct Pair {
+// Those that a loop over rows takes at a time: a word of bits. With NEON it is half a word, for the constants of most
+// loops then stay in registers, where a vector has four lanes.
+#if defined(ACDBIT_NEON)
+using Group = F16;
+constexpr int kGroup = 16;
+static inline Group load_group(const float* p) { return load(p); }
+static inline Group splat_group(float x) { return splat(x); }
+static inline Group convert_group(const int32_t* p) { return convert(p); }
+static inline void store_less(uint32_t* row, int channel, Group a, Group b) {
+  const uint16_t bits = uint16_t(less(a, b));
+  memcpy(reinterpret_cast<char*>(row) + channel / 8, &bits, sizeof bits);
+}
+#else
+struct Group {
   F16 low, high;
 };
-static inline Pair load_pair(const float* p) { return {load(p), load(p + 16)}; }
-static inline Pair convert_pair(const int32_t* p) { return {convert(p), convert(p + 16)}; }
-static inline void store(float* p, Pair a) {
+constexpr int kGroup = 32;
+static inline Group load_group(const float* p) { return {load(p), load(p + 16)}; }
+static inline Group splat_group(float x) { return {splat(x), splat(x)}; }
+static inline Group convert_group(const int32_t* p) { return {convert(p), convert(p + 16)}; }
+static inline void store(float* p, Group a) {
   store(p, a.low);
   store(p + 16, a.high);
 }
-static inline Pair operator+(Pair a, Pair b) { return {a.low + b.low, a.high + b.high}; }
-static inline Pair operator*(Pair a, Pair b) { return {a.low * b.low, a.high * b.high}; }
-static inline Pair operator*(Pair a, F16 b) { return {a.low * b, a.high * b}; }
-static inline Pair prelu(Pair z, Pair slope) { return {prelu(z.low, slope.low), prelu(z.high, slope.high)}; }
-static inline uint32_t less(Pair a, Pair b) { return less32(a.low, b.low, a.high, b.high); }
+static inline Group operator+(Group a, Group b) { return {a.low + b.low, a.high + b.high}; }
+static inline Group operator*(Group a, Group b) { return {a.low * b.low, a.high * b.high}; }
+static inline Group operator*(Group a, F16 b) { return {a.low * b, a.high * b}; }
+static inline Group prelu(Group z, Group slope) { return {prelu(z.low, slope.low), prelu(z.high, slope.high)}; }
+static inline void store_less(uint32_t* row, int channel, Group a, Group b) {
+  row[channel / 32] = less32(a.low, b.low, a.high, b.high);
+}
+#endif
 
 // === Statistics ===
 
@@ -40,11 +58,16 @@ constexpr int kSums = 4;
 constexpr int kRowSums = kSums * 16;
 constexpr int kMean = 3;  // of BlockScratch::means; before it the mean deviations
 
-static inline F16 add(F16 sums, Pair a) { return (sums + a.low) + a.high; }
-static inline F16 add_deviations(F16 sums, Pair a, Pair threshold) {
+#if defined(ACDBIT_NEON)
+static inline F16 add(F16 sums, Group a) { return sums + a; }
+static inline F16 add_deviations(F16 sums, Group a, Group threshold) { return sums + absolute(a - threshold); }
+#else
+static inline F16 add(F16 sums, Group a) { return (sums + a.low) + a.high; }
+static inline F16 add_deviations(F16 sums, Group a, Group threshold) {
   return (sums + absolute(a.low - threshold.low)) + absolute(a.high - threshold.high);
 }
-static inline void add_to(float* sums, Pair a, Pair threshold) {
+#endif
+static inline void add_to(float* sums, Group a, Group threshold) {
   const F16 deviation = add_deviations(load(sums), a, threshold), value = add(load(sums + 16), a);
   store(sums, deviation);
   store(sums + 16, value);
@@ -93,36 +116,36 @@ static void reduce_input(const float* sums, int number, float* means) {
 
 // === Products ===
 
-// Constants of 32 outputs of a product, and the product of one row from its counts and, if dynamic, the mean deviation
+// Constants of a group of outputs of a product, and the product of one row from its counts and, if dynamic, the mean deviation
 // and the mean of its input.
 template <bool kDynamic>
 struct Columns;
 
 template <>
 struct Columns<false> {
-  Pair multiplier, bias, slope;
+  Group multiplier, bias, slope;
 
   Columns(const ProductPlan& product, int output)
-      : multiplier(load_pair(product.multiplier + output)),
-        bias(load_pair(product.bias + output)),
-        slope(load_pair(product.slope + output)) {}
-  Pair product(const int32_t* counts, const float*, const float*) const {
-    return convert_pair(counts) * multiplier + bias;
+      : multiplier(load_group(product.multiplier + output)),
+        bias(load_group(product.bias + output)),
+        slope(load_group(product.slope + output)) {}
+  Group product(const int32_t* counts, const float*, const float*) const {
+    return convert_group(counts) * multiplier + bias;
   }
 };
 
 template <>
 struct Columns<true> {
-  Pair multiplier, bias, slope, row, restore;
+  Group multiplier, bias, slope, row, restore;
 
   Columns(const ProductPlan& product, int output)
-      : multiplier(load_pair(product.multiplier + output)),
-        bias(load_pair(product.bias + output)),
-        slope(load_pair(product.slope + output)),
-        row(load_pair(product.row + output)),
-        restore(load_pair(product.restore + output)) {}
-  Pair product(const int32_t* counts, const float* deviation, const float* mean) const {
-    return ((convert_pair(counts) * multiplier + row) * splat(*deviation) + restore * splat(*mean)) + bias;
+      : multiplier(load_group(product.multiplier + output)),
+        bias(load_group(product.bias + output)),
+        slope(load_group(product.slope + output)),
+        row(load_group(product.row + output)),
+        restore(load_group(product.restore + output)) {}
+  Group product(const int32_t* counts, const float* deviation, const float* mean) const {
+    return ((convert_group(counts) * multiplier + row) * splat(*deviation) + restore * splat(*mean)) + bias;
   }
 };
 
@@ -138,28 +161,36 @@ static void write_tap(const BlockPlan& plan, int section, const uint32_t* bits, 
 
 // === Project ===
 
-// Bits of u = gain_1 * x + shift_1 for query, key and value, [3][kBlockRows][words], and its means.
+// Whether q, k and v are computed side by side from u = gain_1 * x + shift_1, or one after the other, because the
+// constants of three do not fit the registers, from u in memory.
+constexpr bool kOnePass = kGroup == 32;
+
+// Bits of u for query, key and value, [3][kBlockRows][words], its means, and unless kOnePass u itself in `normed`.
 template <bool kDynamic>
-static void pack_inputs(const BlockPlan& plan, const float* x, int rows, uint32_t* bits, float* means, float* sums) {
+static void pack_inputs(const BlockPlan& plan, const float* x, int rows, float* normed, uint32_t* bits, float* means,
+                        float* sums) {
   const int channels = plan.channels, words = channels / 32;
   if constexpr (kDynamic) clear_sums(sums);
-  for (int c = 0; c < channels; c += 32) {
-    const Pair gain = load_pair(plan.gain_1 + c), shift = load_pair(plan.shift_1 + c);
-    const Pair query = load_pair(plan.query.threshold + c);
-    const Pair key = load_pair(plan.key.threshold + c);
-    const Pair value = load_pair(plan.value.threshold + c);
+  for (int c = 0; c < channels; c += kGroup) {
+    const Group gain = load_group(plan.gain_1 + c), shift = load_group(plan.shift_1 + c);
+    const Group query = load_group(plan.query.threshold + c);
+    const Group key = load_group(plan.key.threshold + c);
+    const Group value = load_group(plan.value.threshold + c);
     for (int r = 0; r < rows; r++) {
-      const Pair u = gain * load_pair(x + r * channels + c) + shift;
-      uint32_t* word = bits + r * words + c / 32;
-      word[0] = less(u, query);
-      word[kBlockRows * words] = less(u, key);
-      word[2 * kBlockRows * words] = less(u, value);
+      const Group u = gain * load_group(x + r * channels + c) + shift;
+      if constexpr (!kOnePass) store(normed + r * channels + c, u);
+      uint32_t* row_bits = bits + r * words;
+      store_less(row_bits, c, u, query);
+      store_less(row_bits + kBlockRows * words, c, u, key);
+      store_less(row_bits + 2 * kBlockRows * words, c, u, value);
       if constexpr (kDynamic) {
         float* row = sums + r * kRowSums;
         const F16 query_sum = add_deviations(load(row), u, query), key_sum = add_deviations(load(row + 16), u, key);
         const F16 value_sum = add_deviations(load(row + 32), u, value), mean_sum = add(load(row + 48), u);
-        store(row, {query_sum, key_sum});
-        store(row + 32, {value_sum, mean_sum});
+        store(row, query_sum);
+        store(row + 16, key_sum);
+        store(row + 32, value_sum);
+        store(row + 48, mean_sum);
       }
     }
   }
@@ -180,46 +211,86 @@ static void write_statistics(const BlockPlan& plan, int head, int first_row, int
   }
 }
 
-// Channels [channel, channel + 32) of q, k and v from their counts, [3][kBlockRows][kProjectChunk].
+// A group of q, k or v, row after row: from its counts, with its bits.
+template <bool kDynamic>
+struct Projection {
+  const Columns<kDynamic> columns;
+  const Group threshold;
+  const int channel, words;
+  const int32_t* counts;
+  const float* deviations;
+  uint32_t* bits;
+
+  Projection(const ProductPlan& product, const float* thresholds, int first, int row_words, const int32_t* from,
+             const float* of_rows, uint32_t* to)
+      : columns(product, first),
+        threshold(load_group(thresholds + first)),
+        channel(first),
+        words(row_words),
+        counts(from),
+        deviations(of_rows),
+        bits(to) {}
+  Group next(Group u, const float* mean) {
+    const Group value = prelu(columns.product(counts, deviations, mean) + u, columns.slope);
+    store_less(bits, channel, value, threshold);
+    counts += kProjectChunk;
+    deviations++;
+    bits += words;
+    return value;
+  }
+};
+
+// A group of q, k and v from their counts, [3][kBlockRows][kProjectChunk], and their sum.
 template <bool kDynamic, bool kStatistics>
 static void project_columns(const BlockPlan& plan, int channel, int first_row, int rows, const int32_t* counts,
-                            const float* means, float* sums) {
-  const size_t channels = size_t(plan.channels), words = channels / 32;
-  const float* x = plan.input + size_t(first_row) * channels + channel;
-  float* total = plan.output_rows + size_t(first_row) * channels + channel;
-  const size_t word = size_t(first_row) * words + size_t(channel / 32);
-  uint32_t* query_bits = plan.query_bits + word;
-  uint32_t* key_bits = plan.key_bits + word;
-  uint32_t* value_bits = plan.value_bits + word;
-  const Pair gain = load_pair(plan.gain_1 + channel), shift = load_pair(plan.shift_1 + channel);
-  const Columns<kDynamic> query(plan.query, channel), key(plan.key, channel), value(plan.value, channel);
-  const Pair query_threshold = load_pair(plan.query_threshold + channel);
-  const Pair key_threshold = load_pair(plan.key_threshold + channel);
-  const Pair value_threshold = load_pair(plan.value_threshold + channel);
+                            const float* normed, const float* means, float* sums) {
+  const int channels = plan.channels, words = channels / 32;
+  const size_t offset = size_t(first_row) * size_t(channels), word = offset / 32;
   constexpr int kProduct = kBlockRows * kProjectChunk;
-  for (int r = 0; r < rows; r++) {
-    const float* mean = means + kMean * kBlockRows;
-    const Pair u = gain * load_pair(x) + shift;
-    const Pair query_sum = query.product(counts, means, mean) + u;
-    const Pair key_sum = key.product(counts + kProduct, means + kBlockRows, mean) + u;
-    const Pair value_sum = value.product(counts + 2 * kProduct, means + 2 * kBlockRows, mean) + u;
-    const Pair q = prelu(query_sum, query.slope), k = prelu(key_sum, key.slope), v = prelu(value_sum, value.slope);
-    store(total, (q + k) + v);
-    *query_bits = less(q, query_threshold);
-    *key_bits = less(k, key_threshold);
-    *value_bits = less(v, value_threshold);
-    if constexpr (kStatistics) {
-      add_to(sums, q, query_threshold);
-      add_to(sums + 32, k, key_threshold);
-      sums += kRowSums;
+  const auto projection = [&](int index, const ProductPlan& product, const float* thresholds, uint32_t* bits) {
+    return Projection<kDynamic>(product, thresholds, channel, words, counts + index * kProduct,
+                                means + index * kBlockRows, bits + word);
+  };
+  const float* mean = means + kMean * kBlockRows;
+  float* total = plan.output_rows + offset + channel;
+  if constexpr (kOnePass) {
+    auto query = projection(0, plan.query, plan.query_threshold, plan.query_bits);
+    auto key = projection(1, plan.key, plan.key_threshold, plan.key_bits);
+    auto value = projection(2, plan.value, plan.value_threshold, plan.value_bits);
+    const Group gain = load_group(plan.gain_1 + channel), shift = load_group(plan.shift_1 + channel);
+    const float* x = plan.input + offset + channel;
+    for (int r = 0; r < rows; r++) {
+      const Group u = gain * load_group(x) + shift;
+      const Group q = query.next(u, mean), k = key.next(u, mean), v = value.next(u, mean);
+      store(total, (q + k) + v);
+      if constexpr (kStatistics) {
+        add_to(sums, q, query.threshold);
+        add_to(sums + 32, k, key.threshold);
+        sums += kRowSums;
+      }
+      x += channels;
+      total += channels;
+      mean++;
     }
-    x += channels;
-    total += channels;
-    counts += kProjectChunk;
-    means++;
-    query_bits += words;
-    key_bits += words;
-    value_bits += words;
+  } else {
+    normed += channel;
+    auto query = projection(0, plan.query, plan.query_threshold, plan.query_bits);
+    for (int r = 0; r < rows; r++) {
+      const Group q = query.next(load_group(normed + r * channels), mean + r);
+      store(total + r * channels, q);
+      if constexpr (kStatistics) add_to(sums + r * kRowSums, q, query.threshold);
+    }
+    auto key = projection(1, plan.key, plan.key_threshold, plan.key_bits);
+    for (int r = 0; r < rows; r++) {
+      const Group k = key.next(load_group(normed + r * channels), mean + r);
+      store(total + r * channels, load_group(total + r * channels) + k);
+      if constexpr (kStatistics) add_to(sums + r * kRowSums + 32, k, key.threshold);
+    }
+    auto value = projection(2, plan.value, plan.value_threshold, plan.value_bits);
+    for (int r = 0; r < rows; r++) {
+      const Group v = value.next(load_group(normed + r * channels), mean + r);
+      store(total + r * channels, load_group(total + r * channels) + v);
+    }
   }
 }
 
@@ -231,26 +302,27 @@ static void project_rows(const BlockPlan& plan, int first_row, int rows, void* s
   float* means = at<float>(scratch, plan.scratch.means);
   float* sums = at<float>(scratch, plan.scratch.sums);
   const ProductPlan* products[3] = {&plan.query, &plan.key, &plan.value};
-  pack_inputs<kDynamic>(plan, plan.input + size_t(first_row) * size_t(channels), rows, bits, means, sums);
+  const size_t offset = size_t(first_row) * size_t(channels), bits_offset = offset / 32;
+  float* normed = plan.normed ? plan.normed + offset : at<float>(scratch, plan.scratch.normed);
+  pack_inputs<kDynamic>(plan, plan.input + offset, rows, normed, bits, means, sums);
   for (int chunk = 0; chunk < channels; chunk += kProjectChunk) {
     const int width = smaller(kProjectChunk, channels - chunk);
     for (int i = 0; i < 3; i++)
       xor_popcount(bits + i * kBlockRows * words, words, rows, words, products[i]->weights, chunk, width,
                    counts + i * kBlockRows * kProjectChunk, kProjectChunk);
-    for (int c = 0; c < width; c += 32) {
+    for (int c = 0; c < width; c += kGroup) {
       const int channel = chunk + c;
       if (kStatistics && channel % head_dim == 0) clear_sums(sums);
-      project_columns<kDynamic, kStatistics>(plan, channel, first_row, rows, counts + c, means, sums);
-      if (kStatistics && (channel + 32) % head_dim == 0)
+      project_columns<kDynamic, kStatistics>(plan, channel, first_row, rows, counts + c, normed, means, sums);
+      if (kStatistics && (channel + kGroup) % head_dim == 0)
         write_statistics(plan, channel / head_dim, first_row, rows, sums);
     }
   }
   if (!plan.taps) return;
-  const size_t offset = size_t(first_row) * size_t(words);
   for (int i = 0; i < 3; i++) write_tap(plan, i, bits + i * kBlockRows * words, first_row, rows, words);
-  write_tap(plan, 3, plan.query_bits + offset, first_row, rows, words);
-  write_tap(plan, 4, plan.key_bits + offset, first_row, rows, words);
-  write_tap(plan, 5, plan.value_bits + offset, first_row, rows, words);
+  write_tap(plan, 3, plan.query_bits + bits_offset, first_row, rows, words);
+  write_tap(plan, 4, plan.key_bits + bits_offset, first_row, rows, words);
+  write_tap(plan, 5, plan.value_bits + bits_offset, first_row, rows, words);
 }
 
 // === Finish ===
@@ -261,59 +333,58 @@ static void context_rows(const BlockPlan& plan, int rows, const int32_t* counts,
                          uint32_t* bits, float* means, float* sums) {
   const int channels = plan.channels, words = channels / 32, head_dim = channels / plan.heads;
   if constexpr (kDynamic) clear_sums(sums);
-  for (int c = 0; c < channels; c += 32) {
+  for (int c = 0; c < channels; c += kGroup) {
     const int32_t* head_kept = kept + c / head_dim;
-    const Pair count_multiplier = load_pair(plan.context_count_multiplier + c);
-    const Pair kept_multiplier = load_pair(plan.context_kept_multiplier + c);
-    const Pair bias = load_pair(plan.context_bias + c), slope = load_pair(plan.context_slope + c);
-    const Pair threshold = load_pair(plan.output.threshold + c);
+    const Group count_multiplier = load_group(plan.context_count_multiplier + c);
+    const Group kept_multiplier = load_group(plan.context_kept_multiplier + c);
+    const Group bias = load_group(plan.context_bias + c), slope = load_group(plan.context_slope + c);
+    const Group threshold = load_group(plan.output.threshold + c);
     for (int r = 0; r < rows; r++) {
       float* out = rows_out + r * channels + c;
-      const Pair count = convert_pair(counts + r * channels + c) * count_multiplier;
-      const Pair all = kept_multiplier * splat(float(head_kept[r * plan.heads]));
-      const Pair o = prelu(((count + all) + bias) + load_pair(out), slope);
+      const Group count = convert_group(counts + r * channels + c) * count_multiplier;
+      const Group all = kept_multiplier * splat(float(head_kept[r * plan.heads]));
+      const Group o = prelu(((count + all) + bias) + load_group(out), slope);
       store(out, o);
-      bits[r * words + c / 32] = less(o, threshold);
+      store_less(bits + r * words, c, o, threshold);
       if constexpr (kDynamic) add_to(sums + r * kRowSums, o, threshold);
     }
   }
   if constexpr (kDynamic) reduce_input(sums, channels, means);
 }
 
-// 32 channels of a residual product: x + (gain * prelu(product + skip, slope) + shift).
+// A group of a residual product: x + (gain * prelu(product + skip, slope) + shift).
 template <bool kDynamic>
 struct ResidualColumns {
   Columns<kDynamic> columns;
-  Pair gain, shift;
+  Group gain, shift;
 
   ResidualColumns(const ProductPlan& product, int channel)
       : columns(product, channel),
-        gain(product.gain ? load_pair(product.gain + channel) : Pair{splat(1.0f), splat(1.0f)}),
-        shift(load_pair(product.shift + channel)) {}
-  Pair add(const float* x, const float* skip, const int32_t* counts, const float* means) const {
-    const Pair z = columns.product(counts, means, means + kMean * kBlockRows) + load_pair(skip);
-    return load_pair(x) + (gain * prelu(z, columns.slope) + shift);
+        gain(product.gain ? load_group(product.gain + channel) : splat_group(1.0f)),
+        shift(load_group(product.shift + channel)) {}
+  Group add(const float* x, const float* skip, const int32_t* counts, const float* means) const {
+    const Group z = columns.product(counts, means, means + kMean * kBlockRows) + load_group(skip);
+    return load_group(x) + (gain * prelu(z, columns.slope) + shift);
   }
 };
 
-// Channels [channel, channel + 32) of y, which replaces o in `rows_out`, of w, and its bits.
+// A group of y, which replaces o in `rows_out`, of w, and its bits.
 template <bool kDynamic>
 static void output_columns(const BlockPlan& plan, int channel, int rows, const int32_t* counts, const float* x,
                            float* rows_out, float* normed, uint32_t* bits, const float* means, float* sums) {
   const int channels = plan.channels, words = channels / 32;
   const ResidualColumns<kDynamic> output(plan.output, channel);
-  const Pair gain = load_pair(plan.gain_2 + channel), shift = load_pair(plan.shift_2 + channel);
-  const Pair threshold = load_pair(plan.mlp_1.threshold + channel);
+  const Group gain = load_group(plan.gain_2 + channel), shift = load_group(plan.shift_2 + channel);
+  const Group threshold = load_group(plan.mlp_1.threshold + channel);
   x += channel;
   rows_out += channel;
   normed += channel;
-  bits += channel / 32;
   for (int r = 0; r < rows; r++) {
-    const Pair y = output.add(x, rows_out, counts, means);
-    const Pair w = gain * y + shift;
+    const Group y = output.add(x, rows_out, counts, means);
+    const Group w = gain * y + shift;
     store(rows_out, y);
     store(normed, w);
-    *bits = less(w, threshold);
+    store_less(bits, channel, w, threshold);
     if constexpr (kDynamic) {
       add_to(sums, w, threshold);
       sums += kRowSums;
@@ -327,6 +398,7 @@ static void output_columns(const BlockPlan& plan, int channel, int rows, const i
   }
 }
 
+// Averages of kRatio adjacent channels of f, where a step of `hidden_columns` has as many averages as a vector lanes:
 // a0 + a1, a2 + a3, ..., b0 + b1, ...
 #if defined(ACDBIT_AVX512)
 static inline F16 pair_sums(F16 a, F16 b) {
@@ -339,11 +411,7 @@ static inline __m256 pair_sums(__m256 a, __m256 b) {
   return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(_mm256_hadd_ps(a, b)), 0xd8));
 }
 static inline F16 pair_sums(F16 a, F16 b) { return {{pair_sums(a.v[0], a.v[1]), pair_sums(b.v[0], b.v[1])}}; }
-#elif defined(ACDBIT_NEON)
-static inline F16 pair_sums(F16 a, F16 b) {
-  return {vpaddq_f32(a.v0, a.v1), vpaddq_f32(a.v2, a.v3), vpaddq_f32(b.v0, b.v1), vpaddq_f32(b.v2, b.v3)};
-}
-#else
+#elif !defined(ACDBIT_NEON)
 static inline F16 pair_sums(F16 a, F16 b) {
   F16 r;
   for (int i = 0; i < 8; i++) {
@@ -353,46 +421,68 @@ static inline F16 pair_sums(F16 a, F16 b) {
   return r;
 }
 #endif
-static inline F16 pair_sums(Pair a) { return pair_sums(a.low, a.high); }
 
-// Outputs of mlp_1 that `hidden_columns` works on at a time, and how many of them make up a chunk of a product. A ratio
-// of 0 stands for all others, whose averages are taken from f in memory.
-constexpr int hidden_step(int ratio) { return ratio == 4 ? 64 : 32; }
+// How many groups of outputs of mlp_1 `hidden_columns` takes at a time, and how many outputs make up a chunk of a
+// product. A ratio of 0 stands for all others, whose averages are taken from f in memory.
+#if defined(ACDBIT_NEON)
+constexpr int hidden_groups(int) { return 1; }
+template <int kRatio>
+static inline void store_averages(float* average, Group f) {
+  const float32x4_t low = vpaddq_f32(f.v0, f.v1), high = vpaddq_f32(f.v2, f.v3);
+  if constexpr (kRatio == 2) {
+    vst1q_f32(average, vmulq_n_f32(low, 0.5f));
+    vst1q_f32(average + 4, vmulq_n_f32(high, 0.5f));
+  } else {
+    vst1q_f32(average, vmulq_n_f32(vpaddq_f32(low, high), 0.25f));
+  }
+}
+#else
+constexpr int hidden_groups(int ratio) { return ratio == 4 ? 2 : 1; }
+template <int kRatio>
+static inline void store_averages(float* average, Group f) {
+  static_assert(kRatio == 2, "half as many averages");
+  store(average, pair_sums(f.low, f.high) * splat(0.5f));
+}
+template <int kRatio>
+static inline void store_averages(float* average, Group f, Group next) {
+  static_assert(kRatio == 4, "a quarter as many averages");
+  store(average, pair_sums(pair_sums(f.low, f.high), pair_sums(next.low, next.high)) * splat(0.25f));
+}
+#endif
 static int hidden_chunk(int ratio) { return ratio == 1 || ratio == 2 || ratio == 4 ? kBlockChunk : 32 * ratio; }
 
-// f of hidden_step channels: its bits and sums, and the averages; for a ratio of 0 f itself, in place of the counts.
+// f of hidden_groups groups: its bits and sums, and the averages; for a ratio of 0 f itself, in place of the counts.
 template <bool kDynamic, bool kStatistics, int kRatio>
 static void hidden_columns(const BlockPlan& plan, int channel, int rows, int32_t* counts, int stride,
                            const float* normed, uint32_t* bits, float* average, const float* means, float* sums) {
+  constexpr bool kTwo = hidden_groups(kRatio) == 2;
   const int channels = plan.channels, words = plan.mlp_1.outputs / 32;
-  const int next = channel + hidden_step(kRatio) - 32;  // the second 32 channels of a step, if it has them
+  const int next = channel + (kTwo ? kGroup : 0);
   const Columns<kDynamic> columns(plan.mlp_1, channel), next_columns(plan.mlp_1, next);
-  const Pair threshold = load_pair(plan.mlp_2.threshold + channel);
-  const Pair next_threshold = load_pair(plan.mlp_2.threshold + next);
+  const Group threshold = load_group(plan.mlp_2.threshold + channel);
+  const Group next_threshold = load_group(plan.mlp_2.threshold + next);
   const float* next_normed = normed + next % channels;
   normed += channel % channels;
-  bits += channel / 32;
   if constexpr (kRatio > 0) average += channel / kRatio;
   for (int r = 0; r < rows; r++) {
-    const Pair z = columns.product(counts, means, means + kMean * kBlockRows) + load_pair(normed);
-    if constexpr (kRatio == 4) {
-      const Pair next_z =
-          next_columns.product(counts + 32, means, means + kMean * kBlockRows) + load_pair(next_normed);
-      const Pair f = prelu(z, columns.slope), next_f = prelu(next_z, next_columns.slope);
-      bits[0] = less(f, threshold);
-      bits[1] = less(next_f, next_threshold);
+    const float* mean = means + kMean * kBlockRows;
+    const Group f = prelu(columns.product(counts, means, mean) + load_group(normed), columns.slope);
+    store_less(bits, channel, f, threshold);
+    if constexpr (kTwo) {
+      const Group next_z = next_columns.product(counts + kGroup, means, mean) + load_group(next_normed);
+      const Group next_f = prelu(next_z, next_columns.slope);
+      store_less(bits, next, next_f, next_threshold);
       if constexpr (kStatistics) {
         const F16 deviation = add_deviations(load(sums), f, threshold), value = add(load(sums + 16), f);
-        store(sums, {add_deviations(deviation, next_f, next_threshold), add(value, next_f)});
+        store(sums, add_deviations(deviation, next_f, next_threshold));
+        store(sums + 16, add(value, next_f));
       }
-      store(average, pair_sums(pair_sums(f), pair_sums(next_f)) * splat(0.25f));
+      store_averages<kRatio>(average, f, next_f);
     } else {
-      const Pair f = prelu(z, columns.slope);
-      bits[0] = less(f, threshold);
       if constexpr (kStatistics) add_to(sums, f, threshold);
       if constexpr (kRatio == 0) store(reinterpret_cast<float*>(counts), f);
       if constexpr (kRatio == 1) store(average, f);
-      if constexpr (kRatio == 2) store(average, pair_sums(f) * splat(0.5f));
+      if constexpr (kRatio > 1) store_averages<kRatio>(average, f);
     }
     counts += stride;
     normed += channels;
@@ -426,7 +516,7 @@ static void hidden_rows(const BlockPlan& plan, int rows, const uint32_t* bits, c
   for (int chunk = 0; chunk < hidden; chunk += stride) {
     const int width = smaller(stride, hidden - chunk);
     xor_popcount(bits, words, rows, words, plan.mlp_1.weights, chunk, width, counts, stride);
-    for (int c = 0; c < width; c += hidden_step(kRatio))
+    for (int c = 0; c < width; c += hidden_groups(kRatio) * kGroup)
       hidden_columns<kDynamic, kStatistics, kRatio>(plan, chunk + c, rows, counts + c, stride, normed, hidden_bits,
                                                     average, means, sums);
     if constexpr (kRatio == 0)
@@ -444,7 +534,7 @@ static void mlp_2_rows(const BlockPlan& plan, int rows, const uint32_t* bits, co
   for (int chunk = 0; chunk < channels; chunk += kBlockChunk) {
     const int width = smaller(kBlockChunk, channels - chunk);
     xor_popcount(bits, words, rows, words, plan.mlp_2.weights, chunk, width, counts, kBlockChunk);
-    for (int c = 0; c < width; c += 32) {
+    for (int c = 0; c < width; c += kGroup) {
       const ResidualColumns<kDynamic> columns(plan.mlp_2, chunk + c);
       for (int r = 0; r < rows; r++) {
         float* out = rows_out + r * channels + chunk + c;
@@ -477,7 +567,7 @@ static void finish_rows(const BlockPlan& plan, int first_row, int rows, void* sc
   for (int chunk = 0; chunk < channels; chunk += kBlockChunk) {
     const int width = smaller(kBlockChunk, channels - chunk);
     xor_popcount(bits, words, rows, words, plan.output.weights, chunk, width, counts, kBlockChunk);
-    for (int c = 0; c < width; c += 32)
+    for (int c = 0; c < width; c += kGroup)
       output_columns<kDynamic>(plan, chunk + c, rows, counts + c, plan.input + offset, rows_out, normed, normed_bits,
                                means, sums);
   }
@@ -521,6 +611,8 @@ static void block_finish(const BlockPlan* plan, int first_row, int num_rows, voi
 static void block_pool(const BlockPlan* plan, int first_row, int num_rows) {
   const int channels = plan->channels, width = plan->width, height = plan->height;
   const ptrdiff_t down = ptrdiff_t(width) * channels;
+  const float *const narrow_down = plan->pooling[0], *const wide_down = plan->pooling[1];
+  const float *const narrow_across = plan->pooling[2], *const wide_across = plan->pooling[3];
   for (int token = first_row; token < first_row + num_rows; token++) {
     const int i = token / width, j = token % width;
     const float* w = plan->normed + size_t(token) * size_t(channels);
@@ -534,15 +626,14 @@ static void block_pool(const BlockPlan* plan, int first_row, int num_rows) {
     const float* right1 = j + 1 < width ? w + channels : plan->zeros;
     const float* right2 = j + 2 < width ? w + 2 * channels : plan->zeros;
     for (int c = 0; c < channels; c += 16) {
+      // One direction after the other, for the sixteen channels of many tokens do not fit the registers of NEON.
       const F16 center = load(w + c);
       const F16 vertical_3 = (load(up1 + c) + center) + load(down1 + c);
+      F16 total = splat(0.0f) + vertical_3 * load(narrow_down + c);
+      total = total + ((vertical_3 + load(up2 + c)) + load(down2 + c)) * load(wide_down + c);
       const F16 horizontal_3 = (load(left1 + c) + center) + load(right1 + c);
-      const F16 vertical_5 = (vertical_3 + load(up2 + c)) + load(down2 + c);
-      const F16 horizontal_5 = (horizontal_3 + load(left2 + c)) + load(right2 + c);
-      F16 total = splat(0.0f) + vertical_3 * load(plan->pooling[0] + c);
-      total = total + vertical_5 * load(plan->pooling[1] + c);
-      total = total + horizontal_3 * load(plan->pooling[2] + c);
-      total = total + horizontal_5 * load(plan->pooling[3] + c);
+      total = total + horizontal_3 * load(narrow_across + c);
+      total = total + ((horizontal_3 + load(left2 + c)) + load(right2 + c)) * load(wide_across + c);
       store(out + c, load(out + c) + total);
     }
   }

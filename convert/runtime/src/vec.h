@@ -96,7 +96,10 @@ struct F16 {
   float32x4_t v0, v1, v2, v3;
 };
 #define ACDBIT_INLINE static inline __attribute__((always_inline))
-ACDBIT_INLINE F16 load(const float* p) { return {vld1q_f32(p), vld1q_f32(p + 4), vld1q_f32(p + 8), vld1q_f32(p + 12)}; }
+ACDBIT_INLINE F16 load(const float* p) {
+  const float32x4x4_t all = vld1q_f32_x4(p);
+  return {all.val[0], all.val[1], all.val[2], all.val[3]};
+}
 ACDBIT_INLINE void store(float* p, F16 a) {
   vst1q_f32(p, a.v0);
   vst1q_f32(p + 4, a.v1);
@@ -105,8 +108,8 @@ ACDBIT_INLINE void store(float* p, F16 a) {
 }
 ACDBIT_INLINE F16 splat(float x) { return {vdupq_n_f32(x), vdupq_n_f32(x), vdupq_n_f32(x), vdupq_n_f32(x)}; }
 ACDBIT_INLINE F16 convert(const int32_t* p) {
-  return {vcvtq_f32_s32(vld1q_s32(p)), vcvtq_f32_s32(vld1q_s32(p + 4)), vcvtq_f32_s32(vld1q_s32(p + 8)),
-          vcvtq_f32_s32(vld1q_s32(p + 12))};
+  const int32x4x4_t all = vld1q_s32_x4(p);
+  return {vcvtq_f32_s32(all.val[0]), vcvtq_f32_s32(all.val[1]), vcvtq_f32_s32(all.val[2]), vcvtq_f32_s32(all.val[3])};
 }
 #define ACDBIT_UNARY(name, function) \
   ACDBIT_INLINE F16 name(F16 a) { return {function(a.v0), function(a.v1), function(a.v2), function(a.v3)}; }
@@ -147,7 +150,14 @@ ACDBIT_INLINE uint32_t less32(F16 a, F16 b, F16 c, F16 d) {
   sums = vpaddq_u8(sums, sums);
   return vgetq_lane_u32(vreinterpretq_u32_u8(sums), 0);
 }
-ACDBIT_INLINE uint32_t less(F16 a, F16 b) { return less32(a, b, b, b) & 0xffff; }
+// Four lanes' comparisons next to each other, four bits each, of which lane l keeps bit l.
+ACDBIT_INLINE uint32_t less(F16 a, F16 b) {
+  const uint32x4_t own_bits = {0x1111, 0x2222, 0x4444, 0x8888};
+  uint32x4_t bits = vsliq_n_u32(vcltq_f32(a.v2, b.v2), vcltq_f32(a.v3, b.v3), 4);
+  bits = vsliq_n_u32(vcltq_f32(a.v1, b.v1), bits, 4);
+  bits = vsliq_n_u32(vcltq_f32(a.v0, b.v0), bits, 4);
+  return vaddvq_u32(vandq_u32(bits, own_bits));
+}
 #undef ACDBIT_INLINE
 
 #else  // portable
