@@ -145,6 +145,12 @@ class Scheme:
             config[place] = quantizers.serialize(quantizers.get(getattr(self, place)))
         return config
 
+    def definition(self):
+        """What a network of this scheme is and how it is trained, in plain types; equal ones train alike."""
+        said = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        said |= {place: quantizers.get(said[place]) for place in PLACES}
+        return _plain({key: value for key, value in said.items() if key not in ("title", "note")})
+
     @classmethod
     def from_config(cls, config):
         # Files from before these fields existed are of schemes with these values.
@@ -158,3 +164,17 @@ class Scheme:
 def _check_one_of(what, value, allowed):
     if value not in allowed:
         raise ValueError(f"{what} must be one of {', '.join(map(repr, allowed))}, not {value!r}")
+
+
+def _plain(value):
+    if isinstance(value, Stage):
+        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {key: _plain(part) for key, part in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_plain(part) for part in value]
+    if value is None or isinstance(value, (str, int, float)):
+        return value
+    # A quantizer or a term of the loss. How Keras calls a layer, and its precision, is not what it does.
+    config = {key: part for key, part in value.get_config().items() if key not in ("name", "trainable", "dtype")}
+    return {"class": type(value).__name__, **_plain(config)}

@@ -124,7 +124,7 @@ def normalised(recipe):
 
 
 def folder_name(recipe, teacher):
-    """Name of a run's folder: readable, and different for runs that differ.
+    """Name of a run's folder: readable, and different for runs that differ, be it in what their scheme was at the time.
 
     Args:
         recipe: of the run.
@@ -136,7 +136,8 @@ def folder_name(recipe, teacher):
         for field in dataclasses.fields(recipe)
         if field.name not in _NOT_OF_THE_RESULT and getattr(recipe, field.name) != field.default
     }
-    digest = hashlib.sha256(json.dumps([said, teacher], sort_keys=True).encode()).hexdigest()[:8]
+    run = [said, schemes.get(recipe.scheme).definition(), teacher]
+    digest = hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()[:8]
     scheme = re.sub(r"[^a-z0-9]+", "_", recipe.scheme.lower()).strip("_")
     return f"{scheme}-seed{recipe.seed}-{digest}"
 

@@ -33,6 +33,9 @@ MOST_INSTRUCTIONS = {
     "quantize 196x384": 100_000,
     "attention_keys frozen": 100_000,
     "attention_rows frozen": 1_600_000,
+    "block_project frozen": 3_700_000,
+    "block_finish frozen": 11_000_000,
+    "block_pool frozen": 650_000,
 }
 
 

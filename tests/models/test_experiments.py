@@ -7,7 +7,8 @@ import json
 import keras
 import pytest
 
-from acdbit_keras import schemes
+from acdbit_keras import quantizers, schemes
+from acdbit_keras.distillation import LabelDistillation
 from acdbit_keras.models import data, experiments, recipes
 from acdbit_keras.models.data.catalog import DATASETS
 from acdbit_keras.models.experiments import paper, plan, progress, worker
@@ -138,6 +139,29 @@ def test_folders_are_named_after_what_a_run_is():
     assert name == plan.folder_name(DIGITS.replace(name="other"), "a")
     others = [DIGITS.replace(epochs=3), DIGITS.replace(seed=1), DIGITS.replace(scheme="acd_bit[threshold=mean]")]
     assert len({name, plan.folder_name(DIGITS, "b"), *(plan.folder_name(other, "a") for other in others)}) == 5
+
+
+def test_a_folder_of_a_scheme_that_was_changed_since_is_not_taken(monkeypatch):
+    names = {plan.folder_name(DIGITS, "a")}
+    scheme = schemes.get("acd_bit")
+    changed = [
+        scheme.replace(probabilities=quantizers.ElasticBinary(0.005)),
+        scheme.replace(distillation=(LabelDistillation(weight=1.0),)),
+        scheme.replace(stages=(schemes.Stage("first", 0.5, {"probabilities": None}), schemes.Stage("second", 0.5))),
+    ]
+    for other in changed:
+        monkeypatch.setattr(schemes, "get", lambda name, scheme=other: scheme)
+        names.add(plan.folder_name(DIGITS, "a"))
+    assert len(names) == 4
+    monkeypatch.setattr(schemes, "get", lambda name: scheme.replace(title="called otherwise"))
+    assert plan.folder_name(DIGITS, "a") in names
+
+
+@pytest.mark.parametrize("name", schemes.names())
+def test_the_definition_of_a_scheme_is_the_same_every_time(name):
+    first = json.dumps(schemes.get(name).definition())
+    quantizers.ElasticBinary(), quantizers.AlignedSign()  # which moves on the numbers in Keras' names
+    assert json.dumps(schemes.get(name).definition()) == first
 
 
 @pytest.mark.parametrize(
