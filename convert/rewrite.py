@@ -232,7 +232,7 @@ def add_taps(model):
 
 def attention_products(model):
     """Number of float matrix products between two computed tensors."""
-    nodes = flatbuffer.operators(model)
+    nodes = list(flatbuffer.operators(model))
     # A constant stored in half precision is widened by a node.
     widened = {node.outputs[0].index for node in nodes if node.name == "DEQUANTIZE" and node.inputs[0].data is not None}
     products = [node.inputs[1] for node in nodes if node.name in ("FULLY_CONNECTED", "BATCH_MATMUL")]

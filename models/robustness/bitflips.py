@@ -2,7 +2,8 @@
 
 In a bit-packed file only the kernels of signs are touched: the thresholds, scales and float layers around them, a small
 part of the file, are taken to be kept in a memory that corrects its errors. In any other file the kernels of the same
-layers are, the fully connected ones but for the classifier, whatever type they are stored in.
+layers are, the fully connected ones but for the classifier and one that reads pixels, the patch embedding, whatever type
+they are stored in.
 """
 
 import copy
@@ -10,6 +11,10 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+
+
+# Ops behind which pixels are still pixels.
+_REARRANGING = ("QUANTIZE", "RESHAPE", "TRANSPOSE")
 
 
 class Region(NamedTuple):
@@ -45,15 +50,18 @@ def weights(file):
     from acdbit_keras.convert import flatbuffer, rewrite
 
     packed, dense, sources = [], [], {}
+    pixels = {(index, tensor) for index, graph in enumerate(file.subgraphs) for tensor in graph.inputs}
     for node in flatbuffer.operators(file):
-        if node.name == "DEQUANTIZE":
+        if node.name in _REARRANGING and (node.subgraph, node.inputs[0].index) in pixels:
+            pixels.add((node.subgraph, node.outputs[0].index))
+        elif node.name == "DEQUANTIZE":
             sources[node.subgraph, node.outputs[0].index] = node.inputs[0]
         elif node.name == rewrite.BCONV and node.inputs[1].dtype == "int32":
             units, height, width, words = node.inputs[1].shape
             packed.append((node, node.inputs[1], units * height * width, 32 * words, _channels(file, node, words)))
         elif node.name == device_ops.BLOCK:
             packed.append((node, node.inputs[1], 1, 32 * node.inputs[1].shape[0], 32 * node.inputs[1].shape[0]))
-        elif node.name == "FULLY_CONNECTED":
+        elif node.name == "FULLY_CONNECTED" and (node.subgraph, node.inputs[0].index) not in pixels:
             kernel = node.inputs[1]
             kernel = kernel if kernel.data is not None else sources.get((node.subgraph, kernel.index), kernel)
             if kernel.data is not None:
