@@ -15,7 +15,7 @@
 //   steps_above: how many entries of the table, which does not increase, exceed a weight
 //   keep:        bit j = distance j < limit, returns how many; writes words for all of the range
 //   count_kept:  per channel, how many kept keys have a value of +1
-//   negate_where: lanes of a vector, where a bit is 1
+//   negate_where: lanes of a vector, where a bit is 1; or signed_sums, which is made of it
 //   load_distances: sixteen distances as floats
 //   weigh:       softmax weights of a range of keys, from factors by distance and by key; returns the lanes' sums
 //   keep_weights: bit j of words = weight j > bound, or with `inclusive` that it is not below; returns how many
@@ -479,24 +479,32 @@ static void factor_rows(const Rows& rows, const AttentionHead& packed, const Til
   }
 }
 
+#if !defined(ACDBIT_NEON)
+// Of each key the sum over the channels of the weights, negated where its bit is 1.
+static void signed_sums(const float* weights, const uint32_t* keys, ptrdiff_t stride, int num_keys, int num_words,
+                        float* sums) {
+  for (int j = 0; j < num_keys; j++, keys += stride) {
+    F16 lanes = splat(0.0f);
+    for (int c = 0; c < 32 * num_words; c += 16)
+      lanes = lanes + negate_where(load(weights + c), keys[c / 32] >> (c % 32));
+    sums[j] = sum(lanes);
+  }
+}
+#endif
+
 // The float vectors over the keys.
 static void key_terms(const AttentionPlan& plan, int head, const AttentionHead& packed) {
   const int num_words = plan.head_dim / 32;
-  for (int j = 0; j < plan.keys; j++) {
-    const uint32_t* const key = plan.key + j * plan.key_stride + ptrdiff_t(head) * num_words;
-    if (plan.query_scale != nullptr) {
-      const ptrdiff_t at = ptrdiff_t(j) * plan.heads + head;
-      packed.key_scale[j] = plan.key_scale[at];
-      packed.key_offset[j] = plan.key_offset[at];
-      packed.key_sum[j] = plan.key_scale[at] * float(plan.head_dim - 2 * popcount_row(key, num_words));
-    } else {
-      const float* const weights = plan.key_weights + ptrdiff_t(head) * plan.head_dim;
-      F16 lanes = splat(0.0f);
-      for (int c = 0; c < plan.head_dim; c += 16) {
-        lanes = lanes + negate_where(load(weights + c), key[c / 32] >> (c % 32));
-      }
-      packed.key_bias[j] = sum(lanes);
-    }
+  const uint32_t* const keys = plan.key + ptrdiff_t(head) * num_words;
+  if (plan.query_scale == nullptr)
+    signed_sums(plan.key_weights + ptrdiff_t(head) * plan.head_dim, keys, plan.key_stride, plan.keys, num_words,
+                packed.key_bias);
+  for (int j = 0; j < plan.keys && plan.query_scale != nullptr; j++) {
+    const ptrdiff_t at = ptrdiff_t(j) * plan.heads + head;
+    packed.key_scale[j] = plan.key_scale[at];
+    packed.key_offset[j] = plan.key_offset[at];
+    const int dot = plan.head_dim - 2 * popcount_row(keys + j * plan.key_stride, num_words);
+    packed.key_sum[j] = plan.key_scale[at] * float(dot);
   }
   // Read, and then replaced, in the last sixteen.
   for (int j = plan.keys; j % 16 != 0; j++) {

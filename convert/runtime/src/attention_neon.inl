@@ -90,7 +90,7 @@ static inline void mark_absent(int keys, uint8_t* out) {
   for (; j % 64 != 0; j += kLanes) vst1q_u8(out + j, vdupq_n_u8(255));
 }
 
-// Heads of up to 64 bits. More than two rows would not leave registers enough.
+// Heads of up to 64 bits.
 template <int kRows>
 static inline void distances_64(const uint32_t* query, ptrdiff_t stride, const uint8_t* packed, int head_dim, int keys,
                                 uint8_t* out, ptrdiff_t out_stride, Range* range) {
@@ -123,8 +123,14 @@ static void distances_of_rows(const uint32_t* query, ptrdiff_t stride, int num_r
   const int pieces = pieces_of(head_dim);
   packed += size_t(first / kLanes) * pieces * kPiece;
   if (pieces == 1) {
-    for (; num_rows >= 2; num_rows -= 2, query += 2 * stride, out += 2 * out_stride, range += 2)
+    for (; num_rows >= 4; num_rows -= 4, query += 4 * stride, out += 4 * out_stride, range += 4)
+      distances_64<4>(query, stride, packed, head_dim, keys, out, out_stride, range);
+    if (num_rows & 2) {
       distances_64<2>(query, stride, packed, head_dim, keys, out, out_stride, range);
+      query += 2 * stride;
+      out += 2 * out_stride;
+      range += 2;
+    }
     if (num_rows & 1) distances_64<1>(query, stride, packed, head_dim, keys, out, out_stride, range);
     return;
   }
@@ -316,18 +322,14 @@ static F16 weigh(const uint8_t* distances, int keys, Range range, const Attentio
   return weigh_with(PlainLookup{factors.values, range.highest}, distances, keys, key_factor, weights, sum);
 }
 
-// Of 64 weights, of which the first `count` exist: bit j = weight j is kept.
+// Bit i of sixteen, in byte i, = weight i is kept.
 template <bool kInclusive>
-static inline uint8x8_t kept_bits(const float* weights, F16 threshold, int count) {
+static inline uint8x16_t kept_bits(const float* weights, F16 threshold) {
   const uint8x16_t own_bit = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};
-  uint8x16_t bits[4];
-  for (int i = 0; i < 4; i++) {
-    const F16 weight = load(weights + (16 * i < count ? 16 * i : 0));
-    bits[i] = kInclusive ? vbicq_u8(own_bit, less_bytes(weight, threshold))
-                         : vandq_u8(own_bit, less_bytes(threshold, weight));
-  }
-  const uint8x16_t fours = vpaddq_u8(vpaddq_u8(bits[0], bits[1]), vpaddq_u8(bits[2], bits[3]));
-  return vget_low_u8(vpaddq_u8(fours, fours));
+  // Not as one load of four registers, which GCC would copy.
+  const F16 weight = {vld1q_f32(weights), vld1q_f32(weights + 4), vld1q_f32(weights + 8), vld1q_f32(weights + 12)};
+  return kInclusive ? vbicq_u8(own_bit, less_bytes(weight, threshold))
+                    : vandq_u8(own_bit, less_bytes(threshold, weight));
 }
 
 template <bool kInclusive>
@@ -336,15 +338,24 @@ static inline int keep_weights(const float* weights, int keys, F16 threshold, ui
   uint16x4_t count = vdup_n_u16(0);
   int j = 0;
   for (; j + 64 <= keys; j += 64, out += 8) {
-    const uint8x8_t bits = kept_bits<kInclusive>(weights + j, threshold, 64);
-    vst1_u8(out, bits);
-    count = vpadal_u8(count, vcnt_u8(bits));
+    uint8x16_t bits[4];
+    for (int i = 0; i < 4; i++) bits[i] = kept_bits<kInclusive>(weights + j + 16 * i, threshold);
+    const uint8x16_t fours = vpaddq_u8(vpaddq_u8(bits[0], bits[1]), vpaddq_u8(bits[2], bits[3]));
+    const uint8x8_t bytes = vget_low_u8(vpaddq_u8(fours, fours));
+    vst1_u8(out, bytes);
+    count = vpadal_u8(count, vcnt_u8(bytes));
   }
   if (j < keys) {
-    const uint8x8_t present = vcreate_u8(~uint64_t(0) >> (64 - (keys - j)));
-    const uint8x8_t bits = vand_u8(kept_bits<kInclusive>(weights + j, threshold, keys - j), present);
-    vst1_u8(out, bits);
-    count = vpadal_u8(count, vcnt_u8(bits));
+    uint64_t last = 0;
+    for (int i = j; i < keys; i += kLanes) {
+      uint8x16_t bits = kept_bits<kInclusive>(weights + i, threshold);
+      for (int step = 0; step < 3; step++) bits = vpaddq_u8(bits, bits);
+      last |= uint64_t(vgetq_lane_u16(vreinterpretq_u16_u8(bits), 0)) << (i - j);
+    }
+    last &= ~uint64_t(0) >> (64 - (keys - j));
+    const uint8x8_t bytes = vcreate_u8(last);
+    vst1_u8(out, bytes);
+    count = vpadal_u8(count, vcnt_u8(bytes));
   }
   return int(vaddlv_u16(count));
 }
@@ -354,17 +365,66 @@ static int keep_weights(const float* weights, int keys, float bound, bool inclus
                    : keep_weights<false>(weights, keys, splat(bound), words);
 }
 
-// Lane i, negated if bit i is 1.
+// Magnitudes with the sign of bit kFirst + i in lane i, which is shifted to where the sign stands.
 template <int kFirst>
-static inline float32x4_t negate_where(float32x4_t a, uint32x4_t bits) {
-  const uint32x4_t own_bit = {1u << kFirst, 2u << kFirst, 4u << kFirst, 8u << kFirst};
-  const uint32x4_t sign = vshlq_n_u32(vtstq_u32(bits, own_bit), 31);
-  return vreinterpretq_f32_u32(veorq_u32(vreinterpretq_u32_f32(a), sign));
+static inline float32x4_t signed_by(float32x4_t magnitude, uint32x4_t bits) {
+  const int32x4_t to_top = {31 - kFirst, 30 - kFirst, 29 - kFirst, 28 - kFirst};
+  return vreinterpretq_f32_u32(vbslq_u32(vdupq_n_u32(0x80000000u), vshlq_u32(bits, to_top),
+                                         vreinterpretq_u32_f32(magnitude)));
 }
-static inline F16 negate_where(F16 a, uint32_t bits) {
-  const uint32x4_t all = vdupq_n_u32(bits);
-  return {negate_where<0>(a.v0, all), negate_where<4>(a.v1, all), negate_where<8>(a.v2, all),
-          negate_where<12>(a.v3, all)};
+template <int kFirst>
+static inline F16 signed_by(F16 magnitude, uint32x4_t bits) {
+  return {signed_by<kFirst>(magnitude.v0, bits), signed_by<kFirst + 4>(magnitude.v1, bits),
+          signed_by<kFirst + 8>(magnitude.v2, bits), signed_by<kFirst + 12>(magnitude.v3, bits)};
+}
+
+// Bit i = the sign of float i.
+static inline uint32_t sign_bits(const float* values) {
+  uint32_t bits = 0;
+  for (int i = 0; i < 32; i++) bits |= load_word(values + i) >> 31 << i;
+  return bits;
+}
+
+// Of each key the sum over the channels of the weights, negated where its bit is 1. kWords words to a head, whose
+// magnitudes then stay in registers; 0 for any number.
+template <int kWords>
+static void signed_sums_of(const float* weights, const uint32_t* keys, ptrdiff_t stride, int num_keys, int num_words,
+                               float* sums) {
+  if constexpr (kWords > 0) {
+    uint32_t negative[kWords];
+    F16 low[kWords], high[kWords];
+    for (int w = 0; w < kWords; w++) {
+      negative[w] = sign_bits(weights + 32 * w);
+      low[w] = absolute(load(weights + 32 * w));
+      high[w] = absolute(load(weights + 32 * w + 16));
+    }
+    for (int j = 0; j < num_keys; j++, keys += stride) {
+      F16 lanes = splat(0.0f);
+#pragma GCC unroll 2
+      for (int w = 0; w < kWords; w++) {
+        const uint32x4_t bits = vdupq_n_u32(keys[w] ^ negative[w]);
+        lanes = lanes + signed_by<0>(low[w], bits);
+        lanes = lanes + signed_by<16>(high[w], bits);
+      }
+      sums[j] = sum(lanes);
+    }
+  } else {
+    for (int j = 0; j < num_keys; j++, keys += stride) {
+      F16 lanes = splat(0.0f);
+      for (int w = 0; w < num_words; w++) {
+        const uint32x4_t bits = vdupq_n_u32(keys[w] ^ sign_bits(weights + 32 * w));
+        lanes = lanes + signed_by<0>(absolute(load(weights + 32 * w)), bits);
+        lanes = lanes + signed_by<16>(absolute(load(weights + 32 * w + 16)), bits);
+      }
+      sums[j] = sum(lanes);
+    }
+  }
+}
+
+static void signed_sums(const float* weights, const uint32_t* keys, ptrdiff_t stride, int num_keys, int num_words,
+                        float* sums) {
+  const auto of_head = num_words == 1 ? signed_sums_of<1> : num_words == 2 ? signed_sums_of<2> : signed_sums_of<0>;
+  of_head(weights, keys, stride, num_keys, num_words, sums);
 }
 
 // Sixteen counts in bytes to 32-bit ones.
@@ -384,8 +444,8 @@ static inline void store_counts(uint8x16_t bytes, bool add, int32_t* counts) {
 template <int kRows, int kVectors>
 static inline void count_channels(const uint32_t* words, ptrdiff_t words_stride, int rounds, const uint8_t* values,
                                   int head_dim, bool add, int32_t* counts, ptrdiff_t stride) {
-  const uint8_t* kept = reinterpret_cast<const uint8_t*>(words);
-  const ptrdiff_t kept_stride = 4 * words_stride;
+  const uint8_t* kept[kRows];
+  for (int r = 0; r < kRows; r++) kept[r] = reinterpret_cast<const uint8_t*>(words + r * words_stride);
   for (int first = 0; first < rounds; first += kByteRounds) {
     const int end = rounds - first < kByteRounds ? rounds : first + kByteRounds;
     uint8x16_t total[kRows][kVectors];
@@ -396,7 +456,10 @@ static inline void count_channels(const uint32_t* words, ptrdiff_t words_stride,
       uint8x16_t plus[kVectors];
       for (int v = 0; v < kVectors; v++) plus[v] = vld1q_u8(values + 16 * v);
       for (int r = 0; r < kRows; r++) {
-        const uint8x16_t keys = vld1q_dup_u8(kept + r * kept_stride + j);
+        const uint8x16_t keys = vld1q_dup_u8(kept[r]);
+        // An address of its own to each row, which the load moves on: GCC would add the rows' distance each time.
+        kept[r]++;
+        asm("" : "+r"(kept[r]));
         for (int v = 0; v < kVectors; v++) total[r][v] = vaddq_u8(total[r][v], vcntq_u8(vandq_u8(plus[v], keys)));
       }
     }

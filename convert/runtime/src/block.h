@@ -19,7 +19,7 @@ namespace acdbit {
 struct Kernels;
 
 // Rows that a stage works on at a time; a thread's share is best a multiple of it.
-constexpr int kBlockRows = 16;
+constexpr int kBlockRows = 32;
 // Outputs of a product at a time, so that their counts stay in the first-level cache; of query, key and value each.
 constexpr int kBlockChunk = 128;
 constexpr int kProjectChunk = 64;

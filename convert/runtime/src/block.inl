@@ -75,7 +75,7 @@ static inline void add_to(float* sums, Group a, Group threshold) {
 
 static void clear_sums(float* sums) { memset(sums, 0, kBlockRows * kRowSums * sizeof *sums); }
 
-// Lane r = sum(load(rows + r * kRowSums)). AVX-512 folds two rows into one vector at every level of the tree.
+// Lane r of sixteen = sum(load(rows + r * kRowSums)). AVX-512 folds two rows into one vector at every level of the tree.
 #if defined(ACDBIT_AVX512)
 static inline __m512 fold_halves(__m512 a, __m512 b) {
   return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
@@ -96,16 +96,17 @@ static inline F16 row_sums(const float* rows) {
 }
 #else
 static inline F16 row_sums(const float* rows) {
-  float sums[kBlockRows];
-  for (int r = 0; r < kBlockRows; r++) sums[r] = sum(load(rows + r * kRowSums));
+  float sums[16];
+  for (int r = 0; r < 16; r++) sums[r] = sum(load(rows + r * kRowSums));
   return load(sums);
 }
 #endif
 
 // means[row] = sum `index` of the row / number
 static void reduce_sums(const float* sums, int index, int number, float* means) {
-  static_assert(kBlockRows == 16, "a vector of rows");
-  store(means, row_sums(sums + 16 * index) * splat(1.0f / float(number)));
+  static_assert(kBlockRows % 16 == 0, "vectors of rows");
+  for (int r = 0; r < kBlockRows; r += 16)
+    store(means + r, row_sums(sums + r * kRowSums + 16 * index) * splat(1.0f / float(number)));
 }
 
 // Deviation and mean of the values that are a product's only input.
@@ -608,11 +609,20 @@ static void block_finish(const BlockPlan* plan, int first_row, int num_rows, voi
     finish(*plan, first_row + r, block::smaller(kBlockRows, num_rows - r), scratch);
 }
 
+// The next sixteen of a row.
+static inline F16 take(const float** next) {
+  const F16 values = load(*next);
+  *next += 16;
+#if defined(ACDBIT_NEON)
+  // The load moves the pointer itself, unless GCC makes all of them one and adds the distances each time.
+  asm("" : "+r"(*next));
+#endif
+  return values;
+}
+
 static void block_pool(const BlockPlan* plan, int first_row, int num_rows) {
   const int channels = plan->channels, width = plan->width, height = plan->height;
   const ptrdiff_t down = ptrdiff_t(width) * channels;
-  const float *const narrow_down = plan->pooling[0], *const wide_down = plan->pooling[1];
-  const float *const narrow_across = plan->pooling[2], *const wide_across = plan->pooling[3];
   for (int token = first_row; token < first_row + num_rows; token++) {
     const int i = token / width, j = token % width;
     const float* w = plan->normed + size_t(token) * size_t(channels);
@@ -625,16 +635,19 @@ static void block_pool(const BlockPlan* plan, int first_row, int num_rows) {
     const float* left1 = j > 0 ? w - channels : plan->zeros;
     const float* right1 = j + 1 < width ? w + channels : plan->zeros;
     const float* right2 = j + 2 < width ? w + 2 * channels : plan->zeros;
-    for (int c = 0; c < channels; c += 16) {
+    const float *down_3 = plan->pooling[0], *down_5 = plan->pooling[1];
+    const float *across_3 = plan->pooling[2], *across_5 = plan->pooling[3];
+    for (const float* const end = w + channels; w < end;) {
       // One direction after the other, for the sixteen channels of many tokens do not fit the registers of NEON.
-      const F16 center = load(w + c);
-      const F16 vertical_3 = (load(up1 + c) + center) + load(down1 + c);
-      F16 total = splat(0.0f) + vertical_3 * load(narrow_down + c);
-      total = total + ((vertical_3 + load(up2 + c)) + load(down2 + c)) * load(wide_down + c);
-      const F16 horizontal_3 = (load(left1 + c) + center) + load(right1 + c);
-      total = total + horizontal_3 * load(narrow_across + c);
-      total = total + ((horizontal_3 + load(left2 + c)) + load(right2 + c)) * load(wide_across + c);
-      store(out + c, load(out + c) + total);
+      const F16 center = take(&w);
+      const F16 vertical_3 = (take(&up1) + center) + take(&down1);
+      F16 total = splat(0.0f) + vertical_3 * take(&down_3);
+      total = total + ((vertical_3 + take(&up2)) + take(&down2)) * take(&down_5);
+      const F16 horizontal_3 = (take(&left1) + center) + take(&right1);
+      total = total + horizontal_3 * take(&across_3);
+      total = total + ((horizontal_3 + take(&left2)) + take(&right2)) * take(&across_5);
+      store(out, load(out) + total);
+      out += 16;
     }
   }
 }
