@@ -8,8 +8,9 @@ runtime refuses a version it does not know. Which layers have a form as one of t
 Bits are packed as Larq Compute Engine packs them: int32 words along the channels, bit i of word w is channel
 32 w + i, 1 is negative (x < threshold), bits beyond the last channel are 0. `count` is the number of places in which two
 rows differ, popcount(a xor b); the dot product of their signs is channels - 2 count. All arithmetic is float32, each
-operation rounded (no fused multiply-add), in the order written here; sums over channels run over 16 lanes
-(lane = channel modulo 16), then over the lanes by halves: l[i] + l[i + 8], l[i] + l[i + 4], ...
+operation rounded (no fused multiply-add), in the order written here, but for dynamic scores and softmaxes, whose rounding
+is the runtime's own, the same on every CPU; sums over channels run over 16 lanes (lane = channel modulo 16), then over the
+lanes by halves: l[i] + l[i + 8], l[i] + l[i + 4], ...
 
 AcdBinaryAttention
     From packed queries, keys and values to the context. n queries, m keys, h heads of d channels, c = h d.

@@ -15,7 +15,7 @@ constexpr double kOne = 2147483648.0;  // 2^31 stands for the probability of the
 // Byte offsets of the parts of a head, and the bytes of a head.
 struct Layout {
   size_t values, table, table_values, factors, factor_values;
-  size_t key_scale, key_offset, key_sum, key_bias, key_factor, bytes;
+  size_t key_scale, key_offset, key_sum, key_bias, key_factor, bounds, bytes;
 };
 
 // Places `count` elements of `size` bytes at the end of what is laid out so far; false on overflow.
@@ -47,6 +47,8 @@ bool lay_out(int head_dim, int keys, Layout* layout) {
     *vector = end;
     fits = fits && place(padded, sizeof(float), &end);
   }
+  layout->bounds = end;
+  fits = fits && place(1, sizeof(KeyBounds), &end);
   layout->bytes = end;
   return fits;
 }
@@ -75,6 +77,7 @@ AttentionHead attention_head(const AttentionPlan& plan, int head) {
   result.key_sum = reinterpret_cast<float*>(base + layout.key_sum);
   result.key_bias = reinterpret_cast<float*>(base + layout.key_bias);
   result.key_factor = reinterpret_cast<float*>(base + layout.key_factor);
+  result.bounds = reinterpret_cast<KeyBounds*>(base + layout.bounds);
   return result;
 }
 

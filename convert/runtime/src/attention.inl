@@ -162,18 +162,19 @@ static inline void count_kept_of_rows(const uint32_t* words, ptrdiff_t words_str
 #endif
 
 // e^x for x <= 0 within 2e-7 + 6e-8 |x| of its value, which is what rounding the scores costs anyway, and exactly 1 at
-// 0. Below -87, where 2^n would leave the normal numbers, and for NaN it is e^-87. The polynomial is the minimax fit of
-// 1 + r + c_2 r^2 + .. + c_5 r^5 to the relative error.
+// 0. Below -87, where 2^n would leave the normal numbers, and for NaN it is e^-87; without the clamp there must be none of
+// these. The polynomial is the minimax fit of 1 + r + c_2 r^2 + .. + c_5 r^5 to the relative error.
+template <bool kClamp = true>
 static inline F16 exponential(F16 x) {
-  x = larger(splat(-87.0f), x);
+  if constexpr (kClamp) x = larger(splat(-87.0f), x);
   // Adding 1.5 * 2^23 leaves no room for a fraction: the nearest integer, in the lowest bits.
-  const F16 shift = splat(12582912.0f);
-  const F16 shifted = x * splat(1.44269504f) + shift;
-  const F16 r = x - (shifted - shift) * splat(0.693147182f);
-  const F16 square = r * r;
-  const F16 high = r * splat(0.00831250101f) + splat(0.0418903306f);
-  const F16 low = r * splat(0.166671157f) + splat(0.499992311f);
-  const F16 p = ((high * square + low) * square + r) + splat(1.0f);
+  const F16 shift = splat(12582912.0f), one = splat(1.0f);
+  const F16 shifted = multiply_add(x, splat(1.44269504f), shift);
+  const F16 r = multiply_add(shifted - shift, splat(-0.693147182f), x);
+  F16 p = multiply_add(r, splat(0.00831250101f), splat(0.0418903306f));
+  p = multiply_add(p, r, splat(0.166671157f));
+  p = multiply_add(p, r, splat(0.499992311f));
+  p = multiply_add(multiply_add(p, r, one), r, one);
   return scale2(p, shifted);
 }
 
@@ -294,13 +295,21 @@ static void integer_rows(const Rows& rows, const AttentionHead& packed, const Ti
   }
 }
 
-// What the scores of a row need of its query. The dot product comes as half_dot = head_dim / 2 - distance, and
-// doubling the factor instead is exact.
+// What the scores of a row need of its query, with statistics per token: those of
+//
+//     key_scale (p dot) + offset key_offset + bias key_sum - base,     p dot = p d - 2 p distance
+//
+// A base that no score exceeds does for a softmax what the largest score does, and is known before any score. It serves
+// while it is small, so that no weight leaves the normal numbers; else it is 0, and the largest score is looked for.
 struct QueryTerms {
-  float twice_scale;  // 2 p
-  float offset;       // e
-  float bias;         // g
+  float start;  // p d
+  float slope;  // -2 p
+  float offset;
+  float bias;
+  float base;
 };
+
+constexpr float kLargestBase = 30.0f;  // no score is below -base, either
 
 static inline int popcount_row(const uint32_t* words, int num_words) {
   int count = 0;
@@ -308,16 +317,19 @@ static inline int popcount_row(const uint32_t* words, int num_words) {
   return count;
 }
 
-static inline QueryTerms query_terms(const Rows& rows, int r) {
+static inline QueryTerms query_terms(const Rows& rows, int r, const KeyBounds& bounds) {
   const AttentionPlan& plan = rows.plan;
-  const float score_scale = plan.score_scale[rows.head];
-  if (plan.query_scale == nullptr) return {score_scale + score_scale, 0.0f, 0.0f};
   const ptrdiff_t at = ptrdiff_t(rows.first + r) * plan.heads + rows.head;
+  const float score_scale = plan.score_scale[rows.head], dim = float(plan.head_dim);
   const float scale = score_scale * plan.query_scale[at];
   const float bias = score_scale * plan.query_offset[at];
   const float signs = float(plan.head_dim - 2 * popcount_row(rows.query(r), plan.head_dim / 32));
-  const float offset = scale * signs + (score_scale * float(plan.head_dim)) * plan.query_offset[at];
-  return {scale + scale, offset, bias};
+  const float offset = scale * signs + (score_scale * dim) * plan.query_offset[at];
+  const float start = scale * dim;
+  // A little more than the sum, for rounding.
+  const float base = 1.000001f * ((bounds.scale * fabsf(start) + bounds.offset * fabsf(offset)) + bounds.sum * fabsf(bias));
+  const bool serves = base <= kLargestBase && (plan.rule == Rule::kElastic || plan.rule == Rule::kMean);
+  return {start, -(scale + scale), offset, bias, serves ? base : 0.0f};
 }
 
 // A value for the keys that exist among the last sixteen, and another for those that do not.
@@ -333,31 +345,33 @@ static void float_rows(const Rows& rows, const AttentionHead& packed, const Tili
   alignas(64) Distance near[kFloatTile];
   alignas(64) float scores[kFloatTile];
   alignas(64) uint32_t words[kFloatTile / 32];
+  QueryTerms terms[kMostRows];
   int num_kept[kMostRows];
   F16 most[kMostRows];
   F16 sums[kMostRows];
   const int tile = tiling.keys;
+  const bool dynamic = plan.query_scale != nullptr;
   const F16 add_tail = tail(plan.keys, 0.0f, -INFINITY);
   const F16 times_tail = tail(plan.keys, 1.0f, 0.0f);
 
+  // Sixteen scores from key j of the tile on.
+  const auto dynamic_score = [&](const QueryTerms& row, const Distance* distances, int key) {
+    const F16 dot = multiply_add(load_distances(distances), splat(row.slope), splat(row.start));
+    const F16 rest = multiply_add(load(packed.key_sum + key), splat(row.bias), splat(-row.base));
+    return multiply_add(load(packed.key_scale + key), dot, multiply_add(load(packed.key_offset + key), splat(row.offset), rest));
+  };
+  const auto frozen_score = [&](const Distance* distances, int key) {
+    const F16 scale = splat(plan.score_scale[rows.head] + plan.score_scale[rows.head]);
+    return scale * (splat(float(plan.head_dim / 2)) - load_distances(distances)) + load(packed.key_bias + key);
+  };
   // Scores of a tile from its distances, -inf for absent keys; returns the lanes' maxima.
   const auto score = [&](int r, int first, int keys, F16 maximum) {
-    const QueryTerms terms = query_terms(rows, r);
-    const F16 twice_scale = splat(terms.twice_scale), offset = splat(terms.offset), bias = splat(terms.bias);
-    const F16 half = splat(float(plan.head_dim / 2));
-    // Locals: what is captured would be read again after every store.
-    const bool dynamic = plan.query_scale != nullptr;
-    const float* const key_scale = packed.key_scale + first;
-    const float* const key_offset = packed.key_offset + first;
-    const float* const key_sum = packed.key_sum + first;
-    const float* const key_bias = packed.key_bias + first;
+    const QueryTerms row = terms[r];
     const Distance* const from = near + r * tile;
     float* const out = scores + r * tile;
     const int last = (keys - 1) / 16 * 16;
     for (int j = 0; j <= last; j += 16) {
-      F16 s = twice_scale * (half - load_distances(from + j));
-      s = dynamic ? load(key_scale + j) * s + (offset * load(key_offset + j) + bias * load(key_sum + j))
-                  : s + load(key_bias + j);
+      F16 s = dynamic ? dynamic_score(row, from + j, first + j) : frozen_score(from + j, first + j);
       if (first + j + 16 > plan.keys) s = s + add_tail;
       store(out + j, s);
       maximum = larger(maximum, s);
@@ -378,22 +392,49 @@ static void float_rows(const Rows& rows, const AttentionHead& packed, const Tili
     store(row + last, weight);
     return sum + weight;
   };
+  // Both at once, where a base serves. The tail of a tile that is not the last has all keys.
+  const auto weigh_distances = [&](int r, int first, int keys, F16 sum) {
+    const QueryTerms row = terms[r];
+    const Distance* const from = near + r * tile;
+    float* const out = scores + r * tile;
+    const int last = (keys - 1) / 16 * 16;
+    for (int j = 0; j < last; j += 16) {
+      const F16 weight = exponential<false>(dynamic_score(row, from + j, first + j));
+      store(out + j, weight);
+      sum = sum + weight;
+    }
+    F16 weight = exponential<false>(dynamic_score(row, from + last, first + last));
+    if (keys % 16 != 0) weight = weight * times_tail;
+    store(out + last, weight);
+    return sum + weight;
+  };
 
+  bool based = dynamic;
   for (int r = 0; r < rows.count; r++) {
     most[r] = splat(-INFINITY);
     sums[r] = splat(0.0f);
+    if (dynamic) terms[r] = query_terms(rows, r, *packed.bounds);
+    based = based && terms[r].base > 0.0f;
   }
   for (int first = 0; first < plan.keys; first += tile) {
     const int keys = plan.keys - first < tile ? plan.keys - first : tile;
     Range unused[kMostRows];
     distances_of_rows(rows.query(0), plan.query_stride, rows.count, packed.keys, plan.head_dim, first, keys, near, tile,
                       unused);
-    for (int r = 0; r < rows.count; r++) most[r] = score(r, first, keys, most[r]);
+    for (int r = 0; r < rows.count; r++) {
+      if (based) {
+        sums[r] = weigh_distances(r, first, keys, sums[r]);
+      } else {
+        most[r] = score(r, first, keys, most[r]);
+      }
+    }
   }
 
   float bound[kMostRows];
-  if (plan.rule != Rule::kZero) {
-    for (int r = 0; r < rows.count; r++) most[r] = splat(largest(most[r]));
+  if (plan.rule != Rule::kZero && !based) {
+    for (int r = 0; r < rows.count; r++) {
+      most[r] = splat(dynamic && terms[r].base > 0.0f ? 0.0f : largest(most[r]));
+    }
     for (int first = 0; first < plan.keys; first += tile) {
       const int keys = plan.keys - first < tile ? plan.keys - first : tile;
       for (int r = 0; r < rows.count; r++) {
@@ -417,8 +458,12 @@ static void float_rows(const Rows& rows, const AttentionHead& packed, const Tili
     for (int r = 0; r < rows.count; r++) {
       if (!tiling.one) {
         distances(rows.query(r), packed.keys, plan.head_dim, first, keys, near + r * tile);
-        score(r, first, keys, most[r]);
-        if (plan.rule != Rule::kZero) weigh(r, keys, most[r], splat(0.0f));
+        if (based) {
+          weigh_distances(r, first, keys, splat(0.0f));
+        } else {
+          score(r, first, keys, most[r]);
+          if (plan.rule != Rule::kZero) weigh(r, keys, most[r], splat(0.0f));
+        }
       }
       num_kept[r] =
           keep_weights(scores + r * tile, keys, bound[r], plan.rule != Rule::kElastic, words + r * tile / 32);
@@ -492,6 +537,22 @@ static void signed_sums(const float* weights, const uint32_t* keys, ptrdiff_t st
 }
 #endif
 
+static KeyBounds key_bounds(int keys, const AttentionHead& packed) {
+  const F16 zero = splat(0.0f);
+  F16 scale = zero, offset = zero, sums = zero, spoiled = zero;
+  for (int j = 0; j < keys; j += 16) {
+    const F16 a = absolute(load(packed.key_scale + j)), b = absolute(load(packed.key_offset + j));
+    const F16 c = absolute(load(packed.key_sum + j));
+    scale = larger(scale, a);
+    offset = larger(offset, b);
+    sums = larger(sums, c);
+    spoiled = spoiled + zero * ((a + b) + c);
+  }
+  // 0, but NaN if any of them is not finite, which `larger` may pass over.
+  const float finite = sum(spoiled);
+  return {largest(scale) + finite, largest(offset) + finite, largest(sums) + finite};
+}
+
 // The float vectors over the keys.
 static void key_terms(const AttentionPlan& plan, int head, const AttentionHead& packed) {
   const int num_words = plan.head_dim / 32;
@@ -510,6 +571,7 @@ static void key_terms(const AttentionPlan& plan, int head, const AttentionHead& 
   for (int j = plan.keys; j % 16 != 0; j++) {
     packed.key_scale[j] = packed.key_offset[j] = packed.key_sum[j] = packed.key_bias[j] = 0.0f;
   }
+  if (plan.query_scale != nullptr) *packed.bounds = key_bounds(plan.keys, packed);
 }
 
 // What a frozen key bias multiplies the softmax weights by, unless they take an exponential of their own.

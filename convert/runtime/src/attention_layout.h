@@ -37,6 +37,13 @@ struct AttentionFactors {
   float* values;  // [head_dim + 1], and zeros up to kTablePlane
 };
 
+// With statistics per token, the largest magnitudes over the keys.
+struct KeyBounds {
+  float scale;
+  float offset;
+  float sum;
+};
+
 struct AttentionHead {
   uint8_t* keys;
   uint8_t* values;
@@ -48,6 +55,7 @@ struct AttentionHead {
   float* key_sum;     // key_scale * (sum of the key's signs)
   float* key_bias;    // beta
   float* key_factor;  // 0 for absent keys
+  KeyBounds* bounds;
 };
 
 AttentionHead attention_head(const AttentionPlan& plan, int head);

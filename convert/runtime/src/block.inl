@@ -212,15 +212,15 @@ static void write_statistics(const BlockPlan& plan, int head, int first_row, int
   }
 }
 
-// A group of q, k or v, row after row: from its counts, with its bits.
+// A group of q, k or v: from its counts, with its bits.
 template <bool kDynamic>
 struct Projection {
   const Columns<kDynamic> columns;
   const Group threshold;
   const int channel, words;
-  const int32_t* counts;
-  const float* deviations;
-  uint32_t* bits;
+  const int32_t* const counts;
+  const float* const deviations;
+  uint32_t* const bits;
 
   Projection(const ProductPlan& product, const float* thresholds, int first, int row_words, const int32_t* from,
              const float* of_rows, uint32_t* to)
@@ -231,12 +231,11 @@ struct Projection {
         counts(from),
         deviations(of_rows),
         bits(to) {}
-  Group next(Group u, const float* mean) {
-    const Group value = prelu(columns.product(counts, deviations, mean) + u, columns.slope);
-    store_less(bits, channel, value, threshold);
-    counts += kProjectChunk;
-    deviations++;
-    bits += words;
+  // Of row r, whose input has the mean *mean.
+  Group row(int r, Group u, const float* mean) const {
+    const Group z = columns.product(counts + r * kProjectChunk, deviations + r, mean) + u;
+    const Group value = prelu(z, columns.slope);
+    store_less(bits + r * words, channel, value, threshold);
     return value;
   }
 };
@@ -262,7 +261,7 @@ static void project_columns(const BlockPlan& plan, int channel, int first_row, i
     const float* x = plan.input + offset + channel;
     for (int r = 0; r < rows; r++) {
       const Group u = gain * load_group(x) + shift;
-      const Group q = query.next(u, mean), k = key.next(u, mean), v = value.next(u, mean);
+      const Group q = query.row(r, u, mean), k = key.row(r, u, mean), v = value.row(r, u, mean);
       store(total, (q + k) + v);
       if constexpr (kStatistics) {
         add_to(sums, q, query.threshold);
@@ -277,19 +276,19 @@ static void project_columns(const BlockPlan& plan, int channel, int first_row, i
     normed += channel;
     auto query = projection(0, plan.query, plan.query_threshold, plan.query_bits);
     for (int r = 0; r < rows; r++) {
-      const Group q = query.next(load_group(normed + r * channels), mean + r);
+      const Group q = query.row(r, load_group(normed + r * channels), mean + r);
       store(total + r * channels, q);
       if constexpr (kStatistics) add_to(sums + r * kRowSums, q, query.threshold);
     }
     auto key = projection(1, plan.key, plan.key_threshold, plan.key_bits);
     for (int r = 0; r < rows; r++) {
-      const Group k = key.next(load_group(normed + r * channels), mean + r);
+      const Group k = key.row(r, load_group(normed + r * channels), mean + r);
       store(total + r * channels, load_group(total + r * channels) + k);
       if constexpr (kStatistics) add_to(sums + r * kRowSums + 32, k, key.threshold);
     }
     auto value = projection(2, plan.value, plan.value_threshold, plan.value_bits);
     for (int r = 0; r < rows; r++) {
-      const Group v = value.next(load_group(normed + r * channels), mean + r);
+      const Group v = value.row(r, load_group(normed + r * channels), mean + r);
       store(total + r * channels, load_group(total + r * channels) + v);
     }
   }

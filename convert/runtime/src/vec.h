@@ -1,8 +1,9 @@
 // Sixteen floats: the unit in which every float pass works, on every CPU.
 //
 // Included by one translation unit per instruction set, each with its own ACDBIT_ISA namespace, so that nothing compiled
-// for one CPU is merged into code for another. Without contraction (-ffp-contract=off) every operation rounds alike, and
-// a sum over channels runs over 16 lanes and then in one fixed tree: the same bits on every CPU.
+// for one CPU is merged into code for another. Without contraction (-ffp-contract=off) every operation rounds alike, one
+// that is to be fused says so, and a sum over channels runs over 16 lanes and then in one fixed tree: the same bits on
+// every CPU.
 #pragma once
 
 #include <stdint.h>
@@ -29,6 +30,8 @@ static inline F16 convert(const int32_t* p) { return {_mm512_cvtepi32_ps(_mm512_
 static inline F16 operator+(F16 a, F16 b) { return {_mm512_add_ps(a.v, b.v)}; }
 static inline F16 operator-(F16 a, F16 b) { return {_mm512_sub_ps(a.v, b.v)}; }
 static inline F16 operator*(F16 a, F16 b) { return {_mm512_mul_ps(a.v, b.v)}; }
+// a * b + c, rounded once.
+static inline F16 multiply_add(F16 a, F16 b, F16 c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
 static inline F16 absolute(F16 a) { return {_mm512_abs_ps(a.v)}; }
 // a < b ? b : a, so NaN in a stays, on every CPU. (The instruction returns its second operand when in doubt.)
 static inline F16 larger(F16 a, F16 b) { return {_mm512_max_ps(b.v, a.v)}; }
@@ -63,6 +66,9 @@ static inline F16 convert(const int32_t* p) {
 static inline F16 operator+(F16 a, F16 b) { return {{_mm256_add_ps(a.v[0], b.v[0]), _mm256_add_ps(a.v[1], b.v[1])}}; }
 static inline F16 operator-(F16 a, F16 b) { return {{_mm256_sub_ps(a.v[0], b.v[0]), _mm256_sub_ps(a.v[1], b.v[1])}}; }
 static inline F16 operator*(F16 a, F16 b) { return {{_mm256_mul_ps(a.v[0], b.v[0]), _mm256_mul_ps(a.v[1], b.v[1])}}; }
+static inline F16 multiply_add(F16 a, F16 b, F16 c) {
+  return {{_mm256_fmadd_ps(a.v[0], b.v[0], c.v[0]), _mm256_fmadd_ps(a.v[1], b.v[1], c.v[1])}};
+}
 static inline F16 absolute(F16 a) {
   const __m256 sign = _mm256_set1_ps(-0.0f);
   return {{_mm256_andnot_ps(sign, a.v[0]), _mm256_andnot_ps(sign, a.v[1])}};
@@ -132,6 +138,10 @@ ACDBIT_BINARY(larger, larger)
 ACDBIT_BINARY(prelu, prelu)
 ACDBIT_BINARY(scale2, scale2)
 ACDBIT_UNARY(absolute, vabsq_f32)
+ACDBIT_INLINE F16 multiply_add(F16 a, F16 b, F16 c) {
+  return {vfmaq_f32(c.v0, a.v0, b.v0), vfmaq_f32(c.v1, a.v1, b.v1), vfmaq_f32(c.v2, a.v2, b.v2),
+          vfmaq_f32(c.v3, a.v3, b.v3)};
+}
 #undef ACDBIT_UNARY
 #undef ACDBIT_BINARY
 // Sixteen comparisons as bytes of ones.
@@ -176,6 +186,25 @@ static inline F16 convert(const int32_t* p) { ACDBIT_EACH(float(p[i])); }
 static inline F16 operator+(F16 a, F16 b) { ACDBIT_EACH(a.v[i] + b.v[i]); }
 static inline F16 operator-(F16 a, F16 b) { ACDBIT_EACH(a.v[i] - b.v[i]); }
 static inline F16 operator*(F16 a, F16 b) { ACDBIT_EACH(a.v[i] * b.v[i]); }
+// Without the instruction: the product is exact in double precision, and the sum, rounded to that, rounds to the same
+// float as the exact one unless it lies half way between two floats. Then what was lost decides. (fmaf of libm would
+// change the rounding mode for every number.) Results below the normal floats may be one unit off.
+static inline float multiply_add(float a, float b, float c) {
+  const double product = double(a) * double(b), addend = double(c);
+  double total = product + addend;
+  uint64_t bits;
+  memcpy(&bits, &total, sizeof bits);
+  if ((bits & 0x1fffffff) == 0x10000000) {
+    const double part = total - addend;
+    const double lost = (product - part) + (addend - (total - part));
+    if (lost != 0.0) {
+      bits += (lost > 0.0) == (total > 0.0) ? 1 : -1;
+      memcpy(&total, &bits, sizeof bits);
+    }
+  }
+  return float(total);
+}
+static inline F16 multiply_add(F16 a, F16 b, F16 c) { ACDBIT_EACH(multiply_add(a.v[i], b.v[i], c.v[i])); }
 static inline F16 absolute(F16 a) { ACDBIT_EACH(__builtin_fabsf(a.v[i])); }
 static inline F16 larger(F16 a, F16 b) { ACDBIT_EACH(a.v[i] < b.v[i] ? b.v[i] : a.v[i]); }
 static inline F16 prelu(F16 z, F16 slope) { ACDBIT_EACH(z.v[i] > 0.0f ? z.v[i] : slope.v[i] * z.v[i]); }

@@ -31,15 +31,13 @@ float sum_lanes(float* lanes) {
   return lanes[0];
 }
 
-// e^x for x <= 0, every operation rounded to float.
+// e^x for x <= 0.
 float exponential(float x) {
   x = -87.0f < x ? x : -87.0f;
-  const float n = nearbyintf(x * 1.44269504f);
-  const float r = x - n * 0.693147182f;
-  const float square = r * r;
-  const float high = r * 0.00831250101f + 0.0418903306f;
-  const float low = r * 0.166671157f + 0.499992311f;
-  const float p = ((high * square + low) * square + r) + 1.0f;
+  const float shifted = fmaf(x, 1.44269504f, 12582912.0f), n = shifted - 12582912.0f;
+  const float r = fmaf(n, -0.693147182f, x);
+  float p = 0.00831250101f;
+  for (float coefficient : {0.0418903306f, 0.166671157f, 0.499992311f, 1.0f, 1.0f}) p = fmaf(p, r, coefficient);
   return ldexpf(p, int(n));
 }
 
@@ -74,16 +72,32 @@ std::vector<bool> kept_by_floats(const AttentionPlan& plan, int head, int row, c
                                  const uint32_t* const* key) {
   const int d = plan.head_dim, m = plan.keys;
   const float scale = plan.score_scale[head];
-  std::vector<float> scores(m), beta(m);
+  std::vector<float> scores(m), beta(m), sums(m);
+  // With statistics per token: what no score exceeds, if it is small enough to stand for the largest.
+  float base = 0.0f;
+  if (plan.query_scale != nullptr) {
+    float most_scale = 0.0f, most_offset = 0.0f, most_sum = 0.0f;
+    for (int j = 0; j < m; j++) {
+      const int k = j * plan.heads + head;
+      sums[j] = plan.key_scale[k] * float(sum_of_signs(key[j], d));
+      most_scale = std::max(most_scale, fabsf(plan.key_scale[k]));
+      most_offset = std::max(most_offset, fabsf(plan.key_offset[k]));
+      most_sum = std::max(most_sum, fabsf(sums[j]));
+    }
+    const int q = row * plan.heads + head;
+    const float p = scale * plan.query_scale[q], g = scale * plan.query_offset[q];
+    const float e = p * float(sum_of_signs(query, d)) + (scale * float(d)) * plan.query_offset[q];
+    base = 1.000001f * ((most_scale * fabsf(p * float(d)) + most_offset * fabsf(e)) + most_sum * fabsf(g));
+    if (!(base <= 30.0f) || (plan.rule != Rule::kElastic && plan.rule != Rule::kMean)) base = 0.0f;
+  }
   for (int j = 0; j < m; j++) {
-    const float dot = float(d - 2 * distance(query, key[j], d));
     if (plan.query_scale != nullptr) {
       const int q = row * plan.heads + head, k = j * plan.heads + head;
       const float p = scale * plan.query_scale[q];
       const float g = scale * plan.query_offset[q];
       const float e = p * float(sum_of_signs(query, d)) + (scale * float(d)) * plan.query_offset[q];
-      const float h = plan.key_scale[k] * float(sum_of_signs(key[j], d));
-      scores[j] = plan.key_scale[k] * (p * dot) + (e * plan.key_offset[k] + g * h);
+      const float product = fmaf(float(distance(query, key[j], d)), -(p + p), p * float(d));
+      scores[j] = fmaf(plan.key_scale[k], product, fmaf(plan.key_offset[k], e, fmaf(sums[j], g, -base)));
     } else {
       float lanes[16] = {};
       for (int c = 0; c < d; c++) {
@@ -91,7 +105,7 @@ std::vector<bool> kept_by_floats(const AttentionPlan& plan, int head, int row, c
         lanes[c % 16] = lanes[c % 16] + (bit(key[j], c) ? -weight : weight);
       }
       beta[j] = sum_lanes(lanes);
-      scores[j] = scale * dot + beta[j];
+      scores[j] = scale * float(d - 2 * distance(query, key[j], d)) + beta[j];
     }
   }
   std::vector<bool> kept(m);
@@ -100,7 +114,7 @@ std::vector<bool> kept_by_floats(const AttentionPlan& plan, int head, int row, c
     return kept;
   }
   // The weight of the row's best key, of which the others are fractions.
-  const float largest = *std::max_element(scores.begin(), scores.end());
+  const float largest = base > 0.0f ? 0.0f : *std::max_element(scores.begin(), scores.end());
   std::vector<float> weights(m);
   const float top = *std::max_element(beta.begin(), beta.end());
   const float bottom = *std::min_element(beta.begin(), beta.end());
