@@ -125,6 +125,13 @@ def test_a_variant_changes_every_aligned_sign():
     assert nameless(schemes.get(scheme.name).get_config()) == nameless(scheme.get_config())
 
 
+def test_a_variant_leaves_places_real():
+    scheme = schemes.get("acd_bit[real=weight+query,threshold=mean]")
+    bits = {place: scheme.quantizer(place).is_binary for place in schemes.PLACES if place != "residual"}
+    assert [place for place, binary in bits.items() if not binary] == ["weight", "query"]
+    assert scheme.quantizer("key").threshold == "mean" and schemes.get("acd_bit").is_binary and not scheme.is_binary
+
+
 @pytest.mark.parametrize(
     "name, message",
     [
@@ -134,6 +141,9 @@ def test_a_variant_changes_every_aligned_sign():
         ("acd_bit[momentum=much]", "momentum must be a number, not 'much'"),
         ("acd_bit[sign=ste_sing]", "unknown quantizer 'ste_sing'.*did you mean 'ste_sign'"),
         ("acd_bit[threshold]", "must have the form option=value, not 'threshold'"),
+        ("acd_bit[real=weights]", "unknown place of a scheme 'weights'; .*did you mean 'weight'"),
+        ("acd_bit[real=residual]", "residual is real in the scheme 'acd_bit' already"),
+        ("acd_bit[real=activation+hidden+query+key+value,axis=token]", "no AlignedSign"),
         ("acd_bit[]", r"must have the form acd_bit\[option=value,...\], not 'acd_bit\[\]'"),
         ("acd_bit[threshold=mean", "must have the form acd_bit"),
         ("acd_bits[threshold=mean]", "unknown scheme 'acd_bits'; .*did you mean 'acd_bit'"),

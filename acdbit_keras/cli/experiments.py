@@ -11,17 +11,18 @@ from acdbit_keras.cli.commands import _add_settings, _command, _processor
 def add_compare(subparsers):
     parser = _table(subparsers, "compare", compare, "Train systems from one teacher on one budget; accuracy, size, operations, latency, beside the paper's figures.")
     parser.add_argument("--schemes", nargs="*", metavar="SCHEME", help="the systems, variants such as 'acd_bit[restore=dynamic]' too (default: all)")
+    parser.add_argument("--leaders", nargs="*", metavar="SCHEME", help="the systems that are trained with every seed, the others with the first alone (default: all)")
 
 
 def compare(options):
     from acdbit_keras.models import experiments
 
-    return _run(options, lambda recipe: experiments.compare(recipe, options.schemes, options.seeds))
+    return _run(options, lambda recipe: experiments.compare(recipe, options.schemes, options.seeds, options.leaders))
 
 
 def add_ablate(subparsers):
-    parser = _table(subparsers, "ablate", ablate, "What alignment and correction give, and which part of alignment does.", seeds=(0, 1, 2))
-    parser.add_argument("--grid", default="paper", help="paper (Da x Dc), threshold, restore, axis, or alignment, which crosses the three (default: %(default)s)")
+    parser = _table(subparsers, "ablate", ablate, "What alignment and correction give, which part of alignment does, and what the bits cost.", seeds=(0, 1, 2))
+    parser.add_argument("--grid", default="paper", help="paper (Da x Dc), threshold, restore, axis, alignment, which crosses the three, or bits: what those of weights, activations and attention cost (default: %(default)s)")
 
 
 def ablate(options):
@@ -76,7 +77,7 @@ def _run(options, plan):
 def _command_line(options):
     """The command that makes this table; where the data lie on this machine is not part of it."""
     words = ["acdbit", options.run.__name__, options.recipe, "--out", options.out]
-    for name in ("schemes", "grid", "forms", "readings", "seeds"):
+    for name in ("schemes", "leaders", "grid", "forms", "readings", "seeds"):
         value = getattr(options, name, None)
         if value is not None:
             words += [f"--{name}", *(map(str, value) if isinstance(value, list) else [value])]

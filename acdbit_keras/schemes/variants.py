@@ -3,15 +3,19 @@
 The options are those of `AlignedSign` and change every one that the scheme has for activations and for the operands of
 attention. Values of attention are summed over the tokens, where statistics per token have no meaning: there
 `axis=token` and `restore=dynamic` leave the scheme's own choice.
+
+`binary_vit[real=weight+activation]` leaves places of the scheme real, which tells what their bits cost.
 """
 
 from acdbit_keras import quantizers, signs
 from acdbit_keras.quantizers.aligned import AXES, RESTORES, SCALES, THRESHOLDS, TRACKINGS
 from acdbit_keras.registry import unknown
+from acdbit_keras.schemes.base import PLACES
 
 _CHOICES = {"threshold": THRESHOLDS, "axis": AXES, "tracking": TRACKINGS, "scale": SCALES, "restore": RESTORES}
 _OPTIONS = (*_CHOICES, "sign", "momentum", "batch_share")
-_PLACES = ("activation", "hidden", "query", "key", "value")
+_ALIGNED = ("activation", "hidden", "query", "key", "value")
+_REAL = "real"
 _PER_TOKEN = {("axis", "token"), ("restore", "dynamic")}
 
 
@@ -24,30 +28,52 @@ def variant(scheme, name, brackets):
         brackets: `"[option=value,...]"`.
 
     Raises:
-        ValueError: brackets that are not closed or empty, an unknown option or value, a scheme without an `AlignedSign`.
+        ValueError: brackets that are not closed or empty, an unknown option or value, a scheme without an `AlignedSign`,
+            a place that is real already.
     """
     if not brackets.endswith("]") or not brackets[1:-1].strip():
         raise ValueError(f"a variant of a scheme must have the form {scheme.name}[option=value,...], not {name!r}")
     changes = dict(_parse(text, name) for text in brackets[1:-1].split(","))
+    replaced = _real(scheme, changes.pop(_REAL, ()), name)
+    aligned = _aligned(scheme.replace(**replaced), changes) if changes else {}
+    if changes and not aligned:
+        raise ValueError(f"the scheme {scheme.name!r} has no AlignedSign whose options {name!r} could change")
+    options = ", ".join(text.strip() for text in brackets[1:-1].split(","))
+    return scheme.replace(name=name.replace(" ", ""), title=f"{scheme.title} [{options}]", **replaced, **aligned)
+
+
+def _real(scheme, places, name):
+    """The places without their quantizers, as fields of a scheme."""
+    for place in places:
+        if getattr(scheme, place) is None:
+            raise ValueError(f"{place} is real in the scheme {scheme.name!r} already, so {name!r} says nothing")
+    return dict.fromkeys(places)
+
+
+def _aligned(scheme, changes):
+    """The places that have an `AlignedSign`, with these of its options changed, as fields of a scheme."""
     replaced = {}
-    for place in _PLACES:
+    for place in _ALIGNED:
         prototype = quantizers.get(getattr(scheme, place))
         if isinstance(prototype, quantizers.AlignedSign):
             over_tokens = prototype.contracts == "tokens"
             here = {key: value for key, value in changes.items() if not (over_tokens and (key, value) in _PER_TOKEN)}
             replaced[place] = quantizers.clone(prototype, **here)
-    if not replaced:
-        raise ValueError(f"the scheme {scheme.name!r} has no AlignedSign whose options {name!r} could change")
-    options = ", ".join(text.strip() for text in brackets[1:-1].split(","))
-    return scheme.replace(name=name.replace(" ", ""), title=f"{scheme.title} [{options}]", **replaced)
+    return replaced
 
 
 def _parse(text, name):
     key, separator, value = (part.strip() for part in text.partition("="))
     if not separator:
         raise ValueError(f"an option of a scheme must have the form option=value, not {text.strip()!r} in {name!r}")
-    if key not in _OPTIONS:
-        raise unknown("option of a scheme", key, _OPTIONS)
+    if key not in (*_OPTIONS, _REAL):
+        raise unknown("option of a scheme", key, (*_OPTIONS, _REAL))
+    if key == _REAL:
+        places = tuple(place.strip() for place in value.split("+"))
+        for place in places:
+            if place not in PLACES:
+                raise unknown("place of a scheme", place, PLACES)
+        return key, places
     if key in _CHOICES:
         value = None if value == "none" and None in _CHOICES[key] else value
         if value not in _CHOICES[key]:

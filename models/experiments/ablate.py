@@ -1,4 +1,5 @@
-"""`acdbit ablate`: what alignment (Da) and correction (Dc) give, alone and together, and which part of alignment pays."""
+"""`acdbit ablate`: what alignment (Da) and correction (Dc) give, alone and together, which part of alignment pays, and what
+the bits cost that it could win back."""
 
 import itertools
 
@@ -14,7 +15,13 @@ AXES = ("channel", "tensor", "token")
 # What acd_bit itself is; a grid changes one of these, or all.
 _DEFAULTS = {"threshold": "median", "restore": "frozen", "axis": "channel"}
 _VALUES = {"threshold": THRESHOLDS, "restore": RESTORES, "axis": AXES}
-GRIDS = ("paper", *_VALUES, "alignment")
+GRIDS = ("paper", *_VALUES, "alignment", "bits")
+# Parts of a block, and the places that make them up.
+_PARTS = {
+    "weights": ("weight",),
+    "activations": ("activation", "hidden"),
+    "attention": ("query", "key", "value", "probabilities"),
+}
 
 # Labels alone: neither correction nor anything that the base recipe says of it.
 _LABELS_ALONE = {"label_weight": 1.0, "query_key_weight": 0.0}
@@ -26,7 +33,8 @@ def ablate(recipe, grid="paper", seeds=(0, 1, 2)):
     `"paper"`: Da x Dc. None is the baseline BinaryViT on the teacher's labels; Da is ACD-BiT without its query-key term;
     Dc is the baseline with that term; both are ACD-BiT. `"threshold"`, `"restore"`, `"axis"`: that one option of the
     alignment over its values. `"alignment"`: all three, crossed. These four train on the teacher's labels alone, so that
-    what they differ in is alignment.
+    what they differ in is alignment. `"bits"`: the baseline's block with weights, activations, attention or all of them
+    left real, on the same labels: what is lost by their bits on this budget, more than which no alignment can win back.
 
     Args:
         recipe: `Recipe` of a student; its scheme is replaced.
@@ -49,6 +57,12 @@ def ablate(recipe, grid="paper", seeds=(0, 1, 2)):
         notes = (
             "none: BinaryViT on the teacher's labels. Da: aligned, same labels. Dc: BinaryViT with the query-key term. "
             "Da+Dc: ACD-BiT.",
+        )
+    elif grid == "bits":
+        rows, contrasts = [baseline, *_bits_rows()], ()
+        notes = (
+            "Every row is the block of BinaryViT, trained on the teacher's labels alone. none: all of it in bits. The others leave "
+            "the named part real; what they gain is what its bits cost here.",
         )
     else:
         rows, contrasts = [baseline, *_alignment_rows(grid)], ()
@@ -75,6 +89,14 @@ def _paper_rows(recipe):
         "Da+Dc": {"scheme": ALIGNED, **weights},
     }
     return [Row(key, key, changes, paper=paper.of(paper.ABLATION, key, recipe.dataset)) for key, changes in rows.items()]
+
+
+def _bits_rows():
+    parts = {**_PARTS, "all": tuple(place for places in _PARTS.values() for place in places)}
+    return [
+        Row(f"{name} real", f"{name} real", {"scheme": f"{BASELINE}[real={'+'.join(places)}]", **_unweighted(BASELINE)})
+        for name, places in parts.items()
+    ]
 
 
 def _form(recipe):

@@ -15,7 +15,7 @@ def systems():
     )
 
 
-def compare(recipe, names=None, seeds=(0,)):
+def compare(recipe, names=None, seeds=(0,), leaders=None):
     """The comparison as an `Experiment`.
 
     Args:
@@ -23,17 +23,23 @@ def compare(recipe, names=None, seeds=(0,)):
         names: schemes, variants such as `"acd_bit[restore=dynamic]"` included; default `systems()`. The teacher has a row
             in any case.
         seeds: of the runs of each row.
+        leaders: those of the schemes that have a run for every seed, the others for the first one alone; default all.
 
     Raises:
-        ValueError: an unknown scheme, and what `Experiment` raises.
+        ValueError: an unknown scheme, leaders that are not compared, and what `Experiment` raises.
     """
     names = systems() if names is None else [name for name in names if name != TEACHER]
     if not names:
         raise ValueError(f"compare needs at least one scheme besides the teacher; known: {', '.join(systems())}")
+    seeds = tuple(seeds)
+    if strangers := [name for name in leaders or () if name not in names]:
+        raise ValueError(f"{strangers[0]} is a leader that is not compared; compared are {', '.join(names)}")
     rows = [Row(TEACHER, schemes.get(TEACHER).title, paper=paper.of(paper.COMPARISON, TEACHER, recipe.dataset), is_teacher=True)]
     for name in names:
-        rows.append(Row(name, schemes.get(name).title, {"scheme": name}, paper=paper.of(paper.COMPARISON, name, recipe.dataset)))
-    return Experiment("compare", recipe, tuple(rows), tuple(seeds), measured=True, notes=_notes(rows))
+        own = None if leaders is None or name in leaders else seeds[:1]
+        row = Row(name, schemes.get(name).title, {"scheme": name}, paper=paper.of(paper.COMPARISON, name, recipe.dataset), seeds=own)
+        rows.append(row)
+    return Experiment("compare", recipe, tuple(rows), seeds, measured=True, notes=_notes(rows))
 
 
 def _notes(rows):

@@ -26,6 +26,7 @@ class Row:
         paper: what the paper gives for it on this dataset, see `paper.of`.
         is_teacher: the row of the teacher itself, which is trained once and not again for each seed.
         skipped: why this combination is not trained, `None` if it is.
+        seeds: those of the experiment that it is trained with, `None` for all.
     """
 
     key: str
@@ -35,6 +36,7 @@ class Row:
     paper: dict | None = None
     is_teacher: bool = False
     skipped: str | None = None
+    seeds: tuple | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,8 +106,18 @@ class Experiment:
 
     def cells(self):
         """The runs, all rows of one seed before the next, so that an unfinished table already compares."""
-        rows = [row for row in self.rows if not row.is_teacher and row.skipped is None]
-        return [Cell(row, seed, normalised(self.recipe.replace(**row.changes, seed=seed))) for seed in self.seeds for row in rows]
+        return [
+            Cell(row, seed, normalised(self.recipe.replace(**row.changes, seed=seed)))
+            for seed in self.seeds
+            for row in self.rows
+            if seed in self.seeds_of(row)
+        ]
+
+    def seeds_of(self, row):
+        """The seeds that a row is trained with; none for the teacher's and for one that is skipped."""
+        if row.is_teacher or row.skipped:
+            return ()
+        return self.seeds if row.seeds is None else row.seeds
 
 
 def normalised(recipe):

@@ -22,7 +22,7 @@ def start(experiment):
     """The results of an experiment of which nothing has been run."""
     rows = []
     for row in experiment.rows:
-        cells = [] if row.skipped or row.is_teacher else [{"seed": seed, "status": WAITING} for seed in experiment.seeds]
+        cells = [{"seed": seed, "status": WAITING} for seed in experiment.seeds_of(row)]
         rows.append({**dataclasses.asdict(row), "cells": cells, "file": None})
     return {
         "format": FORMAT,

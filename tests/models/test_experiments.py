@@ -60,6 +60,18 @@ def test_a_comparison_is_every_scheme_with_every_seed():
     assert experiment.rows[0].is_teacher, "float32 is the teacher itself, which is not trained for each seed"
 
 
+def test_only_the_leaders_have_every_seed():
+    experiment = experiments.compare(DIGITS, ["xnor_net", "acd_bit"], seeds=(3, 1, 2), leaders=["acd_bit"])
+    assert [(cell.row.key, cell.seed) for cell in experiment.cells()] == [
+        ("xnor_net", 3),
+        ("acd_bit", 3),
+        ("acd_bit", 1),
+        ("acd_bit", 2),
+    ]
+    results = filled(experiment, {"xnor_net": [0.5], "acd_bit": [0.6, 0.7, 0.8]})
+    assert [row["seeds"] for row in lines(experiments.markdown(results))] == ["1", "1", "3"]
+
+
 def test_by_default_every_scheme_is_compared_in_the_papers_order():
     names = [row.key for row in experiments.compare(DIGITS).rows]
     assert set(names) == set(schemes.names())
@@ -90,6 +102,17 @@ def test_the_grids_vary_one_part_of_alignment():
     for cell in experiments.ablate(DIGITS, "axis", seeds=(0,)).cells():
         weights = (cell.recipe.label_weight, cell.recipe.query_key_weight)
         assert weights == ((None, None) if cell.row.key == "none" else (1.0, 0.0)), "labels alone, in every row"
+
+
+def test_the_grid_of_bits_leaves_parts_real():
+    cells = {cell.row.key: cell.recipe for cell in experiments.ablate(DIGITS, "bits", seeds=(0,)).cells()}
+    assert list(cells) == ["none", "weights real", "activations real", "attention real", "all real"]
+    for key, recipe in cells.items():
+        scheme = schemes.get(recipe.scheme)
+        bits = [scheme.quantizer(place).is_binary for place in ("weight", "activation", "hidden", "query", "probabilities")]
+        part, whole = key.split()[0], {"weights": [0], "activations": [1, 2], "attention": [3, 4], "all": range(5), "none": []}
+        assert bits == [index not in whole[part] for index in range(5)]
+        assert recipe.query_key_weight is None and scheme.block == "binary"
 
 
 def test_the_crossed_grid_skips_what_has_no_meaning_and_says_why():
@@ -169,6 +192,7 @@ def test_the_definition_of_a_scheme_is_the_same_every_time(name):
     [
         (lambda: experiments.compare(DIGITS, ["acd_bit"], seeds=()), "compare needs at least one seed"),
         (lambda: experiments.compare(DIGITS, ["acd_bit"], seeds=(1, 1)), "seed 1 is given twice"),
+        (lambda: experiments.compare(DIGITS, ["acd_bit"], leaders=["bit"]), "bit is a leader that is not compared; compared are acd_bit"),
         (lambda: experiments.compare(DIGITS, ["acd_bit"], seeds=(-1,)), "a seed must be an integer of at least 0, not -1"),
         (lambda: experiments.compare(DIGITS, ["acd_bits"]), "unknown scheme 'acd_bits'; known: .*did you mean 'acd_bit'"),
         (lambda: experiments.compare(DIGITS, ["acd_bit", "acd_bit"]), "acd_bit is given twice"),
