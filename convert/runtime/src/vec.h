@@ -189,22 +189,30 @@ static inline F16 operator*(F16 a, F16 b) { ACDBIT_EACH(a.v[i] * b.v[i]); }
 // Without the instruction: the product is exact in double precision, and the sum, rounded to that, rounds to the same
 // float as the exact one unless it lies half way between two floats. Then what was lost decides. (fmaf of libm would
 // change the rounding mode for every number.) Results below the normal floats may be one unit off.
-static inline float multiply_add(float a, float b, float c) {
-  const double product = double(a) * double(b), addend = double(c);
-  double total = product + addend;
+static inline double settle_half_way(double total, double product, double addend) {
+  const double part = total - addend;
+  const double lost = (product - part) + (addend - (total - part));
+  if (lost == 0.0 || lost != lost) return total;
   uint64_t bits;
   memcpy(&bits, &total, sizeof bits);
-  if ((bits & 0x1fffffff) == 0x10000000) {
-    const double part = total - addend;
-    const double lost = (product - part) + (addend - (total - part));
-    if (lost != 0.0) {
-      bits += (lost > 0.0) == (total > 0.0) ? 1 : -1;
-      memcpy(&total, &bits, sizeof bits);
-    }
-  }
-  return float(total);
+  bits += (lost > 0.0) == (total > 0.0) ? 1 : -1;
+  memcpy(&total, &bits, sizeof bits);
+  return total;
 }
-static inline F16 multiply_add(F16 a, F16 b, F16 c) { ACDBIT_EACH(multiply_add(a.v[i], b.v[i], c.v[i])); }
+static inline F16 multiply_add(F16 a, F16 b, F16 c) {
+  double totals[16];
+  uint32_t low[16], half_way = 0;
+  for (int i = 0; i < 16; i++) totals[i] = double(a.v[i]) * double(b.v[i]) + double(c.v[i]);
+  for (int i = 0; i < 16; i++) memcpy(low + i, totals + i, sizeof *low);
+  for (int i = 0; i < 16; i++) half_way |= (low[i] & 0x1fffffffu) == 0x10000000u;
+  for (int i = 0; half_way && i < 16; i++) {
+    if ((low[i] & 0x1fffffffu) == 0x10000000u)
+      totals[i] = settle_half_way(totals[i], double(a.v[i]) * double(b.v[i]), double(c.v[i]));
+  }
+  F16 r;
+  for (int i = 0; i < 16; i++) r.v[i] = float(totals[i]);
+  return r;
+}
 static inline F16 absolute(F16 a) { ACDBIT_EACH(__builtin_fabsf(a.v[i])); }
 static inline F16 larger(F16 a, F16 b) { ACDBIT_EACH(a.v[i] < b.v[i] ? b.v[i] : a.v[i]); }
 static inline F16 prelu(F16 z, F16 slope) { ACDBIT_EACH(z.v[i] > 0.0f ? z.v[i] : slope.v[i] * z.v[i]); }
