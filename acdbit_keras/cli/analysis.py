@@ -4,11 +4,11 @@ import pathlib
 import sys
 
 from acdbit_keras.cli import emit
-from acdbit_keras.cli.commands import _command
+from acdbit_keras.cli.common import command
 
 
 def add_robustness(subparsers):
-    parser = _command(
+    parser = command(
         subparsers,
         "robustness",
         robustness,
@@ -57,7 +57,7 @@ def robustness(options):
 
 
 def add_visualize(subparsers):
-    parser = _command(
+    parser = command(
         subparsers,
         "visualize",
         visualize,

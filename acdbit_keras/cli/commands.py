@@ -4,24 +4,16 @@ import pathlib
 import sys
 
 from acdbit_keras.cli import emit
-
-
-def _command(subparsers, name, run, summary, *, data=False):
-    parser = subparsers.add_parser(name, help=summary, description=summary)
-    parser.add_argument("--json", action="store_true", help="print one JSON value instead of text")
-    if data:
-        parser.add_argument("--data-dir", help="folder of the prepared datasets (default: $ACDBIT_DATA_DIR or ~/tensorflow_datasets)")
-    parser.set_defaults(run=run)
-    return parser
+from acdbit_keras.cli.common import add_settings, card, card_of, command, dataset_of, model_of
 
 
 # --- demo -----------------------------------------------------------------------------------------------------------
 
 
 def add_demo(subparsers):
-    parser = _command(subparsers, "demo", demo, "Train, distil, convert, verify and time on the digits, in a few minutes.")
+    parser = command(subparsers, "demo", demo, "Train, distil, convert, verify and time on the digits, in a few minutes.")
     parser.add_argument("--out", default="runs/demo", help="folder of everything it makes (default: %(default)s)")
-    _add_settings(parser)
+    add_settings(parser)
 
 
 def demo(options):
@@ -35,18 +27,14 @@ def demo(options):
 
 
 def add_train(subparsers):
-    parser = _command(subparsers, "train", train, "Train a recipe into a folder; an unfinished run there is resumed.", data=True)
+    parser = command(subparsers, "train", train, "Train a recipe into a folder; an unfinished run there is resumed.", data=True)
     parser.add_argument("recipe", nargs="?", help="name of a recipe; see --list")
     parser.add_argument("--list", action="store_true", help="list the recipes")
     parser.add_argument("--out", help="the run's folder (default: RUNS/RECIPE)")
     parser.add_argument("--runs", default="runs", help="folder of runs, where the recipe's teacher is found or made (default: %(default)s)")
     parser.add_argument("--teacher", help="run folder or .keras file of another teacher")
     parser.add_argument("--devices", type=int, default=1, help="devices that share every batch, on the JAX backend (default: %(default)s)")
-    _add_settings(parser)
-
-
-def _add_settings(parser):
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one choice of the recipe; repeatable")
+    add_settings(parser)
 
 
 def train(options):
@@ -76,7 +64,7 @@ def _recipe_line(recipe):
 
 
 def add_evaluate(subparsers):
-    parser = _command(subparsers, "evaluate", evaluate, "Accuracy of a run, a .keras or a .tflite file on the test images.", data=True)
+    parser = command(subparsers, "evaluate", evaluate, "Accuracy of a run, a .keras or a .tflite file on the test images.", data=True)
     parser.add_argument("model", help="run folder, .keras or .tflite file")
     parser.add_argument("--dataset", help="default: the one the model was trained on")
 
@@ -88,7 +76,7 @@ def evaluate(options):
         from acdbit_keras.models import train as room
         from acdbit_keras.models.loading import load_model
 
-        result = room.evaluate(load_model(options.model), _dataset(options, options.model), options.data_dir)
+        result = room.evaluate(load_model(options.model), dataset_of(options, options.model), options.data_dir)
     emit(options, "  ".join(f"{key} {value:.4f}" if isinstance(value, float) else f"{key} {value}" for key, value in result.items()), result)
 
 
@@ -99,7 +87,7 @@ def _evaluate_file(options):
     from acdbit_keras.models import data
 
     interpreter = Interpreter(options.model)
-    dataset = options.dataset or _card(options.model).get("dataset")
+    dataset = options.dataset or card_of(options.model).get("dataset")
     if not dataset:
         raise ValueError(f"{options.model} does not say which dataset it was trained on; pass --dataset")
     test = data.pipeline(dataset, "test", image_size=interpreter.input_shape[0], data_dir=options.data_dir)
@@ -115,35 +103,22 @@ def _evaluate_file(options):
 
 
 def add_summary(subparsers):
-    parser = _command(subparsers, "summary", summary, "Per layer: bits, packed bytes, bit-MACs, float MACs; totals and file size.")
+    parser = command(subparsers, "summary", summary, "Per layer: bits, packed bytes, bit-MACs, float MACs; totals and file size.")
     parser.add_argument("model", help="run folder, .keras file, or PRESET:SCHEME[:CLASSES] for an untrained model")
 
 
 def summary(options):
     from acdbit_keras import cost
 
-    analysis = cost.analyse(_model(options.model))
+    analysis = cost.analyse(model_of(options.model))
     emit(options, analysis.table(), analysis.to_dict())
-
-
-def _model(text):
-    if ":" in text and not pathlib.Path(text).exists():
-        from acdbit_keras.models import build
-
-        preset, scheme, *classes = text.split(":")
-        if len(classes) > 1 or not all(c.isdigit() for c in classes):
-            raise ValueError(f"an untrained model is named PRESET:SCHEME or PRESET:SCHEME:CLASSES, not {text!r}")
-        return build(preset, scheme, *map(int, classes))
-    from acdbit_keras.models.loading import load_model
-
-    return load_model(text)
 
 
 # --- convert --------------------------------------------------------------------------------------------------------
 
 
 def add_convert(subparsers):
-    parser = _command(subparsers, "convert", convert, "Convert a run or a .keras file to .tflite; binary layers are packed into bits.", data=True)
+    parser = command(subparsers, "convert", convert, "Convert a run or a .keras file to .tflite; binary layers are packed into bits.", data=True)
     parser.add_argument("model", help="run folder, .keras file, or PRESET:SCHEME[:CLASSES] for an untrained model")
     parser.add_argument("out", help="the .tflite file")
     parser.add_argument("--precision", help="bits, float32, float16, dynamic or int8 (default: what the scheme says)")
@@ -156,9 +131,9 @@ def add_convert(subparsers):
 def convert(options):
     from acdbit_keras.convert import to_tflite
 
-    model = _model(options.model)
+    model = model_of(options.model)
     calibration = None
-    dataset = _dataset(options, options.model, required=options.precision == "int8")
+    dataset = dataset_of(options, options.model, required=options.precision == "int8")
     if options.precision == "int8":
         from acdbit_keras.models import data
 
@@ -178,31 +153,11 @@ def convert(options):
     emit(options, str(report), report.to_dict())
 
 
-def card(model, dataset, data_dir=None):
-    """What a device must know to use the file: dataset, class names and the normalisation of its images."""
-    from acdbit_keras.models import data
-
-    facts = data.info(dataset)
-    return {
-        "dataset": dataset,
-        "scheme": model.scheme.name,
-        "mean": list(facts.mean),
-        "std": list(facts.std),
-        "classes": list(facts.class_names or data.class_names(dataset, data_dir)),
-    }
-
-
-def _card(path):
-    from acdbit_keras.convert import flatbuffer, rewrite
-
-    return rewrite.metadata(flatbuffer.read(path)).get("card", {})
-
-
 # --- verify ---------------------------------------------------------------------------------------------------------
 
 
 def add_verify(subparsers):
-    parser = _command(subparsers, "verify", verify, "Compare a .tflite file with the Keras model on real samples; exit 1 beyond tolerance.", data=True)
+    parser = command(subparsers, "verify", verify, "Compare a .tflite file with the Keras model on real samples; exit 1 beyond tolerance.", data=True)
     parser.add_argument("model", help="run folder or .keras file")
     parser.add_argument("file", help="the .tflite file")
     parser.add_argument("--dataset", help="default: the one the model was trained on")
@@ -220,7 +175,7 @@ def verify(options):
     if options.samples is not None and options.samples < 1:
         raise ValueError(f"--samples must be at least 1, not {options.samples}")
     test = data.pipeline(
-        _dataset(options, options.model), "test", image_size=model.image_size, batch_size=64, data_dir=options.data_dir
+        dataset_of(options, options.model), "test", image_size=model.image_size, batch_size=64, data_dir=options.data_dir
     )
     if options.samples is not None:
         test = test.unbatch().take(options.samples).batch(64)
@@ -229,136 +184,11 @@ def verify(options):
     return 0 if parity.ok else 1
 
 
-def _dataset(options, model, required=True):
-    if options.dataset:
-        return options.dataset
-    folder = pathlib.Path(model)
-    folder = folder if folder.is_dir() else folder.parent
-    if (folder / "recipe.json").exists():
-        from acdbit_keras.models.train import recipe_of
-
-        return recipe_of(folder).dataset
-    if (folder / "card.json").exists():
-        import json
-
-        # An entry of the zoo.
-        return json.loads((folder / "card.json").read_text())["data"]["dataset"]
-    if required:
-        raise ValueError(f"there is no recipe.json beside {model} that says which dataset it was trained on; pass --dataset")
-    return None
-
-
-# --- bench ----------------------------------------------------------------------------------------------------------
-
-
-def add_bench(subparsers):
-    parser = _command(subparsers, "bench", bench, "Time files side by side in one run: latency, memory, size, per-node profile.")
-    parser.add_argument("files", nargs="*", metavar="FILE", help=".tflite or .onnx files; times are compared with the first one's")
-    parser.add_argument("--model", help="instead of files a binary run folder, .keras file, or PRESET:SCHEME[:CLASSES] for an untrained model: it and its float twin on every engine")
-    parser.add_argument("--kernels", action="store_true", help="instead of files the two products of a binary transformer and their float32 twins, each alone")
-    parser.add_argument("--teacher", metavar="MODEL", help="with --model: the float model to compare with (default: an untrained one of the same sizes)")
-    parser.add_argument("--engine", action="append", help="auto, acdbit, acdbit:KERNELS, lce, litert or onnx; once for all files or once per file; with --model: only these")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--runs", type=int, default=50, help="timed inferences of each file (default: %(default)s); with --kernels turns of 10 calls each")
-    parser.add_argument("--warmup", type=int, default=5)
-    parser.add_argument("--no-profile", action="store_true", help="do not time each node alone")
-    parser.add_argument("--plot", help="write a bar chart PNG")
-    parser.add_argument("--out", help="also write the results without the single times, and what they were measured on, to this JSON file")
-
-
-def bench(options):
-    import dataclasses
-    import importlib
-    import tempfile
-
-    if bool(options.files) + bool(options.model) + options.kernels != 1:
-        raise ValueError("bench needs either files, --model or --kernels")
-    if options.teacher and not options.model:
-        raise ValueError("--teacher goes with --model")
-    if options.kernels:
-        return _bench_kernels(options)
-    room = importlib.import_module("acdbit_keras.convert.benchmark")
-    with tempfile.TemporaryDirectory() as folder:
-        if options.model:
-            paths, engines = _contenders(options, folder)
-        else:
-            paths = options.files
-            engines = options.engine if not options.engine or len(options.engine) > 1 else options.engine[0]
-        results = room.benchmark(
-            paths,
-            engines=engines,
-            num_threads=options.threads,
-            runs=options.runs,
-            warmup=options.warmup,
-            profile=not options.no_profile,
-        )
-    if options.model:
-        # The folder is gone; what is left of a path is what the file holds.
-        results = [dataclasses.replace(result, path=pathlib.Path(result.path).name) for result in results]
-    if options.plot:
-        room.plot(results, options.plot)
-    if options.out:
-        _write_timings(results, options)
-    emit(options, room.table(results), [result.to_dict() for result in results])
-
-
-def _contenders(options, folder):
-    from acdbit_keras.convert import contenders
-
-    def load(text):
-        model = _model(text)
-        return model if pathlib.Path(text).exists() else contenders.perturbed(model)
-
-    model = load(options.model)
-    twin = load(options.teacher) if options.teacher else contenders.float_twin(model)
-    return contenders.make(model, twin, folder, options.engine)
-
-
-def _bench_kernels(options):
-    if options.engine or options.plot or options.threads != 1:
-        raise ValueError("--kernels times every kernel path on one thread, without a picture; leave out --engine, --threads and --plot")
-    from acdbit_keras.convert import kernel_benchmark as room
-
-    result = room.kernel_benchmark(options.runs)
-    if options.out:
-        _write_measurement(options.out, {"runs": options.runs, **result.to_dict()})
-    emit(options, room.table(result), result.to_dict())
-
-
-def _write_timings(results, options):
-    timings = [{key: part for key, part in result.to_dict().items() if key != "samples_ms"} for result in results]
-    _write_measurement(options.out, {"model": options.model, "runs": options.runs, "results": timings})
-
-
-def _write_measurement(path, value):
-    """Writes a dict of figures to a JSON file, with what they were measured on."""
-    import importlib.metadata
-    import json
-
-    from acdbit_keras.files import write_beside
-
-    packages = ("acdbit-keras", "ai-edge-litert", "larq-compute-engine", "onnxruntime")
-    known = {distribution.name: distribution.version for distribution in importlib.metadata.distributions()}
-    value = {"processor": _processor(), "versions": {name: known[name] for name in packages if name in known}, **value}
-    write_beside(path, lambda temporary: temporary.write_text(json.dumps(value, indent=1) + "\n"))
-
-
-def _processor():
-    import platform
-
-    try:
-        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor() or platform.machine()
-
-
 # --- predict --------------------------------------------------------------------------------------------------------
 
 
 def add_predict(subparsers):
-    parser = _command(subparsers, "predict", predict, "Classify image files with a .tflite file or a trained model of the zoo.")
+    parser = command(subparsers, "predict", predict, "Classify image files with a .tflite file or a trained model of the zoo.")
     parser.add_argument("file", help="the .tflite file, converted from a run, or a name of `acdbit zoo`")
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="PNG or JPEG files; resized to the model's input")
     parser.add_argument("--top", type=int, default=3, help="classes to print per image (default: %(default)s)")
@@ -378,7 +208,7 @@ def predict(options):
 
             file = zoo.converted(file, folder)
         interpreter = Interpreter(file)
-        facts = _card(file)
+        facts = card_of(file)
         if not facts:
             raise ValueError(f"{file} does not hold its classes and normalisation; convert it from a run's folder")
         images = np.stack([_read_image(path, interpreter.input_shape, facts) for path in options.images])
@@ -411,7 +241,7 @@ def _read_image(path, shape, facts):
 
 
 def add_data(subparsers):
-    parser = _command(subparsers, "data", data, "List the datasets, or prepare one.", data=True)
+    parser = command(subparsers, "data", data, "List the datasets, or prepare one.", data=True)
     parser.add_argument("action", choices=("list", "prepare"))
     parser.add_argument("name", nargs="?", help="dataset to prepare")
 
@@ -437,7 +267,7 @@ def data(options):
 
 
 def add_report(subparsers):
-    parser = _command(subparsers, "report", report, "Evaluate, convert, verify and time finished runs into one folder.", data=True)
+    parser = command(subparsers, "report", report, "Evaluate, convert, verify and time finished runs into one folder.", data=True)
     parser.add_argument("out", help="folder for results.json, results.md, curves.png and the histories")
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders")
     parser.add_argument("--samples", type=int, help="test images for parity (default: all)")
@@ -455,7 +285,7 @@ def report(options):
 
 
 def add_speed(subparsers):
-    parser = _command(subparsers, "speed", speed, "Training speed of float, baseline and aligned models, in turns in one run.")
+    parser = command(subparsers, "speed", speed, "Training speed of float, baseline and aligned models, in turns in one run.")
     parser.add_argument("--preset", default="vit_micro_patch4_32", help="default: %(default)s")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--steps", type=int, default=10, help="steps per turn (default: %(default)s)")
@@ -485,4 +315,4 @@ def speed(options):
     emit(options, text, value)
 
 
-COMMANDS = (add_demo, add_train, add_evaluate, add_summary, add_convert, add_verify, add_bench, add_predict, add_report, add_speed, add_data)
+COMMANDS = (add_demo, add_train, add_evaluate, add_summary, add_convert, add_verify, add_predict, add_report, add_speed, add_data)

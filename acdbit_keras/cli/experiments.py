@@ -5,7 +5,7 @@ import shlex
 import sys
 
 from acdbit_keras.cli import emit
-from acdbit_keras.cli.commands import _add_settings, _command, _processor
+from acdbit_keras.cli.common import add_settings, command, processor
 
 
 def add_compare(subparsers):
@@ -44,13 +44,13 @@ def sweep(options):
 
 
 def _table(subparsers, name, run, summary, seeds=(0,)):
-    parser = _command(subparsers, name, run, summary, data=True)
+    parser = command(subparsers, name, run, summary, data=True)
     parser.add_argument("recipe", help="recipe of a student; `acdbit train --list` lists them")
     parser.add_argument("--seeds", nargs="*", type=int, default=list(seeds), metavar="SEED", help=f"one run per row and seed (default: {' '.join(map(str, seeds))})")
     parser.add_argument("--out", required=True, help="folder for results.json, table.md, table.csv and figure.png; an unfinished table there goes on")
     parser.add_argument("--runs", default="runs", help="folder of runs, where the teacher is found or made too (default: %(default)s)")
     parser.add_argument("--teacher", help="run folder or .keras file of another teacher than the recipe's")
-    _add_settings(parser)
+    add_settings(parser)
     return parser
 
 
@@ -67,7 +67,7 @@ def _run(options, plan):
         runs=options.runs,
         teacher=options.teacher,
         data_dir=options.data_dir,
-        made_by={"command": _command_line(options), "processor": _processor()},
+        made_by={"command": _command_line(options), "processor": processor()},
         stream=None if options.json and not sys.stderr.isatty() else sys.stderr,
     )
     emit(options, f"{experiments.markdown(results)}\n\nin {pathlib.Path(options.out)}", results)

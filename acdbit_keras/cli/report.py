@@ -2,7 +2,6 @@
 
 import csv
 import json
-import platform
 import shutil
 
 from acdbit_keras import figures
@@ -26,7 +25,7 @@ def run(out, folders, data_dir=None, samples=None, say=print):
         The content of `results.json`.
     """
     from acdbit_keras import convert
-    from acdbit_keras.cli.commands import card
+    from acdbit_keras.cli.common import card, processor
     from acdbit_keras.models import data
     from acdbit_keras.models.loading import load_model
     from acdbit_keras.models.train import evaluate, recipe_of
@@ -87,7 +86,7 @@ def run(out, folders, data_dir=None, samples=None, say=print):
             arena_bytes=timing.arena_bytes,
         )
     names = " ".join(str(folder) for folder in folders)
-    results = {"command": f"acdbit report {out} {names}", "machine": platform.processor() or platform.machine(), "runs": runs}
+    results = {"command": f"acdbit report {out} {names}", "machine": processor(), "runs": runs}
     write_beside(out / "results.json", lambda path: path.write_text(json.dumps(results, indent=1) + "\n"))
     write_beside(out / "results.md", lambda path: path.write_text(markdown(results) + "\n"))
     _draw_curves(out / "curves.png", {name: out / f"{name}.csv" for name in runs if (out / f"{name}.csv").exists()})

@@ -6,14 +6,14 @@ import pathlib
 import tempfile
 
 from acdbit_keras.cli import emit
-from acdbit_keras.cli.commands import _command, _processor, card
+from acdbit_keras.cli.common import card, command, processor
 from acdbit_keras.files import write_beside
 
 TIMED_RUNS = 200
 
 
 def add_zoo(subparsers):
-    parser = _command(subparsers, "zoo", zoo, "List the trained models, or make one of a finished run and measure its card.", data=True)
+    parser = command(subparsers, "zoo", zoo, "List the trained models, or make one of a finished run and measure its card.", data=True)
     parser.add_argument("action", nargs="?", choices=("list", "add"), default="list")
     parser.add_argument("folder", nargs="?", metavar="RUN", help="with add: folder of a finished run of a 1-bit scheme")
     parser.add_argument("name", nargs="?", help="with add: name of the entry; an older one of that name is replaced")
@@ -122,7 +122,7 @@ def add(run, name, zoo, data_dir=None, precision=None, limits=(), say=print):
             "p90_ms": timing.p90_ms,
             "threads": timing.num_threads,
             "engine": timing.engine,
-            "processor": _processor(),
+            "processor": processor(),
         },
         "limits": [*_limits(recipe, model), *limits],
     }
