@@ -197,7 +197,7 @@ def analyse(model, input_shape=None):
         packed_bytes = file.store(record)
         parameters = sum(math.prod(weight.shape) for weight in record.weights)
         if parameters or record.bit_macs or record.float_macs:
-            rows.append(_row(record, parameters, packed_bytes))
+            rows.append(_row(record, parameters, packed_bytes, 16 if precision == "float16" else 32))
     uncounted = tuple(_name(record.layer) for record in trace.records.values() if _is_uncounted(record))
     return Cost(model.name, tuple(rows), file.bytes, uncounted)
 
@@ -713,11 +713,11 @@ def _dynamic_nodes(quantizer):
 # --- Rows -----------------------------------------------------------------------------------------------------------
 
 
-def _row(record, parameters, packed_bytes):
+def _row(record, parameters, packed_bytes, real_bits):
     layer = record.layer
-    weight_bits, activation_bits = (32 if parameters else None), 32
+    weight_bits, activation_bits = (real_bits if parameters else None), 32
     if isinstance(layer, BinaryDense):
-        weight_bits, activation_bits = layer.kernel_quantizer.bits, layer.input_quantizer.bits
+        weight_bits, activation_bits = min(layer.kernel_quantizer.bits, real_bits), layer.input_quantizer.bits
     elif isinstance(layer, BinaryAttention):
         operands = (layer.query_quantizer, layer.key_quantizer, layer.value_quantizer, layer.probabilities_quantizer)
         weight_bits, activation_bits = None, max(operand.bits for operand in operands)

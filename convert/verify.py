@@ -113,6 +113,8 @@ class Parity:
             )
             wrong = next((parting for parting in self.partings if not parting.on_threshold), self.partings[0])
             lines.append(f"sample {wrong.sample} parts first at {wrong.layer}")
+            if wrong.layer == NO_SIGNS:
+                lines.append("weights of 8 or 16 bits round by more than a 1-bit file may; a larger tolerance says what is allowed")
         if self.cause:
             lines.append(self.cause)
         return "\n".join(lines)

@@ -49,8 +49,12 @@ def shared_dataset(paths, dataset=None):
     """The one dataset that all models were trained on, or the one that is asked for.
 
     Raises:
+        FileNotFoundError: no such model.
         ValueError: an unknown dataset, a model that does not say, or models of different datasets.
     """
+    for path in paths:
+        if not pathlib.Path(path).exists():
+            raise FileNotFoundError(f"there is no file or folder {path}")
     if dataset:
         return data.info(dataset).name
     found = {str(path): dataset_of(path) for path in paths}
@@ -191,9 +195,6 @@ def open_all(paths, dataset=None, batch_size=128):
         ValueError: as `names`, `shared_dataset` and the subjects; images of different sizes.
     """
     called = names(paths)
-    for path in paths:
-        if not pathlib.Path(path).exists():
-            raise FileNotFoundError(f"there is no file or folder {path}")
     dataset = shared_dataset(paths, dataset)
     subjects = [
         FileSubject(path, name, dataset) if is_file(path) else KerasSubject(path, name, dataset, batch_size)

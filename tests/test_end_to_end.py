@@ -107,8 +107,12 @@ def test_convert_verify_evaluate_predict_and_bench(runs, capsys, tmp_path):
     from sklearn.datasets import load_digits
 
     picture = tmp_path / "zero.png"
-    Image.fromarray((load_digits().images[0] * 15.9375).astype("uint8")).save(picture)
-    status, answers = run(capsys, "predict", bits, str(picture))
+    pixels = load_digits().images[0] * 15.9375
+    Image.fromarray(pixels.astype("uint8")).save(picture)
+    deep = tmp_path / "deep.png"
+    Image.fromarray(pixels.astype("uint8").astype("uint16") * 257).save(deep)
+    status, answers = run(capsys, "predict", bits, str(picture), str(deep))
+    assert answers[0]["classes"] == answers[1]["classes"], "16 bits a pixel are scaled, not cut off"
     assert status == 0 and len(answers[0]["classes"]) == 3
     total = sum(row["probability"] for row in run(capsys, "predict", bits, str(picture), "--top", "10")[1][0]["classes"])
     assert total == pytest.approx(1.0, abs=1e-5)

@@ -133,8 +133,9 @@ def convert(options):
 
     model = model_of(options.model)
     calibration = None
-    dataset = dataset_of(options, options.model, required=options.precision == "int8")
-    if options.precision == "int8":
+    precision = options.precision or getattr(getattr(model, "scheme", None), "precision", None)
+    dataset = dataset_of(options, options.model, required=precision == "int8")
+    if precision == "int8":
         from acdbit_keras.models import data
 
         calibration = data.pipeline(
@@ -143,7 +144,7 @@ def convert(options):
     report = to_tflite(
         model,
         options.out,
-        precision=options.precision,
+        precision=precision,
         attention=options.attention,
         fuse_blocks=not options.layers,
         half=options.half,
@@ -201,6 +202,8 @@ def predict(options):
 
     from acdbit_keras.convert import Interpreter
 
+    if options.top < 1:
+        raise ValueError(f"--top must be at least 1, not {options.top}")
     with tempfile.TemporaryDirectory() as folder:
         file = options.file
         if not pathlib.Path(file).suffix and not pathlib.Path(file).exists():
@@ -228,11 +231,17 @@ def _read_image(path, shape, facts):
     from PIL import Image, UnidentifiedImageError
 
     try:
-        image = Image.open(path).convert("L" if shape[-1] == 1 else "RGB").resize((shape[1], shape[0]), Image.Resampling.BILINEAR)
+        image = Image.open(path)
+        if image.mode.startswith("I;16"):
+            # Pillow would cut the 16 bits off at 255 instead of scaling them.
+            image = Image.fromarray((np.asarray(image) // 257).astype("uint8"))
+        image = image.convert("L" if shape[-1] == 1 else "RGB").resize((shape[1], shape[0]), Image.Resampling.BILINEAR)
     except FileNotFoundError:
         raise ValueError(f"there is no file {path}") from None
     except UnidentifiedImageError:
         raise ValueError(f"{path} is not an image that can be read") from None
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error}") from None
     pixels = np.asarray(image, "float32").reshape(shape) / 255.0
     return (pixels - np.asarray(facts["mean"], "float32")) / np.asarray(facts["std"], "float32")
 

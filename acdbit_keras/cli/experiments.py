@@ -7,6 +7,8 @@ import sys
 from acdbit_keras.cli import emit
 from acdbit_keras.cli.common import add_settings, command, processor
 
+RUNS = "runs"
+
 
 def add_compare(subparsers):
     parser = _table(subparsers, "compare", compare, "Train systems from one teacher on one budget; accuracy, size, operations, latency, beside the paper's figures.")
@@ -48,7 +50,7 @@ def _table(subparsers, name, run, summary, seeds=(0,)):
     parser.add_argument("recipe", help="recipe of a student; `acdbit train --list` lists them")
     parser.add_argument("--seeds", nargs="*", type=int, default=list(seeds), metavar="SEED", help=f"one run per row and seed (default: {' '.join(map(str, seeds))})")
     parser.add_argument("--out", required=True, help="folder for results.json, table.md, table.csv and figure.png; an unfinished table there goes on")
-    parser.add_argument("--runs", default="runs", help="folder of runs, where the teacher is found or made too (default: %(default)s)")
+    parser.add_argument("--runs", default=RUNS, help="folder of runs, where the teacher is found or made too (default: %(default)s)")
     parser.add_argument("--teacher", help="run folder or .keras file of another teacher than the recipe's")
     add_settings(parser)
     return parser
@@ -81,6 +83,10 @@ def _command_line(options):
         value = getattr(options, name, None)
         if value is not None:
             words += [f"--{name}", *(map(str, value) if isinstance(value, list) else [value])]
+    if options.teacher:
+        words += ["--teacher", options.teacher]
+    if options.runs != RUNS:
+        words += ["--runs", options.runs]
     words += [word for setting in options.set for word in ("--set", setting)]
     return shlex.join(map(str, words))
 

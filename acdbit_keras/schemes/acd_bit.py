@@ -1,10 +1,17 @@
 """ACD-BiT: distribution alignment and distribution correction.
 
-Alignment (Da): every activation and every operand of attention becomes alpha * s(z - m) + mu, with m the median per
-channel, alpha the mean absolute deviation and mu the mean; every kernel row becomes alpha * s(W - median W). The
-statistics run while training and are constants on the device, so alignment adds no operation and no weight there.
+    x_b = alpha * s(z - m) + mu                   m median, alpha mean |z - m|, mu mean, per channel
+    W_b = alpha * s(W - median_row W)             alpha = mean_row |W - median_row W|
+    P_b = a * clip(round(P / a), 0, 1)            one learned a per layer, as in BinaryViT
 
-Correction (Dc): cross-entropy against the teacher's label output, weight 0.9, and the query-key term, weight 0.1.
+    backward: dz = alpha * (2 - 2|z - m|) within [-1, 1], m, alpha and mu constants; clipped identity on the centred weight
+
+Alignment (Da) is of every activation and every operand of attention. Its statistics run while training and are constants
+on the device, so that it adds no operation and no weight there.
+
+Correction (Dc): cross-entropy against the teacher's label output, weight 0.9, and the query-key term, weight 0.1,
+
+    mean over blocks, heads and X = Q, K of || G(X_s)/||G(X_s)|| - G(X_t)/||G(X_t)|| ||_F,  G(X) = X X^T
 
 Source: Sensors 2024, 24, 8190 states the method; the formulas are our reconstruction.
 """

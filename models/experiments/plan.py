@@ -94,11 +94,11 @@ class Experiment:
             if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
                 raise ValueError(f"a seed must be an integer of at least 0, not {seed!r}")
         if repeated := _repeated(self.seeds):
-            raise ValueError(f"seed {repeated} is given twice; every run of a row needs a seed of its own")
+            raise ValueError(f"seed {repeated[0]} is given twice; every run of a row needs a seed of its own")
         if not any(not row.is_teacher and row.skipped is None for row in self.rows):
             raise ValueError(f"{self.kind} has no row to train")
         if repeated := _repeated([row.key for row in self.rows]):
-            raise ValueError(f"{repeated} is given twice; every row of a table differs from the others")
+            raise ValueError(f"{repeated[0]} is given twice; every row of a table differs from the others")
 
     def row(self, key):
         """The row of that key."""
@@ -155,4 +155,4 @@ def folder_name(recipe, teacher):
 
 
 def _repeated(values):
-    return next((value for index, value in enumerate(values) if value in values[:index]), None)
+    return [value for index, value in enumerate(values) if value in values[:index]]

@@ -49,7 +49,9 @@ def read(path, experiment):
     try:
         results = json.loads(path.read_text())
         version = results["format"]
-    except (ValueError, KeyError, TypeError):
+        if version == FORMAT:
+            results["kind"], results["recipe"].items(), results["teacher"], [row["cells"] for row in results["rows"]]
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise ValueError(f"{path} is not a results file of a table; move it away or choose another --out") from None
     if version != FORMAT:
         raise ValueError(

@@ -1,5 +1,7 @@
 """`acdbit sweep`: the weights of the two distillation terms, in both forms of the query-key term."""
 
+from acdbit_keras import schemes
+from acdbit_keras.distillation import LabelDistillation
 from acdbit_keras.models.experiments import paper
 from acdbit_keras.models.experiments.plan import Experiment, Row
 
@@ -19,12 +21,19 @@ def sweep(recipe, forms=FORMS, readings=("label",), seeds=(0,)):
         seeds: of the runs of each row.
 
     Raises:
-        ValueError: an unknown form or reading, and what `Experiment` raises.
+        ValueError: an unknown form or reading, a scheme that is not distilled from the teacher's labels, and what
+            `Experiment` raises.
     """
     for name, values, allowed in (("forms", forms, FORMS), ("readings", readings, READINGS)):
         wrong = [value for value in values if value not in allowed]
         if wrong or not values:
-            raise ValueError(f"{name} must be some of {', '.join(map(repr, allowed))}, not {wrong[0] if wrong else 'none'!r}")
+            found = repr(wrong[0]) if wrong else "none"
+            raise ValueError(f"{name} must be some of {', '.join(map(repr, allowed))}, not {found}")
+    if not _is_distilled(recipe.scheme):
+        raise ValueError(
+            f"{recipe.scheme} is not distilled from the teacher's labels, so there are no weights to sweep; schemes that are: "
+            f"{', '.join(name for name in schemes.names() if _is_distilled(name))}"
+        )
     rows = {}
     for reading in readings:
         for form in forms:
@@ -42,6 +51,11 @@ def sweep(recipe, forms=FORMS, readings=("label",), seeds=(0,)):
         ),
     )
     return Experiment("sweep", recipe, tuple(rows.values()), tuple(seeds), notes=notes)
+
+
+def _is_distilled(name):
+    scheme = schemes.get(name)
+    return not scheme.post_training and any(isinstance(term, LabelDistillation) for term in scheme.distillation)
 
 
 def _row(recipe, reading, form, weights):

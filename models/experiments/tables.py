@@ -37,7 +37,7 @@ def markdown(results):
 def comma_separated(results):
     """The table as CSV: one line per row, accuracies as fractions, empty where there is no value."""
     results_file.summarise(results)
-    lines = [_plain(row) for row in results["rows"]]
+    lines = [_plain(results, row) for row in results["rows"]]
     header = list(dict.fromkeys(name for line in lines for name in line))
     stream = io.StringIO()
     writer = csv.DictWriter(stream, header, restval="", lineterminator="\n")
@@ -66,14 +66,16 @@ def _columns(results):
         columns.append((f"top-1 less {reference}", lambda row: _difference(row["difference"])))
     if results["kind"] == "compare":
         columns += [
+            ("packed kB", lambda row: _number(_costs(results, row).get("packed_bytes"), 1e-3, 1)),
             ("file kB", lambda row: _number(_file(row, "bytes"), 1e-3, 1)),
-            ("bit-MACs 1e6", lambda row: _number(_cost(results, row, "bit_macs"), 1e-6, 2)),
-            ("float MACs 1e6", lambda row: _number(_cost(results, row, "float_macs"), 1e-6, 2)),
+            ("bit-MACs 1e6", lambda row: _number(_costs(results, row).get("bit_macs"), 1e-6, 2)),
+            ("other MACs 1e6", lambda row: _number(_costs(results, row).get("float_macs"), 1e-6, 2)),
             ("median ms", lambda row: _number(_file(row, "median_ms"), 1, 3)),
             (
                 "engine, form of the file",
                 lambda row: f"{_file(row, 'engine')}, {_file(row, 'precision')}" if _file(row, "engine") else MISSING,
             ),
+            ("file: top-1 %", lambda row: _number(_file(row, "top1"), 100, 2)),
             ("class as Keras %", lambda row: _number(_file(row, "equal_argmax"), 100, 1)),
         ]
     if any(row["paper"] for row in results["rows"]):
@@ -128,22 +130,21 @@ def _file(row, name):
     return (row["file"] or {}).get(name)
 
 
-def _cost(results, row, name):
-    """Of any finished run: seeds change no count."""
+def _costs(results, row):
+    """Of any finished run: seeds change no count; empty while there is none."""
     if row["is_teacher"]:
-        return results["teacher"]["cost"][name] if results["teacher"] else None
+        return results["teacher"]["cost"] if results["teacher"] else {}
     done = results_file.finished(row)
-    return done[0]["cost"][name] if done else None
+    return done[0]["cost"] if done else {}
 
 
-def _plain(row):
+def _plain(results, row):
     line = {"key": row["key"], "title": row["title"], **row["labels"], "seeds": row["summary"]["n"]}
     for name in ("top1", "top5"):
         line |= {f"{name}_{part}": value for part, value in row["summary"][name].items()}
     if row.get("difference"):
         line |= {f"top1_difference_{part}": row["difference"][part] for part in ("mean", "se", "n", "above")}
-    done = results_file.finished(row)
-    line |= done[0]["cost"] if done else {}
+    line |= _costs(results, row)
     line |= {f"file_{name}": value for name, value in (row["file"] or {}).items()}
     line |= {f"paper_{name}": value for name, value in (row["paper"] or {}).items()}
     errors = [cell["error"] for cell in row["cells"] if cell["status"] == results_file.FAILED]

@@ -129,7 +129,7 @@ def _panels(results):
     if "corruption" in tests:
         found.append(("corruption", None, "Mean of the 15 corruptions", "severity", "linear"))
     if "bitflip" in tests:
-        found.append(("bitflip", "weights", "Bit flips in the weights", "probability per bit", "log"))
+        found.append(("bitflip", "weights", "Bit flips in the weights\n(wrong where a logit is not finite)", "probability per bit", "log"))
     return found
 
 
@@ -142,6 +142,7 @@ def _draw_panel(axes, results, style, test, kind, title, label, scale):
     else:
         found = curves(results, test, kind)
     clean = {model["name"]: model["clean"] for model in results["models"]}
+    highest = max([*clean.values(), *(mean for _, means, _ in found.values() for mean in means), 0.01])
     for model, (strengths, means, errors) in found.items():
         if scale == "linear":
             strengths, means, errors = [0, *strengths], [clean[model], *means], [0.0, *errors]
@@ -153,7 +154,7 @@ def _draw_panel(axes, results, style, test, kind, title, label, scale):
     axes.set_xscale(scale)
     if test == "corruption":
         axes.set_xticks(range(6))
-    axes.set_ylim(0, 100 * max(max(clean.values()), 0.01) * 1.08)
+    axes.set_ylim(0, 100 * highest * 1.08)
     axes.set_title(title, fontsize=10)
     axes.set_xlabel(label, fontsize=8.5)
     _quieten(axes)

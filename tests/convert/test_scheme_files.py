@@ -1,9 +1,12 @@
 """Every scheme as the file it is meant for: bits packed, attention included, and equal to Keras; the others as LiteRT runs them."""
 
+import json
+
 import numpy as np
 import pytest
 
 from acdbit_keras import convert, execution, schemes
+from acdbit_keras.cli import main
 from acdbit_keras.convert import flatbuffer
 from acdbit_keras.models.vit import VisionTransformer
 
@@ -77,3 +80,9 @@ def test_half_precision_is_a_float16_file(tmp_path):
 def test_the_precision_is_that_of_the_scheme():
     wanted = {name: schemes.get(name).precision for name in schemes.names()}
     assert set(wanted.values()) <= set(convert.export.PRECISIONS)
+
+
+def test_the_command_line_calibrates_a_scheme_of_integers_by_itself(tmp_path, capsys):
+    file = tmp_path / "integers.tflite"
+    assert main(["convert", "vit_nano_patch2_8:quant_noise_w8a8", str(file), "--dataset", "digits", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["precision"] == "int8" and file.stat().st_size > 0

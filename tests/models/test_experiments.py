@@ -192,6 +192,7 @@ def test_the_definition_of_a_scheme_is_the_same_every_time(name):
     [
         (lambda: experiments.compare(DIGITS, ["acd_bit"], seeds=()), "compare needs at least one seed"),
         (lambda: experiments.compare(DIGITS, ["acd_bit"], seeds=(1, 1)), "seed 1 is given twice"),
+        (lambda: experiments.compare(DIGITS, ["acd_bit"], seeds=(1, 0, 2, 0)), "seed 0 is given twice"),
         (lambda: experiments.compare(DIGITS, ["acd_bit"], leaders=["bit"]), "bit is a leader that is not compared; compared are acd_bit"),
         (lambda: experiments.compare(DIGITS, ["acd_bit"], seeds=(-1,)), "a seed must be an integer of at least 0, not -1"),
         (lambda: experiments.compare(DIGITS, ["acd_bits"]), "unknown scheme 'acd_bits'; known: .*did you mean 'acd_bit'"),
@@ -200,7 +201,9 @@ def test_the_definition_of_a_scheme_is_the_same_every_time(name):
         (lambda: experiments.compare(recipes.get("digits_teacher")), "digits_teacher is a recipe without teacher"),
         (lambda: experiments.ablate(DIGITS, "all"), "grid must be one of 'paper', .* not 'all'"),
         (lambda: experiments.sweep(DIGITS, forms=["gramm"]), "forms must be some of 'gram', 'direct', not 'gramm'"),
-        (lambda: experiments.sweep(DIGITS, readings=[]), "readings must be some of 'label', 'query_key', not 'none'"),
+        (lambda: experiments.sweep(DIGITS, readings=[]), "readings must be some of 'label', 'query_key', not none"),
+        (lambda: experiments.sweep(DIGITS.replace(scheme="fq_vit_w8a4")), "fq_vit_w8a4 is not distilled from the teacher's labels"),
+        (lambda: experiments.sweep(DIGITS.replace(scheme="xnor_net")), "no weights to sweep; schemes that are: .*acd_bit.*binary_vit"),
     ],
 )
 def test_bad_plans(make, expected):
@@ -235,6 +238,7 @@ def test_the_comparison_has_ours_and_the_papers_columns():
         "bytes": 470_000,
         "images": 1000,
         "equal_argmax": 0.999,
+        "top1": 0.7012,
         "engine": "acdbit",
         "median_ms": 1.2345,
     }
@@ -248,7 +252,8 @@ def test_the_comparison_has_ours_and_the_papers_columns():
     )
     assert (baseline["seeds"], baseline["top-1 %"], baseline["file kB"], baseline["median ms"]) == ("1", "60.00", "-", "-")
     assert aligned["top-1 %"] == "72.00 ± 2.65" and aligned["top-5 %"] == "82.00 ± 2.65"
-    assert (aligned["file kB"], aligned["bit-MACs 1e6"], aligned["float MACs 1e6"]) == ("470.0", "2.00", "0.30")
+    assert (aligned["packed kB"], aligned["file kB"], aligned["file: top-1 %"]) == ("0.5", "470.0", "70.12")
+    assert (aligned["bit-MACs 1e6"], aligned["other MACs 1e6"]) == ("2.00", "0.30")
     assert (aligned["median ms"], aligned["engine, form of the file"], aligned["class as Keras %"]) == (
         "1.234",
         "acdbit, bits",
@@ -298,6 +303,12 @@ def test_the_csv_has_plain_numbers():
     assert rows["none"]["bit_macs"] == "2000000"
 
 
+def test_the_csv_has_the_costs_of_the_teacher_too():
+    results = filled(experiments.compare(CIFAR10, ["acd_bit"]), {"acd_bit": [0.7]})
+    teacher, _ = csv.DictReader(io.StringIO(experiments.comma_separated(results)))
+    assert teacher["bit_macs"] == "0" and int(teacher["packed_bytes"]) > 0
+
+
 # --- The results file -----------------------------------------------------------------------------------------------
 
 
@@ -315,6 +326,8 @@ def test_results_come_back(tmp_path):
         ('{"format": 99}', "has version 99 of the results format, this program reads version 1; choose another --out"),
         ("[]", "is not a results file of a table"),
         ("{", "is not a results file of a table"),
+        ('{"format": 1}', "is not a results file of a table"),
+        ('{"format": 1, "kind": "ablate", "recipe": {}, "teacher": null}', "is not a results file of a table"),
     ],
 )
 def test_results_of_another_version_are_refused(content, expected, tmp_path):

@@ -73,6 +73,7 @@ def test_a_comparison_leaves_results_tables_and_a_figure(table):
     teacher, student = results["rows"]
     assert (teacher["file"]["precision"], student["file"]["precision"]) == ("float32", "bits")
     assert student["file"]["equal_argmax"] >= 0.99 and student["file"]["images"] == 355
+    assert student["file"]["top1"] == pytest.approx(student["cells"][0]["test"]["top1"], abs=0.011), "four images of 355"
     assert student["cells"][0]["test"]["loss"] != student["cells"][1]["test"]["loss"], "another seed is another run"
     assert student["cells"][0]["cost"]["bit_macs"] > 0 == results["teacher"]["cost"]["bit_macs"]
     markdown = (folder / "out" / "table.md").read_text()
@@ -249,6 +250,7 @@ def test_the_command_prints_its_table_and_says_if_a_run_failed(table, teacher, c
     assert main([*arguments, *places, str(folder / "out")]) == 0
     output = capsys.readouterr().out
     assert "| BinaryViT | 2 |" in output and "Command: `acdbit compare digits_binary_vit" in output
+    assert f"--teacher {teacher} --runs {folder / 'runs'}" in output
     out = folder / "failed"
     monkeypatch.setattr(
         worker, "in_subprocess", lambda task, tick: worker.perform(task) if task["task"] == "prepare" else {"error": "broken"}
