@@ -64,8 +64,9 @@ class _AcdbitEngine(_LitertEngine):
 
     def __init__(self, content, num_threads, kernels="auto"):
         StockInterpreter, load_delegate = _stock_interpreter()
-        delegate = load_delegate(runtime.library_path(), {"num_threads": num_threads, "kernels": kernels})
+        runtime.version()  # a library that is not ours says so here
         try:
+            delegate = load_delegate(runtime.library_path(), {"num_threads": num_threads, "kernels": kernels})
             self._open(
                 StockInterpreter(model_content=content, num_threads=num_threads, experimental_delegates=[delegate])
             )

@@ -62,8 +62,15 @@ def version():
 
 
 def kernel_path():
-    """Name of the kernels taken by default: the best, or what the environment variable ACDBIT_KERNELS says."""
-    return _library(library_path()).acdbit_kernel_path().decode()
+    """Name of the kernels taken by default: the best, or what the environment variable ACDBIT_KERNELS says.
+
+    Raises:
+        ValueError: it says what this CPU cannot run.
+    """
+    name = _library(library_path()).acdbit_kernel_path().decode()
+    if not name:
+        raise ValueError(last_error())
+    return name
 
 
 def kernel_paths():

@@ -1,5 +1,7 @@
 """The runtime's convolutions, poolings and packing against Larq Compute Engine's own interpreter, on generated files."""
 
+import time
+
 import numpy as np
 import pytest
 import runtime_models
@@ -129,6 +131,25 @@ def test_pooling_equals_larq(seed):
     inputs = [runtime_models.pack_bits(runtime_models.random_signs(rng, image))]
     [expected] = start_engine("lce", content).run(inputs)
     np.testing.assert_array_equal(start_engine("acdbit", content, 2).run(inputs)[0], expected)
+
+
+def test_pooling_over_windows_as_large_as_the_input():
+    """In seconds: a file of some hundred bytes must not keep a processor for hours."""
+    size, before = 300, 149
+    graph = runtime_models.Graph()
+    x = graph.input((1, size, size, 1), "int32")
+    options = {"padding": 0, "filter_height": size, "filter_width": size, "stride_height": 1, "stride_width": 1}
+    y = graph.custom("LceBMaxPool2d", [x], [graph.tensor((1, size, size, 1), "int32")], options)
+    words = np.random.default_rng(0).integers(-(2**31), 2**31, (size, size)).astype(np.int32) | ~(1 << 5)
+    words[:, :260] |= 1 << 5
+    windows = [slice(max(i - before, 0), i - before + size) for i in range(size)]
+    down = np.stack([np.bitwise_and.reduce(words[row]) for row in windows])
+    expected = np.stack([np.bitwise_and.reduce(down[:, column], axis=1) for column in windows], axis=1)
+    start = time.perf_counter()
+    [result] = start_engine("acdbit", graph.pack(y)).run([words.reshape(1, size, size, 1)])
+    assert time.perf_counter() - start < 10
+    np.testing.assert_array_equal(result[0, :, :, 0], expected)
+    assert len(np.unique(expected)) > 1
 
 
 @pytest.mark.parametrize("dtype", ["float32", "int8", "bool"])

@@ -362,16 +362,49 @@ def test_version_is_the_package_s():
     assert runtime.version() == metadata.version("acdbit-keras")
 
 
-@pytest.mark.parametrize("wanted, used", [("portable", "portable"), ("nonsense", None), ("", None)])
-def test_environment_chooses_the_kernels(wanted, used):
+# `putenv` as the shell does it: the library reads the environment of the process.
+@pytest.mark.parametrize("wanted, used", [("portable", "portable"), ("", None)])
+def test_environment_chooses_the_kernels(wanted, used, monkeypatch):
+    monkeypatch.setenv("ACDBIT_KERNELS", wanted)
+    assert runtime.kernel_path() == (used or runtime.kernel_paths()[0])
+    assert Interpreter(chain(np.random.default_rng(0))).engine == "acdbit"
+
+
+def test_a_wrong_name_of_kernels_in_the_environment_is_an_error(monkeypatch):
+    monkeypatch.setenv("ACDBIT_KERNELS", "avx2_typo")
+    content = chain(np.random.default_rng(0))
+    said = r"ACDBIT_KERNELS=avx2_typo is not among the kernels that this CPU can run \(.*portable\)"
+    with pytest.raises(ValueError, match=said):
+        runtime.kernel_path()
+    with pytest.raises(ValueError, match=said):
+        start_engine("acdbit", content)
+    with pytest.raises(ValueError, match=said):
+        ai_edge_litert.interpreter.load_delegate(runtime.library_path())
+    start_engine("acdbit:portable", content)
+
+
+def test_too_many_threads_are_refused_with_the_reason():
+    with pytest.raises(ValueError, match="num_threads must be an integer from 1 to 256, got 1000"):
+        start_engine("acdbit", chain(np.random.default_rng(0)), 1000)
+
+
+def test_a_forked_process_runs_and_ends(tmp_path):
+    """The child has the pool but none of its threads: it must neither wait for them nor join them."""
+    path = tmp_path / "chain.tflite"
+    path.write_bytes(chain(np.random.default_rng(0)))
     program = (
-        "import ctypes, sys; library = ctypes.CDLL(sys.argv[1]);"
-        "library.acdbit_kernel_path.restype = ctypes.c_char_p; print(library.acdbit_kernel_path().decode())"
+        "import gc, os, sys; import numpy as np; from acdbit_keras.convert.interpreter import start_engine\n"
+        "session = start_engine('acdbit', open(sys.argv[1], 'rb').read(), 2)\n"
+        "detail = session._interpreter.get_input_details()[0]\n"
+        "value = np.random.default_rng(0).normal(size=detail['shape']).astype(detail['dtype'])\n"
+        "first = session.run([value])[0]\n"
+        "child = os.fork()\n"
+        "again = session.run([value])[0]\n"
+        "del session; gc.collect()\n"
+        "assert (first == again).all()\n"
+        "if child: assert os.waitpid(child, 0)[1] == 0"
     )
-    environment = {**os.environ, "ACDBIT_KERNELS": wanted}
-    command = [sys.executable, "-c", program, runtime.library_path()]
-    chosen = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.strip()
-    assert chosen == (used or runtime.kernel_paths()[0])
+    subprocess.run([sys.executable, "-c", program, str(path)], check=True, timeout=60)
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,22 @@ def test_attention_equals_its_reference(rule, key_bias, dynamic, queries, keys, 
     assert wrong.mean() <= (0.02 if rule in (Rule.ELASTIC, Rule.MEAN) or dynamic or key_bias else 0.0)
 
 
+@pytest.mark.parametrize("keys", [13, 16, 29])
+def test_absent_keys_of_a_ragged_row_take_no_part(keys):
+    """Statistics so large that the distance which stands for an absent key would leave the finite numbers."""
+    rng = np.random.default_rng(keys)
+    options, bits, constants, statistics = attention_case(rng, 20, keys, 1, 64, Rule.ELASTIC, dynamic=True)
+    constants["score_scale"][:] = 1.0
+    constants["probability_scale"][:] = 0.01
+    for name, value in (("query_scale", 5e36), ("query_offset", 0.0), ("key_scale", 0.0), ("key_offset", 2e-37)):
+        statistics[name][:] = value
+    expected = reference_ops.attention(options, **bits, **constants, **statistics)
+    content, inputs = attention_model(options, bits, constants, statistics), attention_inputs(bits, statistics)
+    for path in runtime.kernel_paths():
+        result = start_engine(f"acdbit:{path}", content).run(inputs)[0]
+        np.testing.assert_array_equal(result.reshape(expected.shape), expected)
+
+
 BLOCK = {
     "version": device_ops.VERSION, "heads": 2, "mlp_ratio": 2, "rule": int(Rule.ELASTIC), "ratio": 0.0, "key_bias": False,
     "branches": True, "dynamic_activation": False, "dynamic_hidden": False, "dynamic_attention": False,

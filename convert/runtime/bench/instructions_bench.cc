@@ -151,11 +151,12 @@ void block(const Kernels& kernels, bool dynamic, const char* const* names) {
 
 int run(const char* wanted) {
   char message[160];
-  const Kernels& kernels = *select_kernels(wanted, message, sizeof message);
-  if (*message) {
+  const Kernels* const selected = select_kernels(wanted, message, sizeof message);
+  if (selected == nullptr) {
     fprintf(stderr, "%s\n", message);
     return 1;
   }
+  const Kernels& kernels = *selected;
   product(kernels);
   attention(kernels, false, false, "attention_keys frozen", "attention_rows frozen");
   attention(kernels, true, false, "attention_keys key bias", "attention_rows key bias");

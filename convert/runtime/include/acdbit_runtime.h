@@ -4,7 +4,8 @@
  * delegate after the interpreter. Options are pairs of strings:
  *
  *   num_threads   threads of the delegate, 1 to 256; without it, those of the interpreter
- *   kernels       one of acdbit_kernel_paths(), or "auto": the best, or what the environment variable ACDBIT_KERNELS says
+ *   kernels       one of acdbit_kernel_paths(), or "auto": the best, or what the environment variable ACDBIT_KERNELS says,
+ *                 which must be one of them too
  */
 #ifndef ACDBIT_RUNTIME_H_
 #define ACDBIT_RUNTIME_H_
@@ -26,7 +27,8 @@ extern "C" {
 /* The version of the library, ACDBIT_VERSION when it was compiled. */
 ACDBIT_EXPORT const char* acdbit_version(void);
 
-/* The kernels that a delegate takes by default on this CPU: "avx512", "avx2", "neon" or "portable". */
+/* The kernels that a delegate takes by default on this CPU: "avx512", "avx2", "neon" or "portable"; "" if ACDBIT_KERNELS
+ * names none that it can run. */
 ACDBIT_EXPORT const char* acdbit_kernel_path(void);
 
 /* All kernels that this CPU can run, best first, separated by commas. Valid until the thread's next call. */

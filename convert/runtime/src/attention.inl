@@ -354,11 +354,15 @@ static void float_rows(const Rows& rows, const AttentionHead& packed, const Tili
   const F16 add_tail = tail(plan.keys, 0.0f, -INFINITY);
   const F16 times_tail = tail(plan.keys, 1.0f, 0.0f);
 
-  // Sixteen scores from key j of the tile on.
-  const auto dynamic_score = [&](const QueryTerms& row, const Distance* distances, int key) {
-    const F16 dot = multiply_add(load_distances(distances), splat(row.slope), splat(row.start));
+  // Sixteen scores from their distances and the first one's key.
+  const auto dynamic_score = [&](const QueryTerms& row, F16 distances, int key) {
+    const F16 dot = multiply_add(distances, splat(row.slope), splat(row.start));
     const F16 rest = multiply_add(load(packed.key_sum + key), splat(row.bias), splat(-row.base));
     return multiply_add(load(packed.key_scale + key), dot, multiply_add(load(packed.key_offset + key), splat(row.offset), rest));
+  };
+  // What stands for absent keys is the largest distance; times a slope it may leave the finite numbers.
+  const auto last_are_keys = [&](F16 distances, int key) {
+    return key + 16 > plan.keys ? distances * times_tail : distances;
   };
   const auto frozen_score = [&](const Distance* distances, int key) {
     const F16 scale = splat(plan.score_scale[rows.head] + plan.score_scale[rows.head]);
@@ -371,7 +375,8 @@ static void float_rows(const Rows& rows, const AttentionHead& packed, const Tili
     float* const out = scores + r * tile;
     const int last = (keys - 1) / 16 * 16;
     for (int j = 0; j <= last; j += 16) {
-      F16 s = dynamic ? dynamic_score(row, from + j, first + j) : frozen_score(from + j, first + j);
+      F16 s = dynamic ? dynamic_score(row, last_are_keys(load_distances(from + j), first + j), first + j)
+                      : frozen_score(from + j, first + j);
       if (first + j + 16 > plan.keys) s = s + add_tail;
       store(out + j, s);
       maximum = larger(maximum, s);
@@ -399,11 +404,11 @@ static void float_rows(const Rows& rows, const AttentionHead& packed, const Tili
     float* const out = scores + r * tile;
     const int last = (keys - 1) / 16 * 16;
     for (int j = 0; j < last; j += 16) {
-      const F16 weight = exponential<false>(dynamic_score(row, from + j, first + j));
+      const F16 weight = exponential<false>(dynamic_score(row, load_distances(from + j), first + j));
       store(out + j, weight);
       sum = sum + weight;
     }
-    F16 weight = exponential<false>(dynamic_score(row, from + last, first + last));
+    F16 weight = exponential<false>(dynamic_score(row, last_are_keys(load_distances(from + last), first + last), first + last));
     if (keys % 16 != 0) weight = weight * times_tail;
     store(out + last, weight);
     return sum + weight;

@@ -47,9 +47,8 @@ const Kernels* select_kernels(const char* wanted, char* message, size_t size) {
     if (kernels != best) strcat(names, ", ");
     strcat(names, kernels->name);
   }
-  snprintf(message, size, "ACDBIT_KERNELS=%.32s is not among the kernels that this CPU can run (%s); using %s.", wanted,
-           names, best->name);
-  return best;
+  snprintf(message, size, "ACDBIT_KERNELS=%.32s is not among the kernels that this CPU can run (%s)", wanted, names);
+  return nullptr;
 }
 
 }  // namespace acdbit

@@ -18,7 +18,7 @@ struct SupportedKernels {
 SupportedKernels supported_kernels();
 
 // The kernels named `wanted` (the value of the environment variable ACDBIT_KERNELS; null or empty: the best). If they
-// are unknown or unsupported, the best, and `message` (of `size` bytes) becomes a sentence that says so, else "".
+// are unknown or unsupported, null, and `message` (of `size` bytes) becomes a sentence that says so, else "".
 const Kernels* select_kernels(const char* wanted, char* message, size_t size);
 
 }  // namespace acdbit

@@ -190,11 +190,13 @@ size_t width_of(TfLiteType type) {
 }
 
 // Takes over the shape of a tensor that comes from outside, and the data of a constant.
-bool refresh(TfLiteContext* context, Value* value) {
+bool refresh(TfLiteContext* context, const Kernel* kernel, Value* value) {
+  const Node& node = kernel->nodes[value->last];
   const TfLiteTensor& source = context->tensors[value->tensor];
   const int rank = source.dims == nullptr ? 0 : source.dims->size;
   if (source.type != value->type || rank > kMaxRank) {
-    report(context, "tensor %d changed its type or has %d dimensions", value->tensor, rank);
+    report(context, "node %d (%s): tensor %d changed its type or has %d dimensions", node.index, node.op->name,
+           value->tensor, rank);
     return false;
   }
   value->rank = rank;
@@ -202,7 +204,8 @@ bool refresh(TfLiteContext* context, Value* value) {
   for (int i = 0; i < rank; i++) {
     const int size = source.dims->data[i];
     if (size < 0 || (size > 0 && value->count > INT64_MAX / 8 / size)) {
-      report(context, "tensor %d has the size %d along dimension %d", value->tensor, size, i);
+      report(context, "node %d (%s): tensor %d has the size %d along dimension %d", node.index, node.op->name,
+             value->tensor, size, i);
       return false;
     }
     value->dims[i] = size;
@@ -213,12 +216,13 @@ bool refresh(TfLiteContext* context, Value* value) {
   value->data = static_cast<char*>(source.data);
   if (width_of(value->type) == 0) return true;  // no op takes it
   if (source.bytes != value->bytes || (value->data == nullptr && value->bytes > 0)) {
-    report(context, "the constant tensor %d has %zu bytes, its shape and type take %zu", value->tensor, source.bytes,
-           value->bytes);
+    report(context, "node %d (%s): the constant tensor %d has %zu bytes, its shape and type take %zu", node.index,
+           node.op->name, value->tensor, source.bytes, value->bytes);
     return false;
   }
   if (reinterpret_cast<uintptr_t>(value->data) % width_of(value->type) != 0) {
-    report(context, "the constant tensor %d is not aligned to its elements", value->tensor);
+    report(context, "node %d (%s): the constant tensor %d is not aligned to its elements", node.index, node.op->name,
+           value->tensor);
     return false;
   }
   return true;
@@ -304,7 +308,7 @@ TfLiteStatus prepare(TfLiteContext* context, TfLiteNode* tflite_node) {
   pool_grow(delegate->pool, threads);
 
   for (int i = 0; i < kernel->num_values; i++)
-    if (!kernel->values[i].written && !refresh(context, &kernel->values[i])) return kTfLiteError;
+    if (!kernel->values[i].written && !refresh(context, kernel, &kernel->values[i])) return kTfLiteError;
   size_t shared = 0, scratch = 0;
   for (int i = 0; i < kernel->num_nodes; i++) {
     Node* node = &kernel->nodes[i];
@@ -430,10 +434,11 @@ bool set_option(Delegate* delegate, const char* key, const char* value) {
   return false;
 }
 
+// Null, and a sentence reported, if the environment asks for what is not there.
 const Kernels* default_kernels() {
   char message[200];
   const Kernels* kernels = select_kernels(getenv("ACDBIT_KERNELS"), message, sizeof message);
-  if (message[0] != '\0') report(nullptr, "%s", message);
+  if (kernels == nullptr) report(nullptr, "%s", message);
   return kernels;
 }
 
@@ -444,7 +449,10 @@ extern "C" {
 
 const char* acdbit_version(void) { return ACDBIT_VERSION; }
 
-const char* acdbit_kernel_path(void) { return acdbit::default_kernels()->name; }
+const char* acdbit_kernel_path(void) {
+  const acdbit::Kernels* kernels = acdbit::default_kernels();
+  return kernels == nullptr ? "" : kernels->name;
+}
 
 const char* acdbit_kernel_paths(void) {
   static thread_local char names[64];
@@ -469,12 +477,15 @@ void* tflite_plugin_create_delegate(const char* const* keys, const char* const* 
   // Python passes the number as an int, of which only the lower half arrives for sure.
   const uint32_t count = static_cast<uint32_t>(num_options);
   for (uint32_t i = 0; ok && i < count; i++) ok = set_option(delegate, keys[i], values[i]);
+  if (ok && delegate->kernels == nullptr) {
+    delegate->kernels = default_kernels();
+    ok = delegate->kernels != nullptr;
+  }
   if (!ok) {
     if (report_error != nullptr) report_error(last_report());
     tflite_plugin_destroy_delegate(delegate);
     return nullptr;
   }
-  if (delegate->kernels == nullptr) delegate->kernels = default_kernels();
   delegate->base.data = delegate;
   delegate->base.Prepare = claim;
   delegate->base.flags = kTfLiteDelegateFlagsAllowDynamicTensors;

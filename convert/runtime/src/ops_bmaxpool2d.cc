@@ -28,6 +28,11 @@ bool prepare(const Session& session, Node* node) {
   if (!set_window(session, node, kind, input->dims[1], filter_height, stride_height, 1, &state->y) ||
       !set_window(session, node, kind, input->dims[2], filter_width, stride_width, 1, &state->x))
     return false;
+  // One row of the input, of which a row of outputs takes the largest signs of its rows before those of its columns.
+  size_t row_bytes;
+  if (__builtin_mul_overflow(static_cast<size_t>(input->dims[2]), sizeof(uint32_t) * input->dims[3], &row_bytes))
+    return refuse(session, node, "its input is too large");
+  node->scratch_bytes = row_bytes;
   const int64_t dims[] = {input->dims[0], state->y.output, state->x.output, input->dims[3]};
   if (!set_shape(session, node, node->outputs[0], 4, dims)) return false;
   if (node->outputs[0]->count >= kMaxSize) return refuse(session, node, "output 0 is too large");
@@ -39,27 +44,33 @@ struct Call {
   const uint32_t* input;
   uint32_t* output;
   int words;
+  char* scratch;
+  size_t scratch_stride;
 };
 
-// One row of outputs.
-void run(void* context, int task, int) {
+// One row of outputs. Rows first, then columns, and only taps inside the input: the largest window costs a row of outputs
+// no more than reading the input, and each output a row.
+void run(void* context, int task, int thread) {
   const Call& call = *static_cast<const Call*>(context);
   const Window& y = call.state->y;
   const Window& x = call.state->x;
   const int64_t image = task / y.output;
+  const int64_t row_words = static_cast<int64_t>(x.input) * call.words;
+  uint32_t* const rows = reinterpret_cast<uint32_t*>(call.scratch + thread * call.scratch_stride);
+  const int64_t top = y.position(task % y.output, 0);
+  const int64_t bottom = top + y.filter < y.input ? top + y.filter : y.input;
+  for (int64_t i = 0; i < row_words; i++) rows[i] = ~0u;
+  for (int64_t row = top < 0 ? 0 : top; row < bottom; row++) {
+    const uint32_t* in = call.input + (image * y.input + row) * row_words;
+    for (int64_t i = 0; i < row_words; i++) rows[i] &= in[i];
+  }
   for (int column = 0; column < x.output; column++) {
     uint32_t* out = call.output + (static_cast<int64_t>(task) * x.output + column) * call.words;
     for (int w = 0; w < call.words; w++) out[w] = ~0u;
-    // Only the taps inside the input, however large the window is.
-    const int64_t top = y.position(task % y.output, 0), left = x.position(column, 0);
-    const int64_t bottom = top + y.filter < y.input ? top + y.filter : y.input;
+    const int64_t left = x.position(column, 0);
     const int64_t right = left + x.filter < x.input ? left + x.filter : x.input;
-    for (int64_t row = top < 0 ? 0 : top; row < bottom; row++) {
-      for (int64_t place = left < 0 ? 0 : left; place < right; place++) {
-        const uint32_t* in = call.input + ((image * y.input + row) * x.input + place) * call.words;
-        for (int w = 0; w < call.words; w++) out[w] &= in[w];
-      }
-    }
+    for (int64_t place = left < 0 ? 0 : left; place < right; place++)
+      for (int w = 0; w < call.words; w++) out[w] &= rows[place * call.words + w];
   }
 }
 
@@ -67,10 +78,10 @@ void invoke(const Session& session, Node* node) {
   const State* state = static_cast<const State*>(node->state);
   const Value* output = node->outputs[0];
   Call call = {state, reinterpret_cast<const uint32_t*>(node->inputs[0]->data),
-               reinterpret_cast<uint32_t*>(output->data), output->dims[3]};
+               reinterpret_cast<uint32_t*>(output->data), output->dims[3], session.scratch, session.scratch_stride};
   // In floats: a window may be far larger than its input.
-  const float cost = static_cast<float>(output->count) * static_cast<float>(state->y.filter) *
-                     static_cast<float>(state->x.filter);
+  const float cost = static_cast<float>(output->count) *
+                     (static_cast<float>(state->y.filter) * state->x.stride + static_cast<float>(state->x.filter));
   parallel(session.pool, cost < 32768.0f ? 1 : session.threads, output->dims[0] * output->dims[1], run, &call);
 }
 

@@ -11,7 +11,8 @@ struct Pool {
   pthread_cond_t wake;
   pthread_cond_t finished;
   pthread_t threads[kMaxThreads];
-  int size;  // threads, the caller not counted
+  int size;    // threads, the caller not counted
+  int wanted;  // as many after a fork, which leaves a child none
   bool stop;
   // The call being served.
   TaskFunction function;
@@ -21,9 +22,35 @@ struct Pool {
   int places;   // threads that may still join
   int working;  // threads that joined and have not left
   int joined;
+  Pool* previous;  // in the list of all pools
+  Pool* next_pool;
 };
 
 namespace {
+
+// All pools, for the child of a fork: it has their memory but not their threads, and locks as they happened to be.
+pthread_mutex_t all_mutex = PTHREAD_MUTEX_INITIALIZER;
+bool watching = false;
+Pool* all_pools = nullptr;
+
+// Without threads and calls.
+void reset(Pool* pool) {
+  pthread_mutex_init(&pool->user, nullptr);
+  pthread_mutex_init(&pool->mutex, nullptr);
+  pthread_cond_init(&pool->wake, nullptr);
+  pthread_cond_init(&pool->finished, nullptr);
+  pool->size = pool->places = pool->working = 0;
+  pool->stop = false;
+}
+
+void before_fork() { pthread_mutex_lock(&all_mutex); }
+
+void in_parent() { pthread_mutex_unlock(&all_mutex); }
+
+void in_child() {
+  pthread_mutex_init(&all_mutex, nullptr);
+  for (Pool* pool = all_pools; pool != nullptr; pool = pool->next_pool) reset(pool);
+}
 
 void run_tasks(Pool* pool, int thread) {
   const int num_tasks = pool->num_tasks;
@@ -52,20 +79,40 @@ void* work(void* argument) {
   return nullptr;
 }
 
+// The caller holds `user`. Where the system refuses a thread, it is not asked again.
+void grow(Pool* pool) {
+  while (pool->size < pool->wanted) {
+    if (pthread_create(&pool->threads[pool->size], nullptr, work, pool) != 0) {
+      pool->wanted = pool->size;
+      return;
+    }
+    pthread_mutex_lock(&pool->mutex);
+    pool->size++;
+    pthread_mutex_unlock(&pool->mutex);
+  }
+}
+
 }  // namespace
 
 Pool* pool_create() {
   Pool* pool = static_cast<Pool*>(calloc(1, sizeof(Pool)));
   if (pool == nullptr) return nullptr;
-  pthread_mutex_init(&pool->user, nullptr);
-  pthread_mutex_init(&pool->mutex, nullptr);
-  pthread_cond_init(&pool->wake, nullptr);
-  pthread_cond_init(&pool->finished, nullptr);
+  reset(pool);
+  pthread_mutex_lock(&all_mutex);
+  if (!watching) watching = pthread_atfork(before_fork, in_parent, in_child) == 0;
+  pool->next_pool = all_pools;
+  if (all_pools != nullptr) all_pools->previous = pool;
+  all_pools = pool;
+  pthread_mutex_unlock(&all_mutex);
   return pool;
 }
 
 void pool_destroy(Pool* pool) {
   if (pool == nullptr) return;
+  pthread_mutex_lock(&all_mutex);
+  if (pool->next_pool != nullptr) pool->next_pool->previous = pool->previous;
+  (pool->previous != nullptr ? pool->previous->next_pool : all_pools) = pool->next_pool;
+  pthread_mutex_unlock(&all_mutex);
   pthread_mutex_lock(&pool->mutex);
   pool->stop = true;
   pthread_cond_broadcast(&pool->wake);
@@ -81,12 +128,8 @@ void pool_destroy(Pool* pool) {
 void pool_grow(Pool* pool, int threads) {
   if (threads > kMaxThreads) threads = kMaxThreads;
   pthread_mutex_lock(&pool->user);
-  while (pool->size < threads - 1) {
-    if (pthread_create(&pool->threads[pool->size], nullptr, work, pool) != 0) break;
-    pthread_mutex_lock(&pool->mutex);
-    pool->size++;
-    pthread_mutex_unlock(&pool->mutex);
-  }
+  if (pool->wanted < threads - 1) pool->wanted = threads - 1;
+  grow(pool);
   pthread_mutex_unlock(&pool->user);
 }
 
@@ -95,6 +138,7 @@ void parallel(Pool* pool, int threads, int num_tasks, TaskFunction function, voi
     for (int task = 0; task < num_tasks; task++) function(context, task, 0);
     return;
   }
+  grow(pool);
   pthread_mutex_lock(&pool->mutex);
   pool->function = function;
   pool->context = context;

@@ -1,7 +1,7 @@
 // A small thread pool. The calling thread works too, so a pool of one has no threads of its own.
 //
 // Which thread runs which task is open; results must not depend on it, and then they are the same for any number.
-// Idle threads sleep on a condition variable.
+// Idle threads sleep on a condition variable. A process that was forked gets threads of its own with its first call.
 #pragma once
 
 namespace acdbit {
