@@ -318,6 +318,7 @@ def to_tflite(model, path, precision=None, attention=None, fuse_blocks=True, hal
         else:
             _save(model, image_shape, IntegerExecutor() if precision == "int8" else FloatExecutor(), folder)
             file, packed = flatbuffer.parse(_convert_float(folder, precision, calibration), "the converted model"), []
+    rewrite.free_batch(file)
     if card is not None:
         rewrite.set_metadata(file, {**rewrite.metadata(file), "card": card})
     content = flatbuffer.pack(file)

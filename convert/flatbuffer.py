@@ -478,3 +478,8 @@ def _check(model):
                 raise ValueError(f"node {index} reads tensors {_indices(node.inputs)} of {count}")
             if not all(0 <= i < count for i in _indices(node.outputs)):
                 raise ValueError(f"node {index} writes tensors {_indices(node.outputs)} of {count}")
+            for i in _indices(node.outputs):
+                if i in _indices(node.inputs):
+                    raise ValueError(f"node {index} writes tensor {i}, which it reads")
+                if _tensor(model, i, graph.tensors[i]).data is not None:
+                    raise ValueError(f"node {index} writes tensor {i}, which is a constant")

@@ -3,6 +3,7 @@
 All functions change the model object (`flatbuffer.read`) in place.
 """
 
+import collections
 import copy
 import json
 from typing import NamedTuple
@@ -78,6 +79,34 @@ def separate_views(model):
         node.inputs = np.array([source.index], np.int32)
         node.outputs = np.array([len(graph.tensors) - 1], np.int32)
         graph.operators.insert(position, node)
+
+
+def free_batch(model):
+    """Leaves the first size of every RESHAPE to be inferred, so that an interpreter may resize the input to more images.
+
+    The converter writes down that of one image wherever it comes from a product of sizes.
+    """
+    nodes = [node for node in flatbuffer.operators(model) if node.subgraph == 0]
+    others = {tensor.index for node in nodes if node.name != "RESHAPE" for tensor in node.inputs if tensor is not None}
+    graph = model.subgraphs[0]
+    users = collections.Counter(tensor.buffer for graph_ in model.subgraphs for tensor in graph_.tensors)
+    for node in nodes:
+        if node.name != "RESHAPE" or node.inputs[0].data is not None or len(node.inputs) < 2 or node.inputs[1].data is None:
+            continue
+        shape = np.frombuffer(node.inputs[1].data, np.int32).copy()
+        if node.inputs[1].index in others or not len(shape) or (shape < 1).any():
+            continue
+        shape[0] = -1
+        tensor = graph.tensors[node.inputs[1].index]
+        if users[tensor.buffer] > 1:
+            # An equal constant, perhaps of another meaning, keeps the old one.
+            users[tensor.buffer] -= 1
+            tensor.buffer = len(model.buffers)
+            model.buffers.append(schema.BufferT())
+        model.buffers[tensor.buffer].data = np.frombuffer(shape.tobytes(), np.uint8)
+        options = graph.operators[node.index].builtinOptions
+        if options is not None and options.newShape is not None and len(options.newShape):
+            options.newShape = shape
 
 
 def take_outputs(model, prefix):

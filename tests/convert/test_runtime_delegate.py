@@ -315,9 +315,20 @@ def test_a_cycle_and_an_output_written_twice_are_errors():
         x = graph.input((1, 4, 4, 1), "int32")
         middle, last = (graph.tensor((1, 3, 3, 1), "int32") for _ in range(2))
         graph.custom("LceBMaxPool2d", [last if second == "cycle" else x], [middle], POOL)
-        graph.custom("LceBMaxPool2d", [middle], [middle if second == "twice" else last], POOL)
+        graph.custom("LceBMaxPool2d", *(([x], [middle]) if second == "twice" else ([middle], [last])), POOL)
         with pytest.raises(ValueError, match="cannot run the model"):
             start_engine("acdbit", graph.pack(middle))
+
+
+def test_a_node_that_writes_what_it_reads_is_a_damaged_file():
+    """LiteRT never offers such a node to the delegate, and would only say that it does not know the op."""
+    for output in ("input", "constant"):
+        graph = runtime_models.Graph()
+        x = graph.input((1, 4, 4, 1), "int32")
+        graph.custom("LceBMaxPool2d", [x], [x if output == "input" else graph.constant(np.zeros((1, 4, 4, 1), np.int32))], POOL)
+        said = "writes tensor 0, which it reads" if output == "input" else "writes tensor 1, which is a constant"
+        with pytest.raises(ValueError, match=f"corrupt .*node 0 {said}"):
+            Interpreter(graph.pack(x))
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -1,10 +1,12 @@
 """Small Keras models whose weights and running statistics are not those of the start."""
 
 import functools
+import os
 
 import keras
 import numpy as np
 from acdbit_keras import models
+from acdbit_keras.convert import runtime
 
 
 def images(count, shape=(8, 8, 1), seed=0):
@@ -32,3 +34,19 @@ def trained(scheme):
     model.compile(keras.optimizers.Adam(1e-3), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     model.fit(images(128, seed=1), labels, batch_size=32, epochs=2, verbose=0)
     return model
+
+
+def predict_in_batches(path, samples, sizes):
+    """Logits of a file in the stock interpreter, its input resized to several images at once; `sizes` of the batches."""
+    from ai_edge_litert.interpreter import Interpreter, load_delegate
+
+    interpreter = Interpreter(os.fspath(path), experimental_delegates=[load_delegate(runtime.library_path())])
+    index, found, first = interpreter.get_input_details()[0]["index"], [], 0
+    for size in sizes:
+        interpreter.resize_tensor_input(index, (size, *samples.shape[1:]))
+        interpreter.allocate_tensors()
+        interpreter.set_tensor(index, samples[first : first + size])
+        interpreter.invoke()
+        found.append(interpreter.get_tensor(interpreter.get_output_details()[0]["index"]))
+        first += size
+    return np.concatenate(found)
