@@ -20,12 +20,14 @@ from setuptools.command.build_ext import build_ext
 
 SOURCES = pathlib.Path(__file__).parent.resolve() / "convert" / "runtime"
 LIBRARY = "libacdbit_runtime.so"
+# Beside where the library would be: why it is not there. pip shows warnings of a build that succeeds to nobody.
+REASON = "not_compiled.txt"
 MACHINES = {62: "x86_64", 183: "aarch64"}  # ELF's numbers
 MANYLINUX = (2, 17)
 
 
 class BuildRuntime(build_ext):
-    """Runs CMake instead of Python's compiler; a failure is told and forgiven."""
+    """Runs CMake instead of Python's compiler; a failure is told, noted in the package, and forgiven."""
 
     def run(self):
         if not sys.platform.startswith("linux"):
@@ -39,14 +41,16 @@ class BuildRuntime(build_ext):
         preset = os.environ.get("ACDBIT_PRESET")
         target = pathlib.Path(self.get_ext_fullpath(extension.name))
         target.unlink(missing_ok=True)
+        target.with_name(REASON).unlink(missing_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
         kind = ["--preset", preset] if preset else ["-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release"]
         try:
             _run("cmake", "-S", SOURCES, "-B", build, *kind)
             _run("cmake", "--build", build, "--target", "acdbit_runtime")
         except (OSError, subprocess.CalledProcessError) as error:
             self.warn(f"acdbit-keras: {_reason(error)}; the package is installed without its compiled runtime.")
+            target.with_name(REASON).write_text(_reason(error))
             return
-        target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(build / LIBRARY, target)
 
     def get_ext_filename(self, name):
@@ -77,10 +81,13 @@ def _reason(error):
     if isinstance(error, OSError):
         return f"{error.filename or 'cmake'} cannot be run ({error.strerror})"
     lines = [line.strip() for line in (error.stderr + error.stdout).splitlines() if line.strip()]
-    if any("CMAKE_CXX_COMPILER" in line for line in lines):
-        return "there is no C++ compiler (install one, such as g++)"
-    first = next((line for line in lines if "error" in line.lower()), lines[0] if lines else "no reason given")
-    return f"compiling the runtime failed ({first})"
+    for variable, language, example in (("CMAKE_CXX_COMPILER", "C++", "g++"), ("CMAKE_C_COMPILER", "C", "gcc")):
+        if any(f"No {variable} could be found" in line or f"{variable} not set" in line for line in lines):
+            return f"there is no {language} compiler (install one, such as {example})"
+    at = next((i for i, line in enumerate(lines) if "error" in line.lower()), 0)
+    # CMake gives a place of its own on one line and what happened there on the next ones.
+    said = " ".join(lines[at + 1 : at + 4] if lines[at : at + 1] and lines[at].endswith("(message):") else lines[at : at + 1])
+    return f"compiling the runtime failed ({said or 'no reason given'})"
 
 
 setup(

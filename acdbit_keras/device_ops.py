@@ -32,6 +32,8 @@ AcdBinaryAttention
         MAX_RATIO  P >= ratio * max_j P
         ZERO       score >= 0, no softmax
         MEAN       P >= 1 / m
+    Weights of a softmax below 2^-32 of the row's largest may count as 0, so a threshold that low keeps as many keys as the
+    rule says or fewer. From statistics that are not finite follows a result, the same on every CPU, but no particular one.
     count = popcount(kept_i and not value bits) per channel, kept = popcount(kept_i)
     context = count * (2 a value_scale) + kept * (a (value_offset - value_scale))
 

@@ -30,6 +30,13 @@ def bench(options):
         raise ValueError("bench needs either files, --model or --kernels")
     if options.teacher and not options.model:
         raise ValueError("--teacher goes with --model")
+    # Before minutes of converting and timing.
+    for name, least in (("runs", 1), ("warmup", 0), ("threads", 1)):
+        if getattr(options, name) < least:
+            raise ValueError(f"--{name} must be at least {least}, not {getattr(options, name)}")
+    for path in (options.plot, options.out):
+        if path and not pathlib.Path(path).absolute().parent.is_dir():
+            raise ValueError(f"there is no folder {pathlib.Path(path).absolute().parent} to write {pathlib.Path(path).name} to")
     if options.kernels:
         return _bench_kernels(options)
     room = importlib.import_module("acdbit_keras.convert.benchmark")
@@ -50,11 +57,11 @@ def bench(options):
     if options.model:
         # The folder is gone; what is left of a path is what the file holds.
         results = [dataclasses.replace(result, path=pathlib.Path(result.path).name) for result in results]
+    emit(options, room.table(results), [result.to_dict() for result in results])
     if options.plot:
         room.plot(results, options.plot)
     if options.out:
         _write_timings(results, options)
-    emit(options, room.table(results), [result.to_dict() for result in results])
 
 
 def _contenders(options, folder):
@@ -75,9 +82,9 @@ def _bench_kernels(options):
     from acdbit_keras.convert import kernel_benchmark as room
 
     result = room.kernel_benchmark(options.runs)
+    emit(options, room.table(result), result.to_dict())
     if options.out:
         write_measurement(options.out, {"runs": options.runs, **result.to_dict()})
-    emit(options, room.table(result), result.to_dict())
 
 
 def _write_timings(results, options):

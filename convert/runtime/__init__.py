@@ -12,6 +12,7 @@ import platform
 import struct
 
 LIBRARY = "libacdbit_runtime.so"
+REASON = "not_compiled.txt"  # written by the package's installation where it could not compile the library
 # Path of a library to take instead, such as one built with sanitizers.
 VARIABLE = "ACDBIT_RUNTIME"
 
@@ -34,8 +35,10 @@ def library_path():
     """
     path = os.environ.get(VARIABLE) or str(pathlib.Path(__file__).with_name(LIBRARY))
     if not os.path.isfile(path):
+        note = pathlib.Path(path).with_name(REASON)
+        reason = f", for {note.read_text().strip()}" if note.is_file() else ""
         raise RuntimeMissingError(
-            f"the compiled runtime is not at {path}; install a C++ compiler (such as g++) and run `pip install .` in the"
+            f"the compiled runtime is not at {path}{reason}; install a C++ compiler (such as g++) and run `pip install .` in the"
             " acdbit-keras folder again to build it"
         )
     machine = _machine(path)
@@ -98,9 +101,16 @@ def _library(path):
 
 
 def _machine(path):
+    size = os.path.getsize(path)
     with open(path, "rb") as file:
-        header = file.read(20)
-    if len(header) < 20 or header[:4] != b"\x7fELF":
+        header = file.read(64)
+    if len(header) < 64 or header[:4] != b"\x7fELF":
         return "no machine (it is not an ELF library)"
-    [number] = struct.unpack("<H" if header[5] == 1 else ">H", header[18:20])
+    order = "<" if header[5] == 1 else ">"
+    [number] = struct.unpack(f"{order}H", header[18:20])
+    if header[4] == 2:
+        # Loading a library whose end is missing kills the process. Its section headers stand last.
+        [place], (width, count) = struct.unpack(f"{order}Q", header[40:48]), struct.unpack(f"{order}HH", header[58:62])
+        if place + width * count > size:
+            return "no machine (its end is missing)"
     return _MACHINES.get(number, f"ELF machine {number}")

@@ -369,6 +369,27 @@ def test_library_tells_about_itself():
     assert f'#define ACDBIT_VERSION "{runtime.version()}"' in header
 
 
+def test_a_library_that_is_none_or_not_this_one_is_told(tmp_path, monkeypatch):
+    path = tmp_path / runtime.LIBRARY
+    monkeypatch.setenv("ACDBIT_RUNTIME", os.fspath(path))
+    content = chain(np.random.default_rng(0))
+    whole = pathlib.Path(runtime.__file__).with_name(runtime.LIBRARY).read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ImportError, match="its end is missing"):
+        start_engine("acdbit", content)
+    path.write_text("a text")
+    with pytest.raises(ImportError, match="not an ELF library"):
+        start_engine("acdbit", content)
+    path.unlink()
+    (tmp_path / runtime.REASON).write_text("there is no C++ compiler (install one, such as g++)")
+    with pytest.raises(ImportError, match="libacdbit_runtime.so, for there is no C.. compiler"):
+        start_engine("acdbit", content)
+    other = next(place for place in re.findall(r"(/\S+libc\.so\S*)", pathlib.Path("/proc/self/maps").read_text()))
+    monkeypatch.setenv("ACDBIT_RUNTIME", other)
+    with pytest.raises(ImportError, match="is not the runtime of acdbit-keras: it lacks acdbit_version"):
+        start_engine("acdbit", content)
+
+
 def test_version_is_the_package_s():
     assert runtime.version() == metadata.version("acdbit-keras")
 
