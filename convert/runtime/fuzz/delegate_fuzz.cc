@@ -533,7 +533,7 @@ void run_graph(Bytes bytes) {
       scenario.resized = candidates[bytes.byte() % candidates.size()];
       scenario.new_dims = scenario.spec.tensors[scenario.resized].dims;
       int& size = scenario.new_dims[resize < 224 ? 0 : bytes.byte() % scenario.new_dims.size()];
-      size = bytes.choose({2 * std::min(size, 1 << 20), 3, 1, 0, size, 70});
+      size = bytes.choose({2 * std::clamp(size, -1, 1 << 20), 3, 1, 0, size, 70});
     }
   }
   const SupportedKernels kernels = supported_kernels();
