@@ -192,6 +192,7 @@ def test_bad_input(changes, sentence, saved, tmp_path, capsys):
 def test_a_file_has_no_inside(tmp_path, capsys):
     from acdbit_keras.cli import main
 
+    (tmp_path / "a.tflite").touch()
     assert main(["visualize", str(tmp_path / "a.tflite"), "--out", str(tmp_path / "views"), "--dataset", "digits"]) == 2
     assert "name the Keras model it was converted from" in capsys.readouterr().err
 
