@@ -310,6 +310,7 @@ struct QueryTerms {
 };
 
 constexpr float kLargestBase = 30.0f;  // no score is below -base, either
+constexpr float kLargestScale = 1e30f;  // with it the distance that stands for absent keys, too, gives a finite number
 
 static inline int popcount_row(const uint32_t* words, int num_words) {
   int count = 0;
@@ -328,7 +329,8 @@ static inline QueryTerms query_terms(const Rows& rows, int r, const KeyBounds& b
   const float start = scale * dim;
   // A little more than the sum, for rounding.
   const float base = 1.000001f * ((bounds.scale * fabsf(start) + bounds.offset * fabsf(offset)) + bounds.sum * fabsf(bias));
-  const bool serves = base <= kLargestBase && (plan.rule == Rule::kElastic || plan.rule == Rule::kMean);
+  const bool serves = base <= kLargestBase && fabsf(scale) <= kLargestScale &&
+                      (plan.rule == Rule::kElastic || plan.rule == Rule::kMean);
   return {start, -(scale + scale), offset, bias, serves ? base : 0.0f};
 }
 
@@ -354,15 +356,11 @@ static void float_rows(const Rows& rows, const AttentionHead& packed, const Tili
   const F16 add_tail = tail(plan.keys, 0.0f, -INFINITY);
   const F16 times_tail = tail(plan.keys, 1.0f, 0.0f);
 
-  // Sixteen scores from their distances and the first one's key.
-  const auto dynamic_score = [&](const QueryTerms& row, F16 distances, int key) {
-    const F16 dot = multiply_add(distances, splat(row.slope), splat(row.start));
+  // Sixteen scores from key j of the tile on.
+  const auto dynamic_score = [&](const QueryTerms& row, const Distance* distances, int key) {
+    const F16 dot = multiply_add(load_distances(distances), splat(row.slope), splat(row.start));
     const F16 rest = multiply_add(load(packed.key_sum + key), splat(row.bias), splat(-row.base));
     return multiply_add(load(packed.key_scale + key), dot, multiply_add(load(packed.key_offset + key), splat(row.offset), rest));
-  };
-  // What stands for absent keys is the largest distance; times a slope it may leave the finite numbers.
-  const auto last_are_keys = [&](F16 distances, int key) {
-    return key + 16 > plan.keys ? distances * times_tail : distances;
   };
   const auto frozen_score = [&](const Distance* distances, int key) {
     const F16 scale = splat(plan.score_scale[rows.head] + plan.score_scale[rows.head]);
@@ -375,8 +373,7 @@ static void float_rows(const Rows& rows, const AttentionHead& packed, const Tili
     float* const out = scores + r * tile;
     const int last = (keys - 1) / 16 * 16;
     for (int j = 0; j <= last; j += 16) {
-      F16 s = dynamic ? dynamic_score(row, last_are_keys(load_distances(from + j), first + j), first + j)
-                      : frozen_score(from + j, first + j);
+      F16 s = dynamic ? dynamic_score(row, from + j, first + j) : frozen_score(from + j, first + j);
       if (first + j + 16 > plan.keys) s = s + add_tail;
       store(out + j, s);
       maximum = larger(maximum, s);
@@ -404,22 +401,28 @@ static void float_rows(const Rows& rows, const AttentionHead& packed, const Tili
     float* const out = scores + r * tile;
     const int last = (keys - 1) / 16 * 16;
     for (int j = 0; j < last; j += 16) {
-      const F16 weight = exponential<false>(dynamic_score(row, load_distances(from + j), first + j));
+      const F16 weight = exponential<false>(dynamic_score(row, from + j, first + j));
       store(out + j, weight);
       sum = sum + weight;
     }
-    F16 weight = exponential<false>(dynamic_score(row, last_are_keys(load_distances(from + last), first + last), first + last));
+    F16 weight = exponential<false>(dynamic_score(row, from + last, first + last));
     if (keys % 16 != 0) weight = weight * times_tail;
     store(out + last, weight);
     return sum + weight;
   };
 
-  bool based = dynamic;
+  // Absent keys have the largest distance, which only a moderate scale keeps among the finite numbers; 0 always is.
+  const auto clear_absent = [&](int r, int keys) {
+    for (int j = keys; j % 16 != 0; j++) near[r * tile + j] = 0;
+  };
+
+  bool based = dynamic, moderate = true;
   for (int r = 0; r < rows.count; r++) {
     most[r] = splat(-INFINITY);
     sums[r] = splat(0.0f);
     if (dynamic) terms[r] = query_terms(rows, r, *packed.bounds);
     based = based && terms[r].base > 0.0f;
+    moderate = moderate && (!dynamic || fabsf(terms[r].slope) <= 2.0f * kLargestScale);
   }
   for (int first = 0; first < plan.keys; first += tile) {
     const int keys = plan.keys - first < tile ? plan.keys - first : tile;
@@ -427,6 +430,7 @@ static void float_rows(const Rows& rows, const AttentionHead& packed, const Tili
     distances_of_rows(rows.query(0), plan.query_stride, rows.count, packed.keys, plan.head_dim, first, keys, near, tile,
                       unused);
     for (int r = 0; r < rows.count; r++) {
+      if (!moderate) clear_absent(r, keys);
       if (based) {
         sums[r] = weigh_distances(r, first, keys, sums[r]);
       } else {
@@ -445,6 +449,7 @@ static void float_rows(const Rows& rows, const AttentionHead& packed, const Tili
       for (int r = 0; r < rows.count; r++) {
         if (!tiling.one) {
           distances(rows.query(r), packed.keys, plan.head_dim, first, keys, near + r * tile);
+          if (!moderate) clear_absent(r, keys);
           score(r, first, keys, most[r]);
         }
         sums[r] = weigh(r, keys, most[r], sums[r]);
@@ -463,6 +468,7 @@ static void float_rows(const Rows& rows, const AttentionHead& packed, const Tili
     for (int r = 0; r < rows.count; r++) {
       if (!tiling.one) {
         distances(rows.query(r), packed.keys, plan.head_dim, first, keys, near + r * tile);
+        if (!moderate) clear_absent(r, keys);
         if (based) {
           weigh_distances(r, first, keys, splat(0.0f));
         } else {
