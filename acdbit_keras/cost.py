@@ -299,7 +299,11 @@ class _Trace:
                 continue
             if isinstance(record.layer, layers.BatchNormalization) and isinstance(producer.layer, _FOLDING):
                 producer.norm, record.folded = record.layer, True
-            elif isinstance(record.layer, layers.Dense) and isinstance(producer.layer, layers.BatchNormalization) and not producer.folded:
+            elif (
+                isinstance(record.layer, layers.Dense)
+                and isinstance(producer.layer, layers.BatchNormalization)
+                and not producer.folded
+            ):
                 record.norm, producer.folded = producer.layer, True
 
 
@@ -377,7 +381,9 @@ def _inputs(model, input_shape):
     if input_shape is not None:
         sizes = tuple(input_shape)
         if not all(isinstance(size, int) and size > 0 for size in sizes):
-            raise ValueError(f"input_shape must hold positive integers, the shape of one sample without the batch, not {input_shape!r}")
+            raise ValueError(
+                f"input_shape must hold positive integers, the shape of one sample without the batch, not {input_shape!r}"
+            )
         return ops.zeros((1, *sizes))
     functional = getattr(model, "input", None) if getattr(model, "inputs", None) else None
     if functional is not None:
@@ -395,7 +401,9 @@ def _zeros(model, shape, dtype):
 
 
 def _tensors(structure):
-    return [leaf for leaf in keras.tree.flatten(structure) if hasattr(leaf, "shape") and hasattr(leaf, "dtype") and len(leaf.shape)]
+    return [
+        leaf for leaf in keras.tree.flatten(structure) if hasattr(leaf, "shape") and hasattr(leaf, "dtype") and len(leaf.shape)
+    ]
 
 
 # --- What the converter makes of it ---------------------------------------------------------------------------------

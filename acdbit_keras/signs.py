@@ -86,9 +86,9 @@ def ste_tern(x, threshold_value=0.05, ternary_weight_networks=False, clip_value=
 
 def ste_round(x, low=0.0, high=1.0):
     """round(clip(x, low, high)), ties to even; gradient 1 where low <= x <= high, else 0. The code of elastic quantizers."""
-    return _straight_through(
-        lambda x: ops.round(ops.clip(x, low, high)), lambda x: ops.cast((x >= low) & (x <= high), x.dtype)
-    )(x)
+    return _straight_through(lambda x: ops.round(ops.clip(x, low, high)), lambda x: ops.cast((x >= low) & (x <= high), x.dtype))(
+        x
+    )
 
 
 def dorefa(x, k_bit=2, mode="activations"):
@@ -195,7 +195,9 @@ def get(identifier):
         config = identifier.get_config()
         layer_config = {"name", "trainable", "dtype", "metrics"}
         return Sign(_known(type(identifier).__name__), {k: v for k, v in config.items() if k not in layer_config})
-    raise ValueError(f"a sign must be a name, a Larq quantizer or a config, not {identifier!r}; known names: {', '.join(names())}")
+    raise ValueError(
+        f"a sign must be a name, a Larq quantizer or a config, not {identifier!r}; known names: {', '.join(names())}"
+    )
 
 
 def _known(name):

@@ -217,9 +217,7 @@ def plot(results, path):
     axes = figure.add_subplot()
     families = list(dict.fromkeys(r.engine.partition(":")[0] for r in results))
     colors = [f"C{families.index(r.engine.partition(':')[0])}" for r in results]
-    bars = axes.barh(
-        np.arange(len(results)), medians, xerr=np.abs(quartiles.T - medians), capsize=3, color=colors, height=0.6
-    )
+    bars = axes.barh(np.arange(len(results)), medians, xerr=np.abs(quartiles.T - medians), capsize=3, color=colors, height=0.6)
     axes.bar_label(bars, [f" {r.median_ms:.3g} ms ({r.ratio:.2f}x)" for r in results], padding=4)
     axes.set_yticks(np.arange(len(results)), [f"{os.path.basename(r.path)}\n{r.engine}" for r in results])
     axes.invert_yaxis()
@@ -288,9 +286,7 @@ def _enter(path, engine, seed):
     model = flatbuffer.parse(content, name)
     inputs = [_random_values(each.shape, each.dtype, rng, name) for each in flatbuffer.inputs(model)]
     engine = choose_engine(model, engine)
-    return _Contender(
-        name, engine, len(content), inputs, lambda threads: start_engine(engine, content, threads, name), model
-    )
+    return _Contender(name, engine, len(content), inputs, lambda threads: start_engine(engine, content, threads, name), model)
 
 
 def _start(contender, num_threads):
@@ -387,8 +383,7 @@ def _random_values(shape, dtype, rng, name):
 
 class _MallInfo2(ctypes.Structure):
     _fields_ = [
-        (name, ctypes.c_size_t)
-        for name in "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()
+        (name, ctypes.c_size_t) for name in "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()
     ]
 
 

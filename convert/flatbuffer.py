@@ -167,9 +167,7 @@ def parse(content, name):
     if not content:
         raise ValueError(f"{name} is empty, not a TFLite flatbuffer")
     if content[4:8] != IDENTIFIER:
-        raise ValueError(
-            f"{name} is not a TFLite flatbuffer: bytes 4 to 8 are {content[4:8]!r}, they must be {IDENTIFIER!r}"
-        )
+        raise ValueError(f"{name} is not a TFLite flatbuffer: bytes 4 to 8 are {content[4:8]!r}, they must be {IDENTIFIER!r}")
     try:
         model = schema.ModelT.InitFromPackedBuf(_StrictBytes(content), 0)
         _inline_external_data(model, content)

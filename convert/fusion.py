@@ -99,7 +99,10 @@ def block_constants(block):
     vectors |= _product("mlp_1", block.mlp_product_1, 0.0, 0.0)
     behind["mlp_1"] = _value(block.mlp_product_1.activation.shift_out)
     vectors |= _product("mlp_2", block.mlp_product_2, behind["mlp_1"], behind["mlp_1"].reshape(channels, -1).mean(-1))
-    for name, product, scale in (("output", block.output_product, "attention_scale"), ("mlp_2", block.mlp_product_2, "mlp_scale")):
+    for name, product, scale in (
+        ("output", block.output_product, "attention_scale"),
+        ("mlp_2", block.mlp_product_2, "mlp_scale"),
+    ):
         shift = _value(product.activation.shift_out)
         if options["branches"]:
             layer = getattr(block, scale)

@@ -67,9 +67,7 @@ class _AcdbitEngine(_LitertEngine):
         runtime.version()  # a library that is not ours says so here
         try:
             delegate = load_delegate(runtime.library_path(), {"num_threads": num_threads, "kernels": kernels})
-            self._open(
-                StockInterpreter(model_content=content, num_threads=num_threads, experimental_delegates=[delegate])
-            )
+            self._open(StockInterpreter(model_content=content, num_threads=num_threads, experimental_delegates=[delegate]))
         except (RuntimeError, ValueError) as error:
             # The interpreter's own message runs the delegate's sentence into others.
             raise ValueError(runtime.last_error() or str(error)) from error

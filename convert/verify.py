@@ -114,7 +114,9 @@ class Parity:
             wrong = next((parting for parting in self.partings if not parting.on_threshold), self.partings[0])
             lines.append(f"sample {wrong.sample} parts first at {wrong.layer}")
             if wrong.layer == NO_SIGNS:
-                lines.append("weights of 8 or 16 bits round by more than a 1-bit file may; a larger tolerance says what is allowed")
+                lines.append(
+                    "weights of 8 or 16 bits round by more than a 1-bit file may; a larger tolerance says what is allowed"
+                )
         if self.cause:
             lines.append(self.cause)
         return "\n".join(lines)
@@ -152,7 +154,9 @@ def verify(model, path, data, tolerance=1e-3, batch_size=64, num_threads=1, prog
     file = flatbuffer.parse(content, name)
     interpreter = Interpreter(content, num_threads)
     if interpreter.input_shape != image_shape:
-        raise ValueError(f"{name} takes images of shape {interpreter.input_shape}, the model {image_shape}: it is of another model")
+        raise ValueError(
+            f"{name} takes images of shape {interpreter.input_shape}, the model {image_shape}: it is of another model"
+        )
     model = export.in_half(model) if rewrite.metadata(file).get("half") else export.in_float32(model)
     predict = tf.function(lambda images: model(images, training=False), autograph=False)
 
@@ -223,7 +227,9 @@ class _Tracer:
         self._watch.get_concrete_function(tf.TensorSpec((_WATCHED_AT_ONCE, *export.input_shape(model)), tf.float32))
         self.cause = ""
         products = [
-            (layer.path, rewrite.pack_bits(kernels.packable_kernel(layer)[1].T)) for layer, place in self._places if place == "input"
+            (layer.path, rewrite.pack_bits(kernels.packable_kernel(layer)[1].T))
+            for layer, place in self._places
+            if place == "input"
         ]
         filters = export.match_products(file, products) if rewrite.filters(file) else []
         missing = [path for (path, _), found in zip(products, filters) if found is None]

@@ -52,9 +52,7 @@ class Backbone(QuickStart):
     """
 
     # === Config ===
-    def __init__(
-        self, stages, scheme, classes, image_size, patch_size, channels, stem, drop_path, float_merging=False, **kwargs
-    ):
+    def __init__(self, stages, scheme, classes, image_size, patch_size, channels, stem, drop_path, float_merging=False, **kwargs):
         super().__init__(**kwargs)
         check_positive(classes=classes, image_size=image_size, patch_size=patch_size, channels=channels)
         if image_size % patch_size:

@@ -24,7 +24,9 @@ def load_model(path):
     if path.is_dir():
         found = [path / name for name in ("model.keras", "best.keras") if (path / name).exists()]
         if not found:
-            raise ValueError(f"{path} holds no model.keras and no best.keras; it is no run's folder, or its first epoch is not over")
+            raise ValueError(
+                f"{path} holds no model.keras and no best.keras; it is no run's folder, or its first epoch is not over"
+            )
         path = found[0]
     if not path.exists():
         raise FileNotFoundError(f"there is no file {path}")

@@ -9,13 +9,9 @@ _ISOTROPIC = {
     # 8-pixel gray digits, tests: 16 tokens.
     "vit_nano_patch2_8": dict(image_size=8, patch_size=2, channels=1, width=64, depth=3, num_heads=2),
     # 32-pixel images on a CPU: 64 tokens; the size of the committed CPU experiments.
-    "vit_micro_patch4_32": dict(
-        image_size=32, patch_size=4, width=96, depth=4, num_heads=3, mlp_ratio=2, stem="convolutional"
-    ),
+    "vit_micro_patch4_32": dict(image_size=32, patch_size=4, width=96, depth=4, num_heads=3, mlp_ratio=2, stem="convolutional"),
     # 16 tokens: a quarter of its cost, for tables of many runs.
-    "vit_micro_patch8_32": dict(
-        image_size=32, patch_size=8, width=96, depth=4, num_heads=3, mlp_ratio=2, stem="convolutional"
-    ),
+    "vit_micro_patch8_32": dict(image_size=32, patch_size=8, width=96, depth=4, num_heads=3, mlp_ratio=2, stem="convolutional"),
     # DeiT-Ti and DeiT-S on 32- and 64-pixel images: 64 tokens.
     "vit_tiny_patch4_32": dict(image_size=32, patch_size=4, width=192, depth=12, num_heads=3),
     "vit_tiny_patch8_64": dict(image_size=64, patch_size=8, width=192, depth=12, num_heads=3),

@@ -58,9 +58,7 @@ class PyramidVisionTransformer(Backbone):
         if merging not in MERGINGS:
             raise ValueError(f"merging must be one of {', '.join(map(repr, MERGINGS))}, not {merging!r}")
         stages = [Stage(*values) for values in zip(*sizes.values())]
-        super().__init__(
-            stages, scheme, classes, image_size, patch_size, channels, stem, drop_path, merging == "float", **kwargs
-        )
+        super().__init__(stages, scheme, classes, image_size, patch_size, channels, stem, drop_path, merging == "float", **kwargs)
         self.merging = merging
         for name, values in sizes.items():
             setattr(self, name, tuple(values))

@@ -62,7 +62,9 @@ def test_bad_input_ends_with_one_clear_line(arguments, expected, broken_files, c
     assert sorted(broken_files.rglob("*")) == before, "something was left behind"
 
 
-@pytest.mark.parametrize("command", ["demo", "train", "evaluate", "summary", "convert", "verify", "bench", "predict", "zoo", "data"])
+@pytest.mark.parametrize(
+    "command", ["demo", "train", "evaluate", "summary", "convert", "verify", "bench", "predict", "zoo", "data"]
+)
 def test_every_command_explains_itself(command, capsys):
     with pytest.raises(SystemExit) as exit_:
         main([command, "--help"])

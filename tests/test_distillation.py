@@ -58,7 +58,9 @@ def direct(x, y):
 
 def outputs(seed, head_dim=8, blocks=2, tokens=5):
     rng = np.random.default_rng(seed)
-    taps = [{tap: rng.normal(size=(4, tokens, 2, head_dim)).astype(np.float32) for tap in ("query", "key")} for _ in range(blocks)]
+    taps = [
+        {tap: rng.normal(size=(4, tokens, 2, head_dim)).astype(np.float32) for tap in ("query", "key")} for _ in range(blocks)
+    ]
     return {"logits": rng.normal(size=(4, 3)).astype(np.float32), "taps": taps}
 
 

@@ -101,7 +101,9 @@ def test_convert_verify_evaluate_predict_and_bench(runs, capsys, tmp_path):
     assert analysis["totals"]["file_bytes"] == pytest.approx(pathlib.Path(bits).stat().st_size, rel=0.05)
 
     status, timings = run(capsys, "bench", bits, floats, integers, "--runs", "5", "--no-profile")
-    assert status == 0 and [row["file_bytes"] for row in timings] == [pathlib.Path(p).stat().st_size for p in (bits, floats, integers)]
+    assert status == 0 and [row["file_bytes"] for row in timings] == [
+        pathlib.Path(p).stat().st_size for p in (bits, floats, integers)
+    ]
 
     from PIL import Image
     from sklearn.datasets import load_digits

@@ -127,7 +127,10 @@ def test_a_broken_larq_is_named(monkeypatch):
 
 def test_a_larq_quantizer_is_kept_by_a_saved_model(tmp_path):
     model = keras.Sequential(
-        [keras.layers.Input((6,)), layers.BinaryDense(4, larq_quantizers.SteSign(clip_value=1.3), larq_quantizers.SwishSign(beta=2.0))]
+        [
+            keras.layers.Input((6,)),
+            layers.BinaryDense(4, larq_quantizers.SteSign(clip_value=1.3), larq_quantizers.SwishSign(beta=2.0)),
+        ]
     )
     model.save(tmp_path / "model.keras")
     again = keras.saving.load_model(tmp_path / "model.keras")

@@ -115,7 +115,12 @@ def test_a_variant_changes_every_aligned_sign():
     assert scheme.title == "ACD-BiT [threshold=mean, restore=dynamic, axis=token, batch_share=1]"
     for place in ("activation", "hidden", "query", "key"):
         quantizer = scheme.quantizer(place)
-        assert (quantizer.threshold, quantizer.restore, quantizer.axis, quantizer.batch_share) == ("mean", "dynamic", "token", 1.0)
+        assert (quantizer.threshold, quantizer.restore, quantizer.axis, quantizer.batch_share) == (
+            "mean",
+            "dynamic",
+            "token",
+            1.0,
+        )
     # Values are summed over the tokens: a statistic of each of them has no meaning there.
     value = scheme.quantizer("value")
     assert (value.threshold, value.restore, value.axis) == ("mean", "frozen", "channel")
@@ -167,7 +172,7 @@ def test_stages_cover_the_epochs(name, epochs):
     assert [first for *_, first, _ in rows] == [0, *ends[:-1]] and ends[-1] == epochs
     assert all(first < end for *_, first, end in rows)
     assert nameless(rows[-1][1].get_config()) == nameless(scheme.get_config())
-    for (stage, _, first, end) in rows:
+    for stage, _, first, end in rows:
         assert abs((end - first) / epochs - stage.share) < 1.5 / epochs
 
 

@@ -118,10 +118,7 @@ def test_aliases_and_class_names(name):
 LAYER_ARGUMENTS = [
     (layers.BinaryDense, {"units": 2}, "input_quantizer"),
     (layers.BinaryDense, {"units": 2}, "kernel_quantizer"),
-    *(
-        (layers.BinaryAttention, {"num_heads": 2}, f"{place}_quantizer")
-        for place in ("query", "key", "value", "probabilities")
-    ),
+    *((layers.BinaryAttention, {"num_heads": 2}, f"{place}_quantizer") for place in ("query", "key", "value", "probabilities")),
 ]
 
 

@@ -49,7 +49,9 @@ def emit(options, text, value):
 def _parser():
     from acdbit_keras.cli import analysis, bench, commands, experiments, zoo
 
-    parser = argparse.ArgumentParser(prog="acdbit", description="Binary vision transformers: train, convert, verify, measure, run.")
+    parser = argparse.ArgumentParser(
+        prog="acdbit", description="Binary vision transformers: train, convert, verify, measure, run."
+    )
     parser.set_defaults(run=lambda options: parser.print_help())
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND")
     for add in (*commands.COMMANDS, *bench.COMMANDS, *experiments.COMMANDS, *analysis.COMMANDS, *zoo.COMMANDS):

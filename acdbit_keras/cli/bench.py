@@ -8,17 +8,41 @@ from acdbit_keras.cli.common import command, model_of, write_measurement
 
 def add_bench(subparsers):
     parser = command(subparsers, "bench", bench, "Time files side by side in one run: latency, memory, size, per-node profile.")
-    parser.add_argument("files", nargs="*", metavar="FILE", help=".tflite or .onnx files; times are compared with the first one's")
-    parser.add_argument("--model", help="instead of files a binary run folder, .keras file, or PRESET:SCHEME[:CLASSES] for an untrained model: it and its float twin on every engine")
-    parser.add_argument("--kernels", action="store_true", help="instead of files the two products of a binary transformer and their float32 twins, each alone")
-    parser.add_argument("--teacher", metavar="MODEL", help="with --model: the float model to compare with (default: an untrained one of the same sizes)")
-    parser.add_argument("--engine", action="append", help="auto, acdbit, acdbit:KERNELS, lce, litert or onnx; once for all files or once per file; with --model: only these")
+    parser.add_argument(
+        "files", nargs="*", metavar="FILE", help=".tflite or .onnx files; times are compared with the first one's"
+    )
+    parser.add_argument(
+        "--model",
+        help="instead of files a binary run folder, .keras file, or PRESET:SCHEME[:CLASSES] for an untrained model: it and its float twin on every engine",
+    )
+    parser.add_argument(
+        "--kernels",
+        action="store_true",
+        help="instead of files the two products of a binary transformer and their float32 twins, each alone",
+    )
+    parser.add_argument(
+        "--teacher",
+        metavar="MODEL",
+        help="with --model: the float model to compare with (default: an untrained one of the same sizes)",
+    )
+    parser.add_argument(
+        "--engine",
+        action="append",
+        help="auto, acdbit, acdbit:KERNELS, lce, litert or onnx; once for all files or once per file; with --model: only these",
+    )
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--runs", type=int, default=50, help="timed inferences of each file (default: %(default)s); with --kernels turns of 10 calls each")
+    parser.add_argument(
+        "--runs",
+        type=int,
+        default=50,
+        help="timed inferences of each file (default: %(default)s); with --kernels turns of 10 calls each",
+    )
     parser.add_argument("--warmup", type=int, default=5)
     parser.add_argument("--no-profile", action="store_true", help="do not time each node alone")
     parser.add_argument("--plot", help="write a bar chart PNG")
-    parser.add_argument("--out", help="also write the results without the single times, and what they were measured on, to this JSON file")
+    parser.add_argument(
+        "--out", help="also write the results without the single times, and what they were measured on, to this JSON file"
+    )
 
 
 def bench(options):
@@ -78,7 +102,9 @@ def _contenders(options, folder):
 
 def _bench_kernels(options):
     if options.engine or options.plot or options.threads != 1:
-        raise ValueError("--kernels times every kernel path on one thread, without a picture; leave out --engine, --threads and --plot")
+        raise ValueError(
+            "--kernels times every kernel path on one thread, without a picture; leave out --engine, --threads and --plot"
+        )
     from acdbit_keras.convert import kernel_benchmark as room
 
     result = room.kernel_benchmark(options.runs)

@@ -31,9 +31,13 @@ def add_train(subparsers):
     parser.add_argument("recipe", nargs="?", help="name of a recipe; see --list")
     parser.add_argument("--list", action="store_true", help="list the recipes")
     parser.add_argument("--out", help="the run's folder (default: RUNS/RECIPE)")
-    parser.add_argument("--runs", default="runs", help="folder of runs, where the recipe's teacher is found or made (default: %(default)s)")
+    parser.add_argument(
+        "--runs", default="runs", help="folder of runs, where the recipe's teacher is found or made (default: %(default)s)"
+    )
     parser.add_argument("--teacher", help="run folder or .keras file of another teacher")
-    parser.add_argument("--devices", type=int, default=1, help="devices that share every batch, on the JAX backend (default: %(default)s)")
+    parser.add_argument(
+        "--devices", type=int, default=1, help="devices that share every batch, on the JAX backend (default: %(default)s)"
+    )
     add_settings(parser)
 
 
@@ -64,7 +68,9 @@ def _recipe_line(recipe):
 
 
 def add_evaluate(subparsers):
-    parser = command(subparsers, "evaluate", evaluate, "Accuracy of a run, a .keras or a .tflite file on the test images.", data=True)
+    parser = command(
+        subparsers, "evaluate", evaluate, "Accuracy of a run, a .keras or a .tflite file on the test images.", data=True
+    )
     parser.add_argument("model", help="run folder, .keras or .tflite file")
     parser.add_argument("--dataset", help="default: the one the model was trained on")
 
@@ -77,7 +83,11 @@ def evaluate(options):
         from acdbit_keras.models.loading import load_model
 
         result = room.evaluate(load_model(options.model), dataset_of(options, options.model), options.data_dir)
-    emit(options, "  ".join(f"{key} {value:.4f}" if isinstance(value, float) else f"{key} {value}" for key, value in result.items()), result)
+    emit(
+        options,
+        "  ".join(f"{key} {value:.4f}" if isinstance(value, float) else f"{key} {value}" for key, value in result.items()),
+        result,
+    )
 
 
 def _evaluate_file(options):
@@ -118,11 +128,20 @@ def summary(options):
 
 
 def add_convert(subparsers):
-    parser = command(subparsers, "convert", convert, "Convert a run or a .keras file to .tflite; binary layers are packed into bits.", data=True)
+    parser = command(
+        subparsers,
+        "convert",
+        convert,
+        "Convert a run or a .keras file to .tflite; binary layers are packed into bits.",
+        data=True,
+    )
     parser.add_argument("model", help="run folder, .keras file, or PRESET:SCHEME[:CLASSES] for an untrained model")
     parser.add_argument("out", help="the .tflite file")
     parser.add_argument("--precision", help="bits, float32, float16, dynamic or int8 (default: what the scheme says)")
-    parser.add_argument("--attention", help="binary, for this project's runtime, or float, which Larq Compute Engine executes too (default: binary if the runtime is there)")
+    parser.add_argument(
+        "--attention",
+        help="binary, for this project's runtime, or float, which Larq Compute Engine executes too (default: binary if the runtime is there)",
+    )
     parser.add_argument("--half", action="store_true", help="round the patch embedding to half precision, which halves its space")
     parser.add_argument("--layers", action="store_true", help="keep every layer an op of its own instead of one op per block")
     parser.add_argument("--dataset", help="dataset whose images calibrate int8 (default: the one the model was trained on)")
@@ -158,7 +177,13 @@ def convert(options):
 
 
 def add_verify(subparsers):
-    parser = command(subparsers, "verify", verify, "Compare a .tflite file with the Keras model on real samples; exit 1 beyond tolerance.", data=True)
+    parser = command(
+        subparsers,
+        "verify",
+        verify,
+        "Compare a .tflite file with the Keras model on real samples; exit 1 beyond tolerance.",
+        data=True,
+    )
     parser.add_argument("model", help="run folder or .keras file")
     parser.add_argument("file", help="the .tflite file")
     parser.add_argument("--dataset", help="default: the one the model was trained on")
@@ -222,7 +247,9 @@ def predict(options):
     for path, row in zip(options.images, probabilities):
         best = np.argsort(-row)[: options.top]
         answers.append({"image": path, "classes": [{"name": facts["classes"][i], "probability": float(row[i])} for i in best]})
-    lines = ["  ".join([answer["image"], *(f"{c['name']} {c['probability']:.3f}" for c in answer["classes"])]) for answer in answers]
+    lines = [
+        "  ".join([answer["image"], *(f"{c['name']} {c['probability']:.3f}" for c in answer["classes"])]) for answer in answers
+    ]
     emit(options, "\n".join(lines), answers)
 
 
@@ -262,12 +289,21 @@ def data(options):
         if not options.name:
             raise ValueError(f"data prepare needs a dataset; known: {', '.join(room.names())}")
         folder = room.prepare(options.name, options.data_dir)
-        emit(options, f"{options.name} is ready" + (f" in {folder}" if folder else ""), {"name": options.name, "folder": folder and str(folder)})
+        emit(
+            options,
+            f"{options.name} is ready" + (f" in {folder}" if folder else ""),
+            {"name": options.name, "folder": folder and str(folder)},
+        )
         return
     rows = {}
     for name in room.names():
         facts = room.info(name)
-        rows[name] = {"classes": facts.classes, "image_size": facts.image_size, "train": facts.train_examples, "test": facts.test_examples}
+        rows[name] = {
+            "classes": facts.classes,
+            "image_size": facts.image_size,
+            "train": facts.train_examples,
+            "test": facts.test_examples,
+        }
     text = "\n".join(f"{name:15}" + "  ".join(f"{key} {value}" for key, value in row.items()) for name, row in rows.items())
     emit(options, text, rows)
 
@@ -286,7 +322,9 @@ def report(options):
     from acdbit_keras.cli import report as room
 
     say = (lambda text: None) if options.json else (lambda text: print(text, flush=True))
-    results = room.run(pathlib.Path(options.out), [pathlib.Path(run) for run in options.runs], options.data_dir, options.samples, say)
+    results = room.run(
+        pathlib.Path(options.out), [pathlib.Path(run) for run in options.runs], options.data_dir, options.samples, say
+    )
     emit(options, room.markdown(results), results)
 
 
@@ -299,7 +337,9 @@ def add_speed(subparsers):
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--steps", type=int, default=10, help="steps per turn (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="turns after the first, which compiles (default: %(default)s)")
-    parser.add_argument("--only", action="append", help="a contender to measure besides binary_vit; may be repeated (default: all)")
+    parser.add_argument(
+        "--only", action="append", help="a contender to measure besides binary_vit; may be repeated (default: all)"
+    )
     parser.add_argument("--out", help="also write the JSON value to this file")
 
 

@@ -9,13 +9,17 @@ def command(subparsers, name, run, summary, *, data=False):
     parser = subparsers.add_parser(name, help=summary, description=summary)
     parser.add_argument("--json", action="store_true", help="print one JSON value instead of text")
     if data:
-        parser.add_argument("--data-dir", help="folder of the prepared datasets (default: $ACDBIT_DATA_DIR or ~/tensorflow_datasets)")
+        parser.add_argument(
+            "--data-dir", help="folder of the prepared datasets (default: $ACDBIT_DATA_DIR or ~/tensorflow_datasets)"
+        )
     parser.set_defaults(run=run)
     return parser
 
 
 def add_settings(parser):
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one choice of the recipe; repeatable")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change one choice of the recipe; repeatable"
+    )
 
 
 def model_of(text):

@@ -11,9 +11,24 @@ RUNS = "runs"
 
 
 def add_compare(subparsers):
-    parser = _table(subparsers, "compare", compare, "Train systems from one teacher on one budget; accuracy, size, operations, latency, beside the paper's figures.")
-    parser.add_argument("--schemes", nargs="*", metavar="SCHEME", help="the systems, variants such as 'acd_bit[restore=dynamic]' too (default: all)")
-    parser.add_argument("--leaders", nargs="*", metavar="SCHEME", help="the systems that are trained with every seed, the others with the first alone (default: all)")
+    parser = _table(
+        subparsers,
+        "compare",
+        compare,
+        "Train systems from one teacher on one budget; accuracy, size, operations, latency, beside the paper's figures.",
+    )
+    parser.add_argument(
+        "--schemes",
+        nargs="*",
+        metavar="SCHEME",
+        help="the systems, variants such as 'acd_bit[restore=dynamic]' too (default: all)",
+    )
+    parser.add_argument(
+        "--leaders",
+        nargs="*",
+        metavar="SCHEME",
+        help="the systems that are trained with every seed, the others with the first alone (default: all)",
+    )
 
 
 def compare(options):
@@ -23,8 +38,18 @@ def compare(options):
 
 
 def add_ablate(subparsers):
-    parser = _table(subparsers, "ablate", ablate, "What alignment and correction give, which part of alignment does, and what the bits cost.", seeds=(0, 1, 2))
-    parser.add_argument("--grid", default="paper", help="paper (Da x Dc), threshold, restore, axis, alignment, which crosses the three, or bits: what those of weights, activations and attention cost (default: %(default)s)")
+    parser = _table(
+        subparsers,
+        "ablate",
+        ablate,
+        "What alignment and correction give, which part of alignment does, and what the bits cost.",
+        seeds=(0, 1, 2),
+    )
+    parser.add_argument(
+        "--grid",
+        default="paper",
+        help="paper (Da x Dc), threshold, restore, axis, alignment, which crosses the three, or bits: what those of weights, activations and attention cost (default: %(default)s)",
+    )
 
 
 def ablate(options):
@@ -35,8 +60,16 @@ def ablate(options):
 
 def add_sweep(subparsers):
     parser = _table(subparsers, "sweep", sweep, "The weights of the two distillation terms, in both forms of the query-key term.")
-    parser.add_argument("--forms", nargs="*", default=["gram", "direct"], metavar="FORM", help="of the query-key term (default: gram direct)")
-    parser.add_argument("--readings", nargs="*", default=["label"], metavar="READING", help="term that the first weight of a pair belongs to: label, query_key or both (default: label)")
+    parser.add_argument(
+        "--forms", nargs="*", default=["gram", "direct"], metavar="FORM", help="of the query-key term (default: gram direct)"
+    )
+    parser.add_argument(
+        "--readings",
+        nargs="*",
+        default=["label"],
+        metavar="READING",
+        help="term that the first weight of a pair belongs to: label, query_key or both (default: label)",
+    )
 
 
 def sweep(options):
@@ -48,9 +81,22 @@ def sweep(options):
 def _table(subparsers, name, run, summary, seeds=(0,)):
     parser = command(subparsers, name, run, summary, data=True)
     parser.add_argument("recipe", help="recipe of a student; `acdbit train --list` lists them")
-    parser.add_argument("--seeds", nargs="*", type=int, default=list(seeds), metavar="SEED", help=f"one run per row and seed (default: {' '.join(map(str, seeds))})")
-    parser.add_argument("--out", required=True, help="folder for results.json, table.md, table.csv and figure.png; an unfinished table there goes on")
-    parser.add_argument("--runs", default=RUNS, help="folder of runs, where the teacher is found or made too (default: %(default)s)")
+    parser.add_argument(
+        "--seeds",
+        nargs="*",
+        type=int,
+        default=list(seeds),
+        metavar="SEED",
+        help=f"one run per row and seed (default: {' '.join(map(str, seeds))})",
+    )
+    parser.add_argument(
+        "--out",
+        required=True,
+        help="folder for results.json, table.md, table.csv and figure.png; an unfinished table there goes on",
+    )
+    parser.add_argument(
+        "--runs", default=RUNS, help="folder of runs, where the teacher is found or made too (default: %(default)s)"
+    )
     parser.add_argument("--teacher", help="run folder or .keras file of another teacher than the recipe's")
     add_settings(parser)
     return parser

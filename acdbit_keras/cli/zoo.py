@@ -13,7 +13,9 @@ TIMED_RUNS = 200
 
 
 def add_zoo(subparsers):
-    parser = command(subparsers, "zoo", zoo, "List the trained models, or make one of a finished run and measure its card.", data=True)
+    parser = command(
+        subparsers, "zoo", zoo, "List the trained models, or make one of a finished run and measure its card.", data=True
+    )
     parser.add_argument("action", nargs="?", choices=("list", "add"), default="list")
     parser.add_argument("folder", nargs="?", metavar="RUN", help="with add: folder of a finished run of a 1-bit scheme")
     parser.add_argument("name", nargs="?", help="with add: name of the entry; an older one of that name is replaced")

@@ -61,7 +61,9 @@ class ConvolutionalStem(keras.layers.Layer):
         self.patch_size = patch_size
         widths = [width >> (halvings - 1 - index) for index in range(halvings)]
         self.convolutions = [
-            layers.Conv2D(units, 3, strides=2, padding="same", use_bias=False, name=f"convolution_{index}", dtype=self.dtype_policy)
+            layers.Conv2D(
+                units, 3, strides=2, padding="same", use_bias=False, name=f"convolution_{index}", dtype=self.dtype_policy
+            )
             for index, units in enumerate(widths)
         ]
         self.norms = [

@@ -202,7 +202,9 @@ class AlignedSign(Quantizer):
         updates = self.updates.value
         z, signs_ = self._share(z), self._share(signs_)
         mean = ops.mean(z, axis=axes, keepdims=True)
-        spread = statistics.mean_absolute_deviation(z, center, axes) if self.threshold == "median" or self.scale == "mad" else None
+        spread = (
+            statistics.mean_absolute_deviation(z, center, axes) if self.threshold == "median" or self.scale == "mad" else None
+        )
         if "location" in self.running_statistics:
             if self.threshold == "median" and not exact:
                 mean_sign = ops.mean(ops.cast(ops.stop_gradient(signs_), "float32"), axis=axes, keepdims=True)

@@ -151,4 +151,3 @@ class PowerOfTwoFactor(UniformQuantizer):
         step, zero_point, lowest, highest = self.grid(*limits)
         step = step * ops.power(2.0, exponents - float(LARGEST_EXPONENT))
         return (signs.ste_round(x / step + zero_point, lowest, highest) - zero_point) * step
-

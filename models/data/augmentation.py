@@ -75,8 +75,7 @@ def resolve(augment, facts):
     if isinstance(augment, Augmentation):
         if augment.crop_area is not None and not facts.varying_size:
             raise ValueError(
-                f"crop_area={augment.crop_area} is for images of varying size, those of {facts.name} share one size; "
-                "use shift."
+                f"crop_area={augment.crop_area} is for images of varying size, those of {facts.name} share one size; use shift."
             )
         return augment
     if augment not in PRESETS:
@@ -137,9 +136,7 @@ class BatchAugmenter:
             # RandomCrop would crop a whole batch at one place. Half a pixel more makes the rounded shifts equally
             # likely.
             reach = (pixels + 0.5) / image_size
-            self._geometry.append(
-                layers.RandomTranslation(reach, reach, fill_mode="constant", interpolation="nearest", **common)
-            )
+            self._geometry.append(layers.RandomTranslation(reach, reach, fill_mode="constant", interpolation="nearest", **common))
         if augmentation.flip:
             self._geometry.append(layers.RandomFlip("horizontal", **common))
         self._operations = _rand_augment_layers(augmentation.rand_augment, facts.channels, common)

@@ -22,9 +22,7 @@ _BATCHES_AHEAD = 2
 _CENTRAL_SHARE = 224 / 256
 
 
-def load(
-    name, image_size=None, batch_size=128, data_dir=None, seed=0, augment="light", epochs=None, initial_epoch=0
-):
+def load(name, image_size=None, batch_size=128, data_dir=None, seed=0, augment="light", epochs=None, initial_epoch=0):
     """Loads a dataset as two pipelines, for training and for testing.
 
     ```python

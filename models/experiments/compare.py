@@ -37,7 +37,9 @@ def compare(recipe, names=None, seeds=(0,), leaders=None):
     rows = [Row(TEACHER, schemes.get(TEACHER).title, paper=paper.of(paper.COMPARISON, TEACHER, recipe.dataset), is_teacher=True)]
     for name in names:
         own = None if leaders is None or name in leaders else seeds[:1]
-        row = Row(name, schemes.get(name).title, {"scheme": name}, paper=paper.of(paper.COMPARISON, name, recipe.dataset), seeds=own)
+        row = Row(
+            name, schemes.get(name).title, {"scheme": name}, paper=paper.of(paper.COMPARISON, name, recipe.dataset), seeds=own
+        )
         rows.append(row)
     return Experiment("compare", recipe, tuple(rows), seeds, measured=True, notes=_notes(rows))
 

@@ -54,7 +54,9 @@ def _against_size(axis, results, rows):
         top1 = row["summary"]["top1"]
         size = row["file"]["bytes"] / 1e3
         axis.errorbar(size, 100 * top1["mean"], yerr=100 * (top1[results["spread"]] or 0), fmt="o", color=_color(row), capsize=3)
-        axis.annotate(row["title"], (size, 100 * top1["mean"]), xytext=(5, (4, -9)[place % 2]), textcoords="offset points", fontsize=7)
+        axis.annotate(
+            row["title"], (size, 100 * top1["mean"]), xytext=(5, (4, -9)[place % 2]), textcoords="offset points", fontsize=7
+        )
     axis.set_xscale("log")
     axis.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
     axis.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))

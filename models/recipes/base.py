@@ -104,7 +104,10 @@ def at_paper_scale(prefix, dataset, preset):
         drop_path=0.1,
     )
     student = dict(teacher=teacher.name, warmup_epochs=0, weight_decay=0.0, augment="light", drop_path=0.0)
-    return (teacher, *(teacher.replace(name=f"{prefix}_{scheme}", scheme=scheme, **student) for scheme in ("acd_bit", "binary_vit")))
+    return (
+        teacher,
+        *(teacher.replace(name=f"{prefix}_{scheme}", scheme=scheme, **student) for scheme in ("acd_bit", "binary_vit")),
+    )
 
 
 def _parse(key, text, hint):

@@ -129,7 +129,9 @@ def _panels(results):
     if "corruption" in tests:
         found.append(("corruption", None, "Mean of the 15 corruptions", "severity", "linear"))
     if "bitflip" in tests:
-        found.append(("bitflip", "weights", "Bit flips in the weights\n(wrong where a logit is not finite)", "probability per bit", "log"))
+        found.append(
+            ("bitflip", "weights", "Bit flips in the weights\n(wrong where a logit is not finite)", "probability per bit", "log")
+        )
     return found
 
 

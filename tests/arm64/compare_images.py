@@ -34,7 +34,9 @@ def main():
     parser.add_argument("--out", help="also write the figures to this JSON file")
     options = parser.parse_args()
     model = load_model(options.model)
-    pipeline = data.pipeline(options.dataset, "test", image_size=model.image_size, batch_size=100, data_dir=options.data_dir, augment="none")
+    pipeline = data.pipeline(
+        options.dataset, "test", image_size=model.image_size, batch_size=100, data_dir=options.data_dir, augment="none"
+    )
     images = np.concatenate([batch[0].numpy() for batch in pipeline.take(-(-options.samples // 100))])[: options.samples]
     userland = Userland()
     userland.setup()
@@ -42,7 +44,14 @@ def main():
         source, target = pathlib.Path(folder) / "images.npy", pathlib.Path(folder) / "outputs.npy"
         np.save(source, images.astype(np.float32))
         process = userland.run(
-            "python", HERE / "predict_in_userland.py", options.library, options.file, source, target, capture_output=True, text=True
+            "python",
+            HERE / "predict_in_userland.py",
+            options.library,
+            options.file,
+            source,
+            target,
+            capture_output=True,
+            text=True,
         )
         if process.returncode:
             raise RuntimeError(process.stderr.strip().splitlines()[-1])

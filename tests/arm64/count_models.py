@@ -57,13 +57,21 @@ def main():
     userland.setup()
     rows = []
     for path, counts in zip(options.files, count(userland, options.library, options.files)):
-        row = {"file": pathlib.Path(path).name, "file_bytes": pathlib.Path(path).stat().st_size, "instructions": counts.instructions}
+        row = {
+            "file": pathlib.Path(path).name,
+            "file_bytes": pathlib.Path(path).stat().st_size,
+            "instructions": counts.instructions,
+        }
         row["simd"] = counts.simd
         rows.append(row)
-        print(f"{row['file']:32}{counts.instructions / 1e6:10.1f} M instructions, {counts.instructions / rows[0]['instructions']:.3f} x the first")
+        print(
+            f"{row['file']:32}{counts.instructions / 1e6:10.1f} M instructions, {counts.instructions / rows[0]['instructions']:.3f} x the first"
+        )
         ours = any(name.startswith(("Acd", "Lce")) for name in flatbuffer.op_counts(flatbuffer.read(path)))
         if options.by_op and ours:
-            row["by_op"] = {name: {"nodes": n, "instructions": i} for name, (n, i) in by_op(userland, options.library, path).items()}
+            row["by_op"] = {
+                name: {"nodes": n, "instructions": i} for name, (n, i) in by_op(userland, options.library, path).items()
+            }
             for name, entry in row["by_op"].items():
                 print(f"    {name:24}{entry['nodes']:4} nodes{entry['instructions'] / 1e6:10.2f} M")
     if options.out:

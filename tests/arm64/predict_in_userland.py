@@ -1,6 +1,6 @@
 """Runs inside the arm64 userland: a model on many images.
 
-    predict_in_userland.py LIBRARY MODEL.tflite IMAGES.npy OUTPUTS.npy
+predict_in_userland.py LIBRARY MODEL.tflite IMAGES.npy OUTPUTS.npy
 """
 
 import sys
@@ -10,7 +10,9 @@ from ai_edge_litert.interpreter import Interpreter, load_delegate
 
 
 def main(library, model, images, outputs):
-    interpreter = Interpreter(model_path=model, num_threads=1, experimental_delegates=[load_delegate(library, {"num_threads": 1})])
+    interpreter = Interpreter(
+        model_path=model, num_threads=1, experimental_delegates=[load_delegate(library, {"num_threads": 1})]
+    )
     interpreter.allocate_tensors()
     [source], [target] = interpreter.get_input_details(), interpreter.get_output_details()
     rows = []

@@ -15,6 +15,7 @@ import sys
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter, load_delegate
 
+
 def run(content, library, kernels, inputs):
     delegate = load_delegate(library, {"kernels": kernels, "num_threads": 2})
     interpreter = Interpreter(model_content=content, num_threads=2, experimental_delegates=[delegate])

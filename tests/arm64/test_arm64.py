@@ -53,7 +53,10 @@ def build(userland):
     configure = ["cmake", "-S", RUNTIME, "-B", folder, "-G", "Ninja", "-DACDBIT_TESTS=ON", "-DCMAKE_BUILD_TYPE=Release"]
     toolchain = f"-DCMAKE_TOOLCHAIN_FILE={RUNTIME / 'cmake' / 'linux-arm64.cmake'}"
     targets = ["acdbit_runtime", "instructions_bench", *CPP_TESTS]
-    for command in ([*configure, toolchain], ["cmake", "--build", folder, "--parallel", str(os.cpu_count()), "--target", *targets]):
+    for command in (
+        [*configure, toolchain],
+        ["cmake", "--build", folder, "--parallel", str(os.cpu_count()), "--target", *targets],
+    ):
         process = subprocess.run(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         assert process.returncode == 0, process.stdout[-4000:]
     return folder

@@ -77,10 +77,19 @@ def block(options, kernels, vectors, x):
     return out.reshape(1, height, width, c), {name: taps[name] for name in device_ops.block_taps(options, c, len(x))}
 
 
-def attention(options, query, key, value, score_scale, value_scale, value_offset, probability_scale, key_weights=None, **statistics):
+def attention(
+    options, query, key, value, score_scale, value_scale, value_offset, probability_scale, key_weights=None, **statistics
+):
     """AcdBinaryAttention: bool `query (n, c)`, `key`, `value (m, c)`, True where negative, to the context `(n, c)`."""
     count, kept, _ = attention_counts(
-        options, query, key, value, score_scale=score_scale, probability_scale=probability_scale, key_weights=key_weights, **statistics
+        options,
+        query,
+        key,
+        value,
+        score_scale=score_scale,
+        probability_scale=probability_scale,
+        key_weights=key_weights,
+        **statistics,
     )
     width = query.shape[1] // options["heads"]
     a = np.repeat(probability_scale, width)

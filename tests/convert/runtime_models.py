@@ -31,9 +31,7 @@ CONVOLUTION_OPTIONS = {
 }  # fmt: skip
 
 
-def convolution(
-    rng, image=(1, 5, 5, 32), outputs=16, kernel=(3, 3), groups=1, output="float32", source="float32", **options
-):
+def convolution(rng, image=(1, 5, 5, 32), outputs=16, kernel=(3, 3), groups=1, output="float32", source="float32", **options):
     """LceQuantize and LceBconv2d with random constants.
 
     Args:
@@ -63,9 +61,7 @@ def convolution(
     else:
         multiplier = rng.uniform(-0.5, 0.5, outputs).astype(np.float32)
         inputs += [graph.constant(multiplier), graph.constant(rng.normal(size=outputs).astype(np.float32)), -1]
-    quantization = (
-        {"scale": float(rng.uniform(0.05, 0.5)), "zero_point": int(rng.integers(-20, 20))} if output == "int8" else {}
-    )
+    quantization = {"scale": float(rng.uniform(0.05, 0.5)), "zero_point": int(rng.integers(-20, 20))} if output == "int8" else {}
     # The stored size of the output is a place-holder: runtimes work it out.
     y = graph.tensor((image[0], 1, 1, words(outputs) if output == "int32" else outputs), output, **quantization)
     graph.custom("LceBconv2d", inputs, [y], {**CONVOLUTION_OPTIONS, "channels_in": channels, **options})

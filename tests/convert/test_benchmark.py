@@ -266,7 +266,9 @@ def test_a_model_on_every_engine(tmp_path, capsys, twin):
 
 
 def test_an_untrained_model_gets_a_twin_of_its_sizes(capsys):
-    assert main(["bench", "--model", "vit_nano_patch2_8:acd_bit", "--engine", "onnx", "--runs", "1", "--no-profile", "--json"]) == 0
+    assert (
+        main(["bench", "--model", "vit_nano_patch2_8:acd_bit", "--engine", "onnx", "--runs", "1", "--no-profile", "--json"]) == 0
+    )
     printed = json.loads(capsys.readouterr().out)
     assert [result["path"] for result in printed] == ["float32.onnx", "dynamic.onnx", "int8.onnx"]
 

@@ -62,9 +62,7 @@ def test_written_file_computes_the_same(tmp_path):
     for build, shape in ((small_models.int8_model, (16, 16, 3)), (small_models.binary_model, (1, 16, 64))):
         flatbuffer.write(flatbuffer.read(build()), tmp_path / "copy.tflite")
         images = small_models.images(3, shape)
-        np.testing.assert_array_equal(
-            Interpreter(tmp_path / "copy.tflite").predict(images), Interpreter(build()).predict(images)
-        )
+        np.testing.assert_array_equal(Interpreter(tmp_path / "copy.tflite").predict(images), Interpreter(build()).predict(images))
     assert os.listdir(tmp_path) == ["copy.tflite"]
 
 
@@ -287,7 +285,5 @@ def test_arena_lies_between_live_and_total(data):
     model = graph_of(sizes, [(read, [i + 1]) for i, read in enumerate(reads)], [0], [count - 1])
     last = {i: max([s for s, read in enumerate(reads) if i in read], default=i) for i in range(count)}
     last[0] = last[count - 1] = count - 1
-    live = max(
-        sum(4 * sizes[i] for i in range(count) if max(i - 1, 0) <= step <= last[i]) for step in range(count - 1)
-    )
+    live = max(sum(4 * sizes[i] for i in range(count) if max(i - 1, 0) <= step <= last[i]) for step in range(count - 1))
     assert live <= flatbuffer.arena_bytes(model) <= 4 * sum(sizes)

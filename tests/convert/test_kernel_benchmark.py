@@ -65,7 +65,10 @@ def test_binary_attention(rng, form):
     signs = {name: bits(rng, N, C) for name in ("query", "key", "value")}
     statistics = {}
     if "dynamic" in form:
-        statistics = {name: rng.uniform(0.5, 1.0, (N, H)).astype(np.float32) for name in ("query_scale", "query_offset", "key_scale", "key_offset")}
+        statistics = {
+            name: rng.uniform(0.5, 1.0, (N, H)).astype(np.float32)
+            for name in ("query_scale", "query_offset", "key_scale", "key_offset")
+        }
     inputs = [packed(rows)[None] for rows in signs.values()] + [values.reshape(-1) for values in statistics.values()]
     [result] = start_engine("acdbit", content).run(inputs)
     options = {"heads": H, "rule": int(device_ops.Rule.ELASTIC), "key_bias": False, "dynamic": False, **form}

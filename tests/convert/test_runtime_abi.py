@@ -155,6 +155,4 @@ def test_a_c_program_on_tensorflow_2_9(headers, tmp_path):
 
     (tmp_path / "model.tflite").write_bytes(test_runtime_delegate.spoilt_convolution(options=b""))
     result = subprocess.run(["./program", "model.tflite", "input"], **run)
-    assert (
-        result.returncode == 1 and b"refused: node 0 (LceBconv2d): the option channels_in is missing" in result.stderr
-    )
+    assert result.returncode == 1 and b"refused: node 0 (LceBconv2d): the option channels_in is missing" in result.stderr

@@ -74,9 +74,7 @@ def test_hidden_tensors_do_not_change_the_result():
     """Tensors in the delegate's own arena and tensors handed out give the same."""
     x = np.random.default_rng(1).normal(size=(1, 12, 12, 64)).astype(F32)
     hidden, exposed = (chain(np.random.default_rng(0), expose=expose) for expose in (False, True))
-    np.testing.assert_array_equal(
-        start_engine("acdbit", hidden).run([x])[-1], start_engine("acdbit", exposed).run([x])[-1]
-    )
+    np.testing.assert_array_equal(start_engine("acdbit", hidden).run([x])[-1], start_engine("acdbit", exposed).run([x])[-1])
 
 
 def test_batch_is_resized_and_back():
@@ -173,9 +171,7 @@ def spoilt_convolution(**changes):
     y = graph.tensor((1, 3, 3, 8), changes.get("output", "float32"), **changes.get("quantization", {}))
     options = changes.get("options", {})
     if isinstance(options, dict):
-        options = {
-            key: value for key, value in {**CONVOLUTION, "channels_in": 64, **options}.items() if value is not None
-        }
+        options = {key: value for key, value in {**CONVOLUTION, "channels_in": 64, **options}.items() if value is not None}
     graph.custom("LceBconv2d", inputs, [y], options)
     return graph.pack(y)
 
@@ -466,18 +462,14 @@ def test_unknown_variants_of_the_engine():
 def test_a_missing_library_is_told(monkeypatch, tmp_path):
     content = chain(np.random.default_rng(0))
     monkeypatch.setenv(runtime.VARIABLE, str(tmp_path / "nowhere.so"))
-    with pytest.raises(
-        ImportError, match="the compiled runtime is not at .*nowhere.so; install a C.. compiler"
-    ) as caught:
+    with pytest.raises(ImportError, match="the compiled runtime is not at .*nowhere.so; install a C.. compiler") as caught:
         start_engine("acdbit", content)
     assert len(str(caught.value).splitlines()) == 1
     assert choose_engine(flatbuffer.read(content)) == "lce"
     graph = runtime_models.Graph()
     x = graph.input((1, 32), "int32")
     graph.custom("AcdBinaryAttention", [x], [graph.tensor((1, 32), "float32")])
-    with pytest.raises(
-        ImportError, match="AcdBinaryAttention runs on the engine 'acdbit' only: the compiled runtime is not"
-    ):
+    with pytest.raises(ImportError, match="AcdBinaryAttention runs on the engine 'acdbit' only: the compiled runtime is not"):
         choose_engine(flatbuffer.read(graph.pack(1)))
 
 

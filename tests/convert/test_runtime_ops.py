@@ -63,9 +63,7 @@ def attention_inputs(bits, statistics, shape=lambda rows: (1, 1, rows)):
 
 @pytest.mark.parametrize("rule", list(Rule))
 @pytest.mark.parametrize("key_bias, dynamic", [(False, False), (True, False), (False, True)])
-@pytest.mark.parametrize(
-    "queries, keys, heads, head_dim", [(1, 1, 1, 32), (10, 13, 2, 64), (50, 197, 3, 32), (33, 33, 1, 256)]
-)
+@pytest.mark.parametrize("queries, keys, heads, head_dim", [(1, 1, 1, 32), (10, 13, 2, 64), (50, 197, 3, 32), (33, 33, 1, 256)])
 def test_attention_equals_its_reference(rule, key_bias, dynamic, queries, keys, heads, head_dim):
     rng = np.random.default_rng(queries)
     case = attention_case(rng, queries, keys, heads, head_dim, rule, key_bias, dynamic)

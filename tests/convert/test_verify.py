@@ -41,7 +41,9 @@ def test_a_dataset_gives_what_its_array_gives(student):
     samples = images(50)
     dataset = tf.data.Dataset.from_tensor_slices((samples, np.zeros(50))).batch(17)
     from_dataset, from_array = (verify(trained("acd_bit"), student, data, batch_size=8) for data in (dataset, samples))
-    assert from_dataset.samples == 50 and from_dataset.largest_difference == pytest.approx(from_array.largest_difference, abs=1e-6)
+    assert from_dataset.samples == 50 and from_dataset.largest_difference == pytest.approx(
+        from_array.largest_difference, abs=1e-6
+    )
 
 
 def test_rounding_is_no_threshold(student):
@@ -125,7 +127,9 @@ def test_other_weights_are_recognised(student):
 def test_fused_thresholds_are_traced(tmp_path):
     """Where signs leave a convolution in bits there is no real tensor to look at, and none is needed."""
     keras.utils.set_random_seed(4)
-    layers = [layer for _ in range(2) for layer in (BinaryDense(64, AlignedSign(), WeightSign()), keras.layers.BatchNormalization())]
+    layers = [
+        layer for _ in range(2) for layer in (BinaryDense(64, AlignedSign(), WeightSign()), keras.layers.BatchNormalization())
+    ]
     model = jittered(keras.Sequential([keras.layers.Input((64,)), *layers]))
     to_tflite(model, tmp_path / "m.tflite")
     quantizer = layers[2].input_quantizer

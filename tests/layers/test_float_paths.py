@@ -60,7 +60,9 @@ def test_pooling_branches_on_a_grid_of_any_size():
         weight.assign(draw(*weight.shape, seed=index + 1))
     for grid in ((3, 4), (5, 2)):
         x = draw(1, *grid, 3)
-        np.testing.assert_allclose(model.predict(x, verbose=0), box_means(x, array(layer.gain), array(layer.shift)), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(
+            model.predict(x, verbose=0), box_means(x, array(layer.gain), array(layer.shift)), rtol=1e-4, atol=1e-5
+        )
 
 
 @pytest.mark.parametrize("shape", [(2, 6), (2, 3, 6), (2, 3, 5, 6)])

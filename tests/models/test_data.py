@@ -58,9 +58,7 @@ def write(facts, folder, version, images, classes):
                     }
                 ),
             ),
-            "_split_generators": lambda self, manager: {
-                name: enumerate(split(part)) for name, part in images.items()
-            },
+            "_split_generators": lambda self, manager: {name: enumerate(split(part)) for name, part in images.items()},
             "_generate_examples": lambda self: iter(()),
             "__module__": __name__,
         },
@@ -107,9 +105,7 @@ def same(first, second):
 
 
 def test_known_names():
-    assert {"cifar10", "cifar100", "fashion_mnist", "imagenet2012", "imagenette", "tiny_imagenet", "digits"} == set(
-        data.names()
-    )
+    assert {"cifar10", "cifar100", "fashion_mnist", "imagenet2012", "imagenette", "tiny_imagenet", "digits"} == set(data.names())
     for name in data.names():
         facts = data.info(name)
         assert len(facts.mean) == len(facts.std) == facts.channels

@@ -193,7 +193,10 @@ def test_the_definition_of_a_scheme_is_the_same_every_time(name):
         (lambda: experiments.compare(DIGITS, ["acd_bit"], seeds=()), "compare needs at least one seed"),
         (lambda: experiments.compare(DIGITS, ["acd_bit"], seeds=(1, 1)), "seed 1 is given twice"),
         (lambda: experiments.compare(DIGITS, ["acd_bit"], seeds=(1, 0, 2, 0)), "seed 0 is given twice"),
-        (lambda: experiments.compare(DIGITS, ["acd_bit"], leaders=["bit"]), "bit is a leader that is not compared; compared are acd_bit"),
+        (
+            lambda: experiments.compare(DIGITS, ["acd_bit"], leaders=["bit"]),
+            "bit is a leader that is not compared; compared are acd_bit",
+        ),
         (lambda: experiments.compare(DIGITS, ["acd_bit"], seeds=(-1,)), "a seed must be an integer of at least 0, not -1"),
         (lambda: experiments.compare(DIGITS, ["acd_bits"]), "unknown scheme 'acd_bits'; known: .*did you mean 'acd_bit'"),
         (lambda: experiments.compare(DIGITS, ["acd_bit", "acd_bit"]), "acd_bit is given twice"),
@@ -202,8 +205,14 @@ def test_the_definition_of_a_scheme_is_the_same_every_time(name):
         (lambda: experiments.ablate(DIGITS, "all"), "grid must be one of 'paper', .* not 'all'"),
         (lambda: experiments.sweep(DIGITS, forms=["gramm"]), "forms must be some of 'gram', 'direct', not 'gramm'"),
         (lambda: experiments.sweep(DIGITS, readings=[]), "readings must be some of 'label', 'query_key', not none"),
-        (lambda: experiments.sweep(DIGITS.replace(scheme="fq_vit_w8a4")), "fq_vit_w8a4 is not distilled from the teacher's labels"),
-        (lambda: experiments.sweep(DIGITS.replace(scheme="xnor_net")), "no weights to sweep; schemes that are: .*acd_bit.*binary_vit"),
+        (
+            lambda: experiments.sweep(DIGITS.replace(scheme="fq_vit_w8a4")),
+            "fq_vit_w8a4 is not distilled from the teacher's labels",
+        ),
+        (
+            lambda: experiments.sweep(DIGITS.replace(scheme="xnor_net")),
+            "no weights to sweep; schemes that are: .*acd_bit.*binary_vit",
+        ),
     ],
 )
 def test_bad_plans(make, expected):

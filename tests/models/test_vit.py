@@ -94,7 +94,9 @@ def test_bad_sizes(changes, message):
 
 
 def test_unknown_preset():
-    with pytest.raises(ValueError, match="unknown preset 'vit_nano'; known: .*vit_tiny_patch4_32.*did you mean 'vit_nano_patch2_8'"):
+    with pytest.raises(
+        ValueError, match="unknown preset 'vit_nano'; known: .*vit_tiny_patch4_32.*did you mean 'vit_nano_patch2_8'"
+    ):
         models.build("vit_nano")
 
 

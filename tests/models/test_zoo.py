@@ -52,7 +52,9 @@ def test_a_card_says_what_was_measured(entry, run):
 
 def test_the_command_on_a_card_is_the_run(entry, run):
     settings = zoo.card("quick", entry)["command"].split(" --set ")[1:]
-    assert recipes.get("digits_acd_bit").with_settings(settings) == recipes.Recipe(**json.loads((run / "recipe.json").read_text()))
+    assert recipes.get("digits_acd_bit").with_settings(settings) == recipes.Recipe(
+        **json.loads((run / "recipe.json").read_text())
+    )
 
 
 def test_a_compact_file_is_a_model_for_every_command(entry, capsys):
@@ -98,7 +100,10 @@ def test_bad_input_leaves_no_entry(run, tmp_path, capsys):
     for arguments, expected in (
         (["zoo", "add", str(run)], "zoo add needs a run's folder and the entry's name"),
         (["zoo", "add", str(run), "a/b"], "letters, digits and underscores, not 'a/b'"),
-        (["zoo", "add", str(run), "a", "--precision", "int8"], "--precision must be one of float16, float24, float32, not 'int8'"),
+        (
+            ["zoo", "add", str(run), "a", "--precision", "int8"],
+            "--precision must be one of float16, float24, float32, not 'int8'",
+        ),
         (["zoo", "add", str(unfinished), "a"], "is not finished"),
         (["zoo", "add", str(tmp_path), "a"], "is not a run"),
         (["predict", "digits_vit_nano_acdbit", "x.png"], f"did you mean '{DIGITS}'"),

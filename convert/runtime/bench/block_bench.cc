@@ -43,10 +43,8 @@ struct Run {
   std::vector<double> times[kColumns];
 
   Run(const Size& size, const Kernels* path, bool with_dynamic)
-      : kernels(path),
-        dynamic(with_dynamic),
-        options{size.heads,   size.mlp_ratio, Rule::kElastic, 0.0f,        false,
-                true,         with_dynamic,   with_dynamic,   with_dynamic} {
+      : kernels(path), dynamic(with_dynamic), options{size.heads, size.mlp_ratio, Rule::kElastic, 0.0f,        false,
+                                                      true,       with_dynamic,   with_dynamic,   with_dynamic} {
     size_t num_floats, num_words, num_taps;
     const int tokens = size.height * size.width;
     if (!block_sizes(options, size.channels, size.height, size.width, &num_floats, &num_words, &num_taps)) abort();

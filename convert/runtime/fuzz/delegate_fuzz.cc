@@ -48,8 +48,8 @@ struct Bytes {
     const int kind = byte();
     if (kind < 64) return kind - 8;
     if (kind < 192) {
-      static const int64_t values[] = {127,       128,     255,       256,       65535,     65536,
-                                       1 << 23,   1 << 24, 1 << 29,   1 << 30,   INT32_MAX, INT32_MIN,
+      static const int64_t values[] = {127,       128,       255,        256,      65535,     65536,
+                                       1 << 23,   1 << 24,   1 << 29,    1 << 30,  INT32_MAX, INT32_MIN,
                                        INT64_MAX, INT64_MIN, UINT32_MAX, 1LL << 40};
       return values[kind % 16] - (kind & 16 ? 1 : 0) * (kind % 16 == 13 ? 0 : 1);
     }
@@ -353,9 +353,8 @@ class Builder {
         return;
       case 3:
         if (!indices->empty())
-          (*indices)[bytes_->byte() % indices->size()] = bytes_->byte() % 4 == 0
-                                                             ? any_index()
-                                                             : bytes_->byte() % static_cast<int>(spec_.tensors.size());
+          (*indices)[bytes_->byte() % indices->size()] =
+              bytes_->byte() % 4 == 0 ? any_index() : bytes_->byte() % static_cast<int>(spec_.tensors.size());
         return;
     }
   }
@@ -387,7 +386,9 @@ class Builder {
       case 9: tensor.zero_point = any_index(); return;
       case 10: node.version = any_index(); return;
       case 11: tensor.variable = true; return;
-      case 12: node.op = bytes_->choose({"LceBconv2d", "LceBMaxPool2d", "AcdBinaryBlock", "LceQuantize", "Other"}); return;
+      case 12:
+        node.op = bytes_->choose({"LceBconv2d", "LceBMaxPool2d", "AcdBinaryBlock", "LceQuantize", "Other"});
+        return;
       case 13:
         if (tensor.constant && tensor.data.size() >= 4) {
           const float x = bytes_->any_float();

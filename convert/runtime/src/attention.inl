@@ -162,8 +162,8 @@ static inline void count_kept_of_rows(const uint32_t* words, ptrdiff_t words_str
 #endif
 
 // e^x for x <= 0 within 2e-7 + 6e-8 |x| of its value, which is what rounding the scores costs anyway, and exactly 1 at
-// 0. Below -87, where 2^n would leave the normal numbers, and for NaN it is e^-87; without the clamp there must be none of
-// these. The polynomial is the minimax fit of 1 + r + c_2 r^2 + .. + c_5 r^5 to the relative error.
+// 0. Below -87, where 2^n would leave the normal numbers, and for NaN it is e^-87; without the clamp there must be none
+// of these. The polynomial is the minimax fit of 1 + r + c_2 r^2 + .. + c_5 r^5 to the relative error.
 template <bool kClamp = true>
 static inline F16 exponential(F16 x) {
   if constexpr (kClamp) x = larger(splat(-87.0f), x);
@@ -309,7 +309,7 @@ struct QueryTerms {
   float base;
 };
 
-constexpr float kLargestBase = 30.0f;  // no score is below -base, either
+constexpr float kLargestBase = 30.0f;   // no score is below -base, either
 constexpr float kLargestScale = 1e30f;  // with it the distance that stands for absent keys, too, gives a finite number
 
 static inline int popcount_row(const uint32_t* words, int num_words) {
@@ -328,7 +328,8 @@ static inline QueryTerms query_terms(const Rows& rows, int r, const KeyBounds& b
   const float offset = scale * signs + (score_scale * dim) * plan.query_offset[at];
   const float start = scale * dim;
   // A little more than the sum, for rounding.
-  const float base = 1.000001f * ((bounds.scale * fabsf(start) + bounds.offset * fabsf(offset)) + bounds.sum * fabsf(bias));
+  const float base =
+      1.000001f * ((bounds.scale * fabsf(start) + bounds.offset * fabsf(offset)) + bounds.sum * fabsf(bias));
   const bool serves = base <= kLargestBase && fabsf(scale) <= kLargestScale &&
                       (plan.rule == Rule::kElastic || plan.rule == Rule::kMean);
   return {start, -(scale + scale), offset, bias, serves ? base : 0.0f};
@@ -360,7 +361,8 @@ static void float_rows(const Rows& rows, const AttentionHead& packed, const Tili
   const auto dynamic_score = [&](const QueryTerms& row, const Distance* distances, int key) {
     const F16 dot = multiply_add(load_distances(distances), splat(row.slope), splat(row.start));
     const F16 rest = multiply_add(load(packed.key_sum + key), splat(row.bias), splat(-row.base));
-    return multiply_add(load(packed.key_scale + key), dot, multiply_add(load(packed.key_offset + key), splat(row.offset), rest));
+    return multiply_add(load(packed.key_scale + key), dot,
+                        multiply_add(load(packed.key_offset + key), splat(row.offset), rest));
   };
   const auto frozen_score = [&](const Distance* distances, int key) {
     const F16 scale = splat(plan.score_scale[rows.head] + plan.score_scale[rows.head]);
@@ -476,8 +478,7 @@ static void float_rows(const Rows& rows, const AttentionHead& packed, const Tili
           if (plan.rule != Rule::kZero) weigh(r, keys, most[r], splat(0.0f));
         }
       }
-      num_kept[r] =
-          keep_weights(scores + r * tile, keys, bound[r], plan.rule != Rule::kElastic, words + r * tile / 32);
+      num_kept[r] = keep_weights(scores + r * tile, keys, bound[r], plan.rule != Rule::kElastic, words + r * tile / 32);
     }
     rows.finish(packed.values, first, keys, num_kept, words, tile / 32);
   }

@@ -264,8 +264,7 @@ static inline void count_groups(const uint32_t* words, int num_words, const uint
       store_bytes(bytes, total[g]);
       for (int i = 0; i < 32; i += 8) {
         __m256i* const out = reinterpret_cast<__m256i*>(counts + 32 * g + i);
-        const __m256i eight =
-            _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(bytes + i)));
+        const __m256i eight = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(bytes + i)));
         _mm256_storeu_si256(out, add ? _mm256_add_epi32(_mm256_loadu_si256(out), eight) : eight);
       }
     }

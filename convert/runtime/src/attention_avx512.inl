@@ -1,5 +1,5 @@
-// Binary attention with AVX-512 (VPOPCNTDQ, BITALG, VBMI, VNNI): distances of 64 keys in the bytes of a vector, the table
-// of exponentials in four, one for each byte of its values.
+// Binary attention with AVX-512 (VPOPCNTDQ, BITALG, VBMI, VNNI): distances of 64 keys in the bytes of a vector, the
+// table of exponentials in four, one for each byte of its values.
 //
 // Keys: per 64 keys, per byte of the head's bits, 64 bytes. Values: V+ per 32 keys, per channel, one word.
 namespace acdbit {

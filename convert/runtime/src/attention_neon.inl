@@ -47,7 +47,7 @@ static void pack_values(const uint32_t* rows, ptrdiff_t stride, int keys, int he
       }
       // Every shift replaces all bits from k on, of which the next ones replace all but bit k.
       uint8x16_t bits0 = low[0], bits1 = high[0];
-#define ACDBIT_INSERT(k)                    \
+#define ACDBIT_INSERT(k)                \
   bits0 = vsliq_n_u8(bits0, low[k], k); \
   bits1 = vsliq_n_u8(bits1, high[k], k)
       ACDBIT_INSERT(1);
@@ -369,8 +369,8 @@ static int keep_weights(const float* weights, int keys, float bound, bool inclus
 template <int kFirst>
 static inline float32x4_t signed_by(float32x4_t magnitude, uint32x4_t bits) {
   const int32x4_t to_top = {31 - kFirst, 30 - kFirst, 29 - kFirst, 28 - kFirst};
-  return vreinterpretq_f32_u32(vbslq_u32(vdupq_n_u32(0x80000000u), vshlq_u32(bits, to_top),
-                                         vreinterpretq_u32_f32(magnitude)));
+  return vreinterpretq_f32_u32(
+      vbslq_u32(vdupq_n_u32(0x80000000u), vshlq_u32(bits, to_top), vreinterpretq_u32_f32(magnitude)));
 }
 template <int kFirst>
 static inline F16 signed_by(F16 magnitude, uint32x4_t bits) {
@@ -389,7 +389,7 @@ static inline uint32_t sign_bits(const float* values) {
 // magnitudes then stay in registers; 0 for any number.
 template <int kWords>
 static void signed_sums_of(const float* weights, const uint32_t* keys, ptrdiff_t stride, int num_keys, int num_words,
-                               float* sums) {
+                           float* sums) {
   if constexpr (kWords > 0) {
     uint32_t negative[kWords];
     F16 low[kWords], high[kWords];

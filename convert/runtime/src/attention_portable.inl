@@ -137,8 +137,8 @@ static F16 weigh(const uint8_t* distances, int keys, Range range, const Attentio
   return weigh_with(PlainLookup{factors.values, range.highest}, distances, keys, key_factor, weights, sum);
 }
 
-ACDBIT_ALONE static void count_kept(const uint32_t* words, int first_key, int keys, const uint8_t* values,
-                                    int head_dim, int32_t* counts) {
+ACDBIT_ALONE static void count_kept(const uint32_t* words, int first_key, int keys, const uint8_t* values, int head_dim,
+                                    int32_t* counts) {
   const int num_words = words_of(keys);
   const size_t row = size_t(head_dim) * 4;
   values += size_t(first_key / 32) * row;

@@ -75,7 +75,8 @@ static inline void add_to(float* sums, Group a, Group threshold) {
 
 static void clear_sums(float* sums) { memset(sums, 0, kBlockRows * kRowSums * sizeof *sums); }
 
-// Lane r of sixteen = sum(load(rows + r * kRowSums)). AVX-512 folds two rows into one vector at every level of the tree.
+// Lane r of sixteen = sum(load(rows + r * kRowSums)). AVX-512 folds two rows into one vector at every level of the
+// tree.
 #if defined(ACDBIT_AVX512)
 static inline __m512 fold_halves(__m512 a, __m512 b) {
   return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
@@ -117,8 +118,8 @@ static void reduce_input(const float* sums, int number, float* means) {
 
 // === Products ===
 
-// Constants of a group of outputs of a product, and the product of one row from its counts and, if dynamic, the mean deviation
-// and the mean of its input.
+// Constants of a group of outputs of a product, and the product of one row from its counts and, if dynamic, the mean
+// deviation and the mean of its input.
 template <bool kDynamic>
 struct Columns;
 

@@ -48,8 +48,8 @@ struct Call {
   size_t scratch_stride;
 };
 
-// One row of outputs. Rows first, then columns, and only taps inside the input: the largest window costs a row of outputs
-// no more than reading the input, and each output a row.
+// One row of outputs. Rows first, then columns, and only taps inside the input: the largest window costs a row of
+// outputs no more than reading the input, and each output a row.
 void run(void* context, int task, int thread) {
   const Call& call = *static_cast<const Call*>(context);
   const Window& y = call.state->y;
@@ -77,8 +77,12 @@ void run(void* context, int task, int thread) {
 void invoke(const Session& session, Node* node) {
   const State* state = static_cast<const State*>(node->state);
   const Value* output = node->outputs[0];
-  Call call = {state, reinterpret_cast<const uint32_t*>(node->inputs[0]->data),
-               reinterpret_cast<uint32_t*>(output->data), output->dims[3], session.scratch, session.scratch_stride};
+  Call call = {state,
+               reinterpret_cast<const uint32_t*>(node->inputs[0]->data),
+               reinterpret_cast<uint32_t*>(output->data),
+               output->dims[3],
+               session.scratch,
+               session.scratch_stride};
   // In floats: a window may be far larger than its input.
   const float cost = static_cast<float>(output->count) *
                      (static_cast<float>(state->y.filter) * state->x.stride + static_cast<float>(state->x.filter));

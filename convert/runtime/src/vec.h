@@ -1,9 +1,9 @@
 // Sixteen floats: the unit in which every float pass works, on every CPU.
 //
-// Included by one translation unit per instruction set, each with its own ACDBIT_ISA namespace, so that nothing compiled
-// for one CPU is merged into code for another. Without contraction (-ffp-contract=off) every operation rounds alike, one
-// that is to be fused says so, and a sum over channels runs over 16 lanes and then in one fixed tree: the same bits on
-// every CPU.
+// Included by one translation unit per instruction set, each with its own ACDBIT_ISA namespace, so that nothing
+// compiled for one CPU is merged into code for another. Without contraction (-ffp-contract=off) every operation rounds
+// alike, one that is to be fused says so, and a sum over channels runs over 16 lanes and then in one fixed tree: the
+// same bits on every CPU.
 #pragma once
 
 #include <stdint.h>
@@ -119,9 +119,9 @@ ACDBIT_INLINE F16 convert(const int32_t* p) {
 }
 #define ACDBIT_UNARY(name, function) \
   ACDBIT_INLINE F16 name(F16 a) { return {function(a.v0), function(a.v1), function(a.v2), function(a.v3)}; }
-#define ACDBIT_BINARY(name, function)                                                                      \
-  ACDBIT_INLINE F16 name(F16 a, F16 b) {                                                                   \
-    return {function(a.v0, b.v0), function(a.v1, b.v1), function(a.v2, b.v2), function(a.v3, b.v3)};       \
+#define ACDBIT_BINARY(name, function)                                                                \
+  ACDBIT_INLINE F16 name(F16 a, F16 b) {                                                             \
+    return {function(a.v0, b.v0), function(a.v1, b.v1), function(a.v2, b.v2), function(a.v3, b.v3)}; \
   }
 ACDBIT_INLINE float32x4_t larger(float32x4_t a, float32x4_t b) { return vbslq_f32(vcltq_f32(a, b), b, a); }
 ACDBIT_INLINE float32x4_t prelu(float32x4_t z, float32x4_t slope) {
@@ -146,10 +146,10 @@ ACDBIT_INLINE F16 multiply_add(F16 a, F16 b, F16 c) {
 #undef ACDBIT_BINARY
 // Sixteen comparisons as bytes of ones.
 ACDBIT_INLINE uint8x16_t less_bytes(F16 a, F16 b) {
-  const uint16x8_t low = vuzp1q_u16(vreinterpretq_u16_u32(vcltq_f32(a.v0, b.v0)),
-                                    vreinterpretq_u16_u32(vcltq_f32(a.v1, b.v1)));
-  const uint16x8_t high = vuzp1q_u16(vreinterpretq_u16_u32(vcltq_f32(a.v2, b.v2)),
-                                     vreinterpretq_u16_u32(vcltq_f32(a.v3, b.v3)));
+  const uint16x8_t low =
+      vuzp1q_u16(vreinterpretq_u16_u32(vcltq_f32(a.v0, b.v0)), vreinterpretq_u16_u32(vcltq_f32(a.v1, b.v1)));
+  const uint16x8_t high =
+      vuzp1q_u16(vreinterpretq_u16_u32(vcltq_f32(a.v2, b.v2)), vreinterpretq_u16_u32(vcltq_f32(a.v3, b.v3)));
   return vuzp1q_u8(vreinterpretq_u8_u16(low), vreinterpretq_u8_u16(high));
 }
 // Each byte keeps its own bit, and three pairwise sums gather eight to a byte.
@@ -175,8 +175,8 @@ ACDBIT_INLINE uint32_t less(F16 a, F16 b) {
 struct F16 {
   float v[16];
 };
-#define ACDBIT_EACH(expression) \
-  F16 r;                        \
+#define ACDBIT_EACH(expression)                     \
+  F16 r;                                            \
   for (int i = 0; i < 16; i++) r.v[i] = expression; \
   return r
 static inline F16 load(const float* p) { ACDBIT_EACH(p[i]); }

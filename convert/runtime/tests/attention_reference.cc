@@ -154,8 +154,8 @@ void attention(const AttentionPlan& plan, int first, int num_rows, int32_t* coun
       const int row = first + r;
       const uint32_t* query = plan.query + row * plan.query_stride + head * d / 32;
       const bool floats = plan.key_weights != nullptr || plan.query_scale != nullptr;
-      const std::vector<bool> keep = floats ? kept_by_floats(plan, head, row, query, key.data())
-                                            : kept_by_integers(plan, head, query, key.data());
+      const std::vector<bool> keep =
+          floats ? kept_by_floats(plan, head, row, query, key.data()) : kept_by_integers(plan, head, query, key.data());
       int32_t* count = counts + (r * plan.heads + head) * d;
       memset(count, 0, sizeof(int32_t) * d);
       kept[r * plan.heads + head] = 0;

@@ -128,7 +128,8 @@ class Attention {
 
   Result empty() const {
     return {std::vector<int32_t>(size_t(plan.queries) * plan.heads * plan.head_dim, -1),
-            std::vector<int32_t>(size_t(plan.queries) * plan.heads, -1), {}};
+            std::vector<int32_t>(size_t(plan.queries) * plan.heads, -1),
+            {}};
   }
   static std::vector<uint32_t> bits(std::mt19937& random, size_t size) {
     std::vector<uint32_t> words(size);

@@ -144,7 +144,7 @@ BlockResult block(const BlockOptions& options, int channels, int height, int wid
   const float *context_count = slices["context.count_multiplier"], *context_kept = slices["context.kept_multiplier"];
   const float *context_bias = slices["context.bias"], *context_slope = slices["context.slope"];
   const float *output_slope = slices["output.slope"], *output_shift = slices["output.shift"];
-  const float *mlp_1_slope = slices["mlp_1.slope"];
+  const float* mlp_1_slope = slices["mlp_1.slope"];
   const float *mlp_2_slope = slices["mlp_2.slope"], *mlp_2_shift = slices["mlp_2.shift"];
   const float* output_gain = options.branches ? slices["output.gain"] : nullptr;
   const float* mlp_2_gain = options.branches ? slices["mlp_2.gain"] : nullptr;

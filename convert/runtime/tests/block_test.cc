@@ -169,7 +169,7 @@ void check(const Case& test, unsigned seed) {
 }
 
 BlockOptions options_of(int heads, int mlp_ratio, int rule, int flags) {
-  return {heads,           mlp_ratio,       Rule(rule), 0.25f,          bool(flags & 1),
+  return {heads,           mlp_ratio,       Rule(rule),      0.25f,           bool(flags & 1),
           bool(flags & 2), bool(flags & 4), bool(flags & 8), bool(flags & 16)};
 }
 

@@ -1,5 +1,5 @@
-// The portable fused multiply-add against that of libm, above all where a sum lies half way between two floats but for what
-// double precision loses.
+// The portable fused multiply-add against that of libm, above all where a sum lies half way between two floats but for
+// what double precision loses.
 #define ACDBIT_ISA portable_under_test
 
 #include "vec.h"
