@@ -7,7 +7,7 @@ PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.10,$(shell co
 PIP_FLAGS = --quiet --disable-pip-version-check
 
 # What the shared library is compiled from; the package's installation does that.
-RUNTIME = $(wildcard convert/runtime/CMakeLists.txt convert/runtime/src/* convert/runtime/include/*)
+RUNTIME = $(wildcard acdbit_keras/convert/runtime/CMakeLists.txt acdbit_keras/convert/runtime/src/* acdbit_keras/convert/runtime/include/*)
 
 .PHONY: demo test test-tensorflow test-jax clean
 
@@ -42,22 +42,22 @@ endef
 clean:
 	rm -rf .venv .venv-jax runs .pytest_cache .hypothesis *.egg-info
 
-# For work on the runtime (convert/runtime): its tests, those in Python included, under the address, undefined-behaviour
+# For work on the runtime (acdbit_keras/convert/runtime): its tests, those in Python included, under the address, undefined-behaviour
 # and thread sanitizers (packages g++, cmake, ninja-build, googletest), and its fuzzer (clang, libclang-rt-14-dev): make fuzz SECONDS=600.
-# What the fuzzer finds goes to build/fuzz; inputs worth keeping go to convert/runtime/fuzz/corpus.
+# What the fuzzer finds goes to build/fuzz; inputs worth keeping go to acdbit_keras/convert/runtime/fuzz/corpus.
 SECONDS ?= 60
 
 .PHONY: sanitize fuzz
 
 sanitize: .venv/ready
-	cd convert/runtime && for preset in sanitize thread-sanitize; do \
+	cd acdbit_keras/convert/runtime && for preset in sanitize thread-sanitize; do \
 		cmake --preset $$preset && cmake --build --preset $$preset && ctest --preset $$preset || exit 1; done
 	ACDBIT_RUNTIME=$(CURDIR)/build/sanitize/libacdbit_runtime.so ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 \
 		LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" TF_CPP_MIN_LOG_LEVEL=3 \
 		.venv/bin/python -m pytest -k "not glibc" $(addprefix tests/convert/test_runtime_,delegate.py ops.py blocks.py convolution.py)
 
 fuzz:
-	cd convert/runtime && cmake --preset fuzz && cmake --build --preset fuzz
+	cd acdbit_keras/convert/runtime && cmake --preset fuzz && cmake --build --preset fuzz
 	mkdir -p build/fuzz/corpus
 	ASAN_OPTIONS=allocator_may_return_null=1:max_allocation_size_mb=1024 build/fuzz/delegate_fuzz -max_total_time=$(SECONDS) \
-		-max_len=512 -rss_limit_mb=4096 -malloc_limit_mb=0 -artifact_prefix=build/fuzz/ build/fuzz/corpus convert/runtime/fuzz/corpus
+		-max_len=512 -rss_limit_mb=4096 -malloc_limit_mb=0 -artifact_prefix=build/fuzz/ build/fuzz/corpus acdbit_keras/convert/runtime/fuzz/corpus

@@ -1,7 +1,7 @@
-"""Compiles the runtime (convert/runtime) with the package; all else is in setup.cfg.
+"""Compiles the runtime (acdbit_keras/convert/runtime) with the package; all else is in setup.cfg.
 
 Without a C++ compiler the package installs all the same and converts, but runs its files on Larq Compute Engine's
-interpreter only. ACDBIT_PRESET names a preset of convert/runtime/CMakePresets.json to cross-compile, for instance
+interpreter only. ACDBIT_PRESET names a preset of acdbit_keras/convert/runtime/CMakePresets.json to cross-compile, for instance
 `ACDBIT_PRESET=linux-arm64 pip wheel .`.
 """
 
@@ -18,7 +18,7 @@ from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
-SOURCES = pathlib.Path(__file__).parent.resolve() / "convert" / "runtime"
+SOURCES = pathlib.Path(__file__).parent.resolve() / "acdbit_keras" / "convert" / "runtime"
 LIBRARY = "libacdbit_runtime.so"
 # Beside where the library would be: why it is not there. pip shows warnings of a build that succeeds to nobody.
 REASON = "not_compiled.txt"

@@ -2,20 +2,23 @@
 
     import acdbit_keras as acd
 
-`acd.models` (backbones, data, training) and `acd.convert` (bit-packed `.tflite`) are imported on first use; they
-need more packages than the layers do.
+Nothing heavy is loaded before it is used: a sensor that only runs files (`acd.convert.Interpreter`) needs neither Keras nor
+TensorFlow, see the extras in setup.cfg.
 """
 
-import importlib
+from typing import TYPE_CHECKING
 
-from acdbit_keras import layers, quantizers, schemes
-from acdbit_keras.code import Code, matmul
-from acdbit_keras.cost import summary
-from acdbit_keras.distillation import Distiller, LabelDistillation, QueryKeyDistillation
-from acdbit_keras.layers import BinaryAttention, BinaryDense, LayerScale, RPReLU
-from acdbit_keras.quantizers import AlignedSign, ElasticBinary, WeightSign
+from acdbit_keras import lazy
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
+
+if TYPE_CHECKING:  # what editors and type checkers read; at run time the same names are imported on first use
+    from acdbit_keras import convert, layers, models, quantizers, schemes, studies
+    from acdbit_keras.code import Code, matmul
+    from acdbit_keras.cost import summary
+    from acdbit_keras.distillation import Distiller, LabelDistillation, QueryKeyDistillation
+    from acdbit_keras.layers import BinaryAttention, BinaryDense, LayerScale, RPReLU
+    from acdbit_keras.quantizers import AlignedSign, ElasticBinary, WeightSign
 
 __all__ = [
     "AlignedSign",
@@ -29,17 +32,27 @@ __all__ = [
     "QueryKeyDistillation",
     "RPReLU",
     "WeightSign",
+    "convert",
     "layers",
     "matmul",
+    "models",
     "quantizers",
     "schemes",
+    "studies",
     "summary",
 ]
 
-_ROOMS_ABOVE = ("convert", "models")
-
-
-def __getattr__(name):
-    if name in _ROOMS_ABOVE:
-        return importlib.import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+_HOMES = {
+    "code": ("Code", "matmul"),
+    "cost": ("summary",),
+    "distillation": ("Distiller", "LabelDistillation", "QueryKeyDistillation"),
+    "layers": ("BinaryAttention", "BinaryDense", "LayerScale", "RPReLU"),
+    "quantizers": ("AlignedSign", "ElasticBinary", "WeightSign"),
+}
+__getattr__, __dir__ = lazy.attributes(
+    __name__,
+    {
+        **{room: None for room in ("convert", "layers", "models", "quantizers", "schemes", "studies")},
+        **{name: f"{__name__}.{home}" for home, names in _HOMES.items() for name in names},
+    },
+)

@@ -4,15 +4,16 @@ import functools
 import json
 import os
 
-import acdbit_keras as acd
 import keras
 import numpy as np
 import pytest
+from keras import layers
+
+import acdbit_keras as acd
 from acdbit_keras import cost, models, schemes
 from acdbit_keras.convert import fusion
 from acdbit_keras.layers import BinaryAttention, BinaryDense, RPReLU
 from acdbit_keras.quantizers import AlignedSign, WeightSign
-from keras import layers
 
 TOTALS = ("parameters", "packed_bytes", "bit_macs", "float_macs")
 

@@ -43,8 +43,9 @@ def add_robustness(subparsers):
 def robustness(options):
     import dataclasses
 
-    from acdbit_keras.models import data, subjects
-    from acdbit_keras.models.robustness import Settings, report, run
+    from acdbit_keras.models import data
+    from acdbit_keras.studies import subjects
+    from acdbit_keras.studies.robustness import Settings, report, run
 
     names = [field.name for field in dataclasses.fields(Settings)]
     chosen = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
@@ -75,8 +76,9 @@ def add_visualize(subparsers):
 
 
 def visualize(options):
-    from acdbit_keras.models import data, subjects
-    from acdbit_keras.models.visualize import run, table
+    from acdbit_keras.models import data
+    from acdbit_keras.studies import subjects
+    from acdbit_keras.studies.visualize import run, table
 
     dataset = subjects.shared_dataset(options.models, options.dataset)
     samples = min(500, data.info(dataset).test_examples) if options.samples is None else options.samples

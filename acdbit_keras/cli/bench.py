@@ -63,7 +63,8 @@ def bench(options):
             raise ValueError(f"there is no folder {pathlib.Path(path).absolute().parent} to write {pathlib.Path(path).name} to")
     if options.kernels:
         return _bench_kernels(options)
-    room = importlib.import_module("acdbit_keras.convert.benchmark")
+    from acdbit_keras.convert import benchmarking as room
+
     with tempfile.TemporaryDirectory() as folder:
         if options.model:
             paths, engines = _contenders(options, folder)
@@ -89,7 +90,7 @@ def bench(options):
 
 
 def _contenders(options, folder):
-    from acdbit_keras.convert import contenders
+    from acdbit_keras.studies import contenders
 
     def load(text):
         model = model_of(text)

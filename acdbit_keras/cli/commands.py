@@ -6,7 +6,6 @@ import sys
 from acdbit_keras.cli import emit
 from acdbit_keras.cli.common import add_settings, card, card_of, command, dataset_of, model_of
 
-
 # --- demo -----------------------------------------------------------------------------------------------------------
 
 
@@ -347,7 +346,7 @@ def speed(options):
     import json
 
     from acdbit_keras.files import write_beside
-    from acdbit_keras.models.speed import measure
+    from acdbit_keras.studies.speed import measure
 
     for name in ("batch_size", "steps", "rounds"):
         if getattr(options, name) < 1:

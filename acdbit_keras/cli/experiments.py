@@ -32,7 +32,7 @@ def add_compare(subparsers):
 
 
 def compare(options):
-    from acdbit_keras.models import experiments
+    from acdbit_keras.studies import experiments
 
     return _run(options, lambda recipe: experiments.compare(recipe, options.schemes, options.seeds, options.leaders))
 
@@ -53,7 +53,7 @@ def add_ablate(subparsers):
 
 
 def ablate(options):
-    from acdbit_keras.models import experiments
+    from acdbit_keras.studies import experiments
 
     return _run(options, lambda recipe: experiments.ablate(recipe, options.grid, options.seeds))
 
@@ -73,7 +73,7 @@ def add_sweep(subparsers):
 
 
 def sweep(options):
-    from acdbit_keras.models import experiments
+    from acdbit_keras.studies import experiments
 
     return _run(options, lambda recipe: experiments.sweep(recipe, options.forms, options.readings, options.seeds))
 
@@ -103,7 +103,8 @@ def _table(subparsers, name, run, summary, seeds=(0,)):
 
 
 def _run(options, plan):
-    from acdbit_keras.models import experiments, recipes
+    from acdbit_keras.models import recipes
+    from acdbit_keras.studies import experiments
 
     recipe = recipes.get(options.recipe).with_settings(options.set)
     for key, option in (("scheme", "the rows"), ("seed", "--seeds")):

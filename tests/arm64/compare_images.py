@@ -19,9 +19,10 @@ sys.path.append(str(HERE))
 
 from userland import Userland
 
-from acdbit_keras.convert import Interpreter, load_model
+from acdbit_keras.convert import Interpreter
 from acdbit_keras.files import write_beside
 from acdbit_keras.models import data
+from acdbit_keras.models.loading import load_model
 
 
 def main():

@@ -13,7 +13,8 @@ import pathlib
 import numpy as np
 
 from acdbit_keras import models
-from acdbit_keras.convert import contenders, to_tflite
+from acdbit_keras.convert import to_tflite
+from acdbit_keras.studies import contenders
 
 CLASSES = 100
 

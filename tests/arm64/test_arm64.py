@@ -12,6 +12,7 @@ import sys
 
 import numpy as np
 import pytest
+
 from acdbit_keras import device_ops as ops
 from acdbit_keras.convert.interpreter import start_engine
 
@@ -22,7 +23,7 @@ import runtime_models
 import test_runtime_convolution
 from userland import Userland
 
-RUNTIME = HERE.parents[1] / "convert" / "runtime"
+RUNTIME = HERE.parents[1] / "acdbit_keras" / "convert" / "runtime"
 CPP_TESTS = sorted(path.stem for path in (RUNTIME / "tests").glob("*_test.cc"))
 CONVOLUTIONS = 300
 F32 = np.float32

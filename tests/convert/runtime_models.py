@@ -1,6 +1,7 @@
 """Models of the runtime's custom ops, as bytes, and bits as they are packed."""
 
 import numpy as np
+
 from acdbit_keras.convert.graph import Graph
 
 

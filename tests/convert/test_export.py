@@ -8,13 +8,14 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from acdbit_keras import models, quantizers
-from acdbit_keras.code import Code
-from acdbit_keras.convert import Interpreter, export, flatbuffer, load_model, rewrite, to_tflite, verify
-from acdbit_keras.layers import BinaryDense
-from acdbit_keras.quantizers import AlignedSign, WeightSign
 from trained_models import images, jittered, predict_in_batches, trained
 
+from acdbit_keras import models, quantizers
+from acdbit_keras.code import Code
+from acdbit_keras.convert import Interpreter, export, flatbuffer, rewrite, to_tflite, verify
+from acdbit_keras.layers import BinaryDense
+from acdbit_keras.models.loading import load_model
+from acdbit_keras.quantizers import AlignedSign, WeightSign
 
 # Whole blocks as one op, layers as ops of their own, and what Larq Compute Engine's own runtime executes.
 FORMS = {"blocks": {}, "layers": {"fuse_blocks": False}, "float": {"attention": "float"}}

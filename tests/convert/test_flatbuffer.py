@@ -4,11 +4,12 @@ import os
 import numpy as np
 import pytest
 import small_models
-from acdbit_keras.convert import flatbuffer
-from acdbit_keras.convert.interpreter import Interpreter, start_engine
 from flatbuffers import Builder
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from acdbit_keras.convert import flatbuffer
+from acdbit_keras.convert.interpreter import Interpreter, start_engine
 
 MODELS = {
     "float": small_models.float_model,

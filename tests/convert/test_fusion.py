@@ -4,10 +4,11 @@ import keras
 import numpy as np
 import pytest
 import reference_ops
+from trained_models import jittered
+
 from acdbit_keras import device_ops, models, schemes
 from acdbit_keras.convert import fusion
 from acdbit_keras.quantizers import AlignedSign, ElasticBinary, PlainSign, WeightSign
-from trained_models import jittered
 
 DYNAMIC = dict(threshold="median", restore="dynamic")
 ACD_BIT = schemes.get("acd_bit")

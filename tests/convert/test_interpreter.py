@@ -4,6 +4,7 @@ import ai_edge_litert.interpreter
 import numpy as np
 import pytest
 import small_models
+
 from acdbit_keras.convert import flatbuffer
 from acdbit_keras.convert import interpreter as module
 from acdbit_keras.convert.interpreter import Interpreter

@@ -6,13 +6,14 @@ import json
 import numpy as np
 import pytest
 import reference_ops
+
 from acdbit_keras import device_ops
 from acdbit_keras.cli import main
 from acdbit_keras.convert import flatbuffer, kernel_benchmark, rewrite, runtime
 from acdbit_keras.convert.interpreter import start_engine
 
 N, C, H, D = kernel_benchmark.TOKENS, kernel_benchmark.CHANNELS, kernel_benchmark.HEADS, kernel_benchmark.HEAD_DIM
-benchmark = importlib.import_module("acdbit_keras.convert.benchmark")  # the package exports the function by this name
+from acdbit_keras.convert import benchmarking as benchmark
 
 
 def constants(content):

@@ -6,10 +6,12 @@ import os
 import keras
 import numpy as np
 import pytest
-from acdbit_keras import cost, models, schemes
-from acdbit_keras.convert import Interpreter, contenders, to_tflite, verify
-from acdbit_keras.quantizers import AlignedSign
 from trained_models import images, jittered, predict_in_batches
+
+from acdbit_keras import cost, models, schemes
+from acdbit_keras.convert import Interpreter, to_tflite, verify
+from acdbit_keras.quantizers import AlignedSign
+from acdbit_keras.studies import contenders
 
 PRESET, DEPTHS = "pyramid_nano_patch1_8", (1, 1)
 # A reduced block, merging, a block of its usual six.

@@ -10,6 +10,7 @@ import tarfile
 import numpy as np
 import pytest
 import test_runtime_delegate
+
 from acdbit_keras.convert import runtime
 from acdbit_keras.convert.interpreter import start_engine
 

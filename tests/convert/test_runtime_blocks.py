@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import reference_ops
+from trained_models import images, trained
+
 from acdbit_keras import device_ops
 from acdbit_keras.convert import Interpreter, flatbuffer, rewrite, to_tflite
-from trained_models import images, trained
 
 
 @pytest.mark.parametrize("scheme", ["acd_bit", "binary_vit"])

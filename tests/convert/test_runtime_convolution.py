@@ -5,6 +5,7 @@ import time
 import numpy as np
 import pytest
 import runtime_models
+
 from acdbit_keras.convert import flatbuffer, runtime
 from acdbit_keras.convert.interpreter import start_engine
 

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
-RUNTIME = REPOSITORY / "convert" / "runtime"
+RUNTIME = REPOSITORY / "acdbit_keras" / "convert" / "runtime"
 sys.path.append(str(REPOSITORY / "tests" / "arm64"))
 
 from userland import install_host_packages

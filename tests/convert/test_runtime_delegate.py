@@ -14,6 +14,7 @@ import ai_edge_litert.interpreter
 import numpy as np
 import pytest
 import runtime_models
+
 from acdbit_keras.convert import flatbuffer, runtime
 from acdbit_keras.convert.interpreter import Interpreter, choose_engine, start_engine
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import reference_ops
 import runtime_models
+
 from acdbit_keras import device_ops
 from acdbit_keras.convert import runtime
 from acdbit_keras.convert.interpreter import start_engine

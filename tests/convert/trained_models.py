@@ -5,6 +5,7 @@ import os
 
 import keras
 import numpy as np
+
 from acdbit_keras import models
 from acdbit_keras.convert import runtime
 

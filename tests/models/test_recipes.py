@@ -3,7 +3,7 @@
 import pytest
 
 from acdbit_keras.models import data, recipes
-from acdbit_keras.models.presets import PRESETS
+from acdbit_keras.models.sizes import PRESETS
 
 pytestmark = pytest.mark.any_backend
 

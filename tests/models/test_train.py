@@ -11,9 +11,9 @@ import pytest
 from acdbit_keras.models import build, recipes
 from acdbit_keras.models.callbacks import Speed, StopOnNonFinite, read_progress, restore_state, save_state
 from acdbit_keras.models.loading import load_model
-from acdbit_keras.models.presets import PRESETS
-from acdbit_keras.models.speed import measure
+from acdbit_keras.models.sizes import PRESETS
 from acdbit_keras.models.train import evaluate, recipe_of, train
+from acdbit_keras.studies.speed import measure
 
 QUICK = recipes.get("digits_teacher").replace(epochs=1, jit_compile=False)
 

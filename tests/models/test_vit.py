@@ -6,7 +6,7 @@ import pytest
 from numerics import array, nameless
 
 from acdbit_keras import models, schemes
-from acdbit_keras.models.presets import PRESETS
+from acdbit_keras.models.sizes import PRESETS
 from acdbit_keras.models.vit import VisionTransformer
 
 NANO = dict(image_size=8, patch_size=4, channels=1, width=32, depth=1, num_heads=1, mlp_ratio=2, classes=3)

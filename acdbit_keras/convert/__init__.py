@@ -1,0 +1,30 @@
+"""From a trained model to a file that runs: conversion, verification, execution and measurement of `.tflite` files.
+
+`Interpreter` and `benchmark` need no Keras; what needs it is loaded when it is asked for.
+"""
+
+from typing import TYPE_CHECKING
+
+from acdbit_keras import lazy
+
+if TYPE_CHECKING:
+    from acdbit_keras.convert.benchmarking import benchmark
+    from acdbit_keras.convert.export import Conversion, ConversionError, to_tflite
+    from acdbit_keras.convert.interpreter import Interpreter
+    from acdbit_keras.convert.parity import Parity, verify
+
+__all__ = ["Conversion", "ConversionError", "Interpreter", "Parity", "benchmark", "to_tflite", "verify"]
+
+_HOMES = {
+    "benchmarking": ("benchmark",),
+    "export": ("Conversion", "ConversionError", "to_tflite"),
+    "interpreter": ("Interpreter",),
+    "parity": ("Parity", "verify"),
+}
+__getattr__, __dir__ = lazy.attributes(
+    __name__,
+    {
+        **{room: None for room in ("runtime",)},
+        **{name: f"{__name__}.{home}" for home, names in _HOMES.items() for name in names},
+    },
+)

@@ -1,0 +1,508 @@
+"""From a Keras 3 model to a `.tflite` file: one trace, one SavedModel, one converter, a few edits.
+
+The layers emit the graph themselves. For the time of the trace an executor of this module takes the place of Keras'
+own (`acdbit_keras.execution`): kernels become constants, products of bits become 1x1 convolutions of exactly +-1 by
+exactly +-1 - the one form that Larq Compute Engine packs - with every scale and offset behind them, where the
+converter folds it into the convolution's multiplier, bias or threshold. Nothing between sign and convolution: a
+reshape there would leave the kernel in float.
+
+After conversion the file is held against the model: each binary layer's packed kernel must be found in it.
+"""
+
+import dataclasses
+import os
+import tempfile
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import ops
+
+from acdbit_keras import code, device_ops, execution, files
+
+from . import flatbuffer, fusion, rewrite, runtime
+from .interpreter import choose_engine, start_engine
+from .kernels import kernel_code, packable_kernel, signed
+
+PRECISIONS = ("bits", "float32", "float16", "dynamic", "int8")
+ATTENTIONS = ("binary", "float")
+_TAP = "tap"
+
+
+class ConversionError(ValueError):
+    """A layer of bits that cannot be, or was not, packed."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Conversion:
+    """What `to_tflite` wrote.
+
+    Attributes:
+        path: of the file.
+        precision: `"bits"`, `"float32"`, `"float16"`, `"dynamic"` or `"int8"`.
+        attention: how attention between bits is carried out, `None` where there is none.
+        bytes: size of the file.
+        op_counts: dict from op name to number of nodes.
+        packed_layers: number of layers whose kernel is stored in bits.
+        packed_bytes: bytes of those kernels.
+        attention_products: float matrix products between two computed tensors, those of attention, that are left.
+        float_copies: tensors of bits that are unpacked into floats.
+    """
+
+    path: str
+    precision: str
+    attention: str | None
+    bytes: int
+    op_counts: dict
+    packed_layers: int
+    packed_bytes: int
+    attention_products: int
+    float_copies: int
+
+    def to_dict(self):
+        """The report in plain types, as `json.dumps` takes them."""
+        return dataclasses.asdict(self)
+
+    def __str__(self):
+        text = f"{self.path}: {self.bytes / 1e6:.3f} MB, {self.precision}, {sum(self.op_counts.values())} nodes"
+        if self.packed_layers:
+            text += f"; {self.packed_layers} binary layers packed into {self.packed_bytes / 1e6:.3f} MB"
+            text += f"; {self.attention_products} attention products in float, {self.float_copies} float copies of bits"
+        return text
+
+
+class FloatExecutor(execution.KerasExecutor):
+    """Float products with constant kernels: a quantized kernel is computed once, not in the graph."""
+
+    def dense(self, layer, inputs, training):
+        quantized = layer.input_quantizer(inputs, training=False)
+        return code.matmul(quantized, kernel_code(layer).map(tf.constant))
+
+    def patches(self, layer, inputs):
+        # As one matrix product: a convolution goes through a patch pixel by pixel, and its product is then over the few
+        # channels of an image. On a Cortex-A72 it takes 1.8 times the instructions.
+        _, height, width, channels = inputs.shape
+        size = layer.patch_size
+        rows, columns = height // size, width // size
+        grid = tf.reshape(inputs, (rows, size, columns, size * channels))
+        patches = tf.reshape(tf.transpose(grid, (0, 2, 1, 3)), (rows * columns, size * size * channels))
+        kernel = tf.reshape(tf.convert_to_tensor(layer.kernel), (-1, layer.filters))
+        return tf.reshape(tf.matmul(patches, kernel) + layer.bias, (1, rows, columns, layer.filters))
+
+    def pooling(self, layer, inputs):
+        with tf.init_scope():
+            kernel = ops.convert_to_numpy(layer.kernel())
+        # The cross as its column and its row: 10 weights per channel instead of 25, most of them zero.
+        middle = kernel.shape[0] // 2
+        row, column = kernel[middle : middle + 1], kernel[:, middle : middle + 1].copy()
+        column[middle] = 0.0
+        sums = (tf.nn.depthwise_conv2d(inputs, tf.constant(part), [1, 1, 1, 1], "SAME") for part in (row, column))
+        return next(sums) + layer.shift + next(sums)
+
+
+class IntegerExecutor(FloatExecutor):
+    """For a converter that quantizes by itself: quantized kernels, but activations of several bits as real numbers."""
+
+    def dense(self, layer, inputs, training):
+        if layer.is_binary:
+            return super().dense(layer, inputs, training)
+        return code.matmul(code.real(inputs), code.real(tf.constant(kernel_code(layer).decode())))
+
+    def attention(self, layer, query, key, value, training):
+        if layer.is_binary:
+            return super().attention(layer, query, key, value, training)
+        query, key, value = (tf.transpose(x, (0, 2, 1, 3)) for x in (query, key, value))
+        probabilities = tf.nn.softmax(tf.matmul(query, key, transpose_b=True) * float(query.shape[-1]) ** -0.5)
+        return tf.transpose(tf.matmul(probabilities, value), (0, 2, 1, 3)), probabilities
+
+    def quantize(self, quantizer, inputs, training):
+        return inputs
+
+
+class LceExecutor(FloatExecutor):
+    """Products of bits in the form that Larq Compute Engine packs.
+
+    Attributes:
+        products: `(layer path, packed kernel)` per executed product of bits, in order.
+        taps: dict from name to the codes that enter attention; extra outputs of the trace, for `verify`.
+        attentions: number of binary attentions executed.
+        refusal: the `ConversionError` that ended the trace, before Keras wrapped it into its own lines.
+    """
+
+    def __init__(self):
+        self.products = []
+        self.taps = {}
+        self.attentions = 0
+        self.refusal = None
+
+    def dense(self, layer, inputs, training):
+        if not layer.is_binary:
+            return super().dense(layer, inputs, training)
+        kernel, weights = packable_kernel(layer)
+        if not np.isin(weights, (-1.0, 1.0)).all():
+            self._refuse(layer, "its kernel quantizer gives other values than the two it announces")
+        # Four dimensions before the sign: what stands between sign and convolution keeps the convolution in float.
+        grid = ops.reshape(inputs, (*[1] * (4 - len(inputs.shape)), *inputs.shape))
+        levels = layer.input_quantizer.levels
+        quantized = signed(layer.input_quantizer(grid, training=False), levels)
+        if levels == "zero_one":
+            quantized = quantized._replace(signs=_recognised_sign(quantized.signs))
+        if not code.is_constant(quantized.scale) and quantized.scale.shape[-1] != 1:
+            self._refuse(layer, "the scale of its input differs between the channels, over which a product of bits sums")
+        self.products.append((layer.path, rewrite.pack_bits(weights.T)))
+        product = tf.nn.conv2d(quantized.signs, tf.constant(weights[None, None]), 1, "VALID")
+        row_sums = None
+        if weights.shape[1] > layer.units:
+            product, row_sums = product[..., : layer.units], product[..., layer.units :]
+        outputs = code.matmul(quantized, kernel.map(tf.constant), product=product, row_sums=row_sums)
+        return ops.reshape(outputs, (*inputs.shape[:-1], layer.units))
+
+    def attention(self, layer, query, key, value, training):
+        outputs = super().attention(layer, query, key, value, False)
+        self.attentions += layer.is_binary
+        return outputs
+
+    def observe(self, layer, place, real, signs):
+        if layer.is_binary:
+            self.taps[tap_name(self.attentions, place)] = signs
+
+    def _refuse(self, layer, reason):
+        self.refusal = ConversionError(f"layer {layer.path} cannot be packed: {reason}")
+        raise self.refusal
+
+
+class RuntimeExecutor(LceExecutor):
+    """Attention, and whole blocks, as the ops of this project's runtime.
+
+    Args:
+        fuse_blocks: whether a block that has a form as one op becomes one. Without, its layers stay ops of their own.
+    """
+
+    def __init__(self, fuse_blocks):
+        super().__init__()
+        self._fuse_blocks = fuse_blocks
+
+    def block(self, layer, inputs, training):
+        if not self._fuse_blocks:
+            return super().block(layer, inputs, training)
+        try:
+            with tf.init_scope():
+                options, kernels, vectors = fusion.block_constants(layer)
+        except device_ops.NotExpressibleError:
+            return super().block(layer, inputs, training)
+        for product in device_ops.block_products(layer).values():
+            self.products.append((product.dense.path, rewrite.pack_bits(packable_kernel(product.dense)[1].T)))
+        self.attentions += 1
+        # What this function computes does not matter: the converter replaces it, and takes over its output's shape.
+        outputs = _custom_op(
+            device_ops.BLOCK,
+            options,
+            lambda x, kernels, vectors: x + tf.reduce_sum(vectors) + tf.cast(tf.reduce_sum(kernels), tf.float32),
+            [inputs, tf.constant(kernels), tf.constant(vectors)],
+        )
+        return outputs, {}
+
+    def attention(self, layer, query, key, value, training):
+        if not layer.is_binary:
+            return super().attention(layer, query, key, value, training)
+        try:
+            with tf.init_scope():
+                options, constants = fusion.attention_constants(layer)
+        except device_ops.NotExpressibleError as error:
+            self.refusal = ConversionError(f"{error}; attention='float' converts it")
+            raise self.refusal from error
+        inputs = []
+        for place, real in (("query", query), ("key", key), ("value", value)):
+            # Rows of all heads, four-dimensional before the sign: the form in which the converter packs them.
+            rows = ops.reshape(real, (1, 1, real.shape[1], layer.channels))
+            inputs.append(_recognised_sign(rows - tf.constant(constants[f"{place}_threshold"], tf.float32)))
+            self.observe(layer, place, real, inputs[-1])
+        names = ["score_scale"] + ["key_weights"] * options["key_bias"] + ["value_scale", "value_offset", "probability_scale"]
+        inputs += [tf.constant(constants[name], tf.float32) for name in names]
+        if options["dynamic"]:
+            for quantizer, real in ((layer.query_quantizer, query), (layer.key_quantizer, key)):
+                inputs += [tf.reshape(part, (-1,)) for part in quantizer(real, training=False)[1:]]
+        context = _custom_op(device_ops.ATTENTION, options, lambda *inputs: inputs[0] + inputs[-1][0], inputs)
+        self.attentions += 1
+        return context, None
+
+
+def _custom_op(name, options, function, inputs):
+    """One node of a custom op with flexbuffer options, in a graph that goes through the converter.
+
+    Args:
+        name: of the op.
+        options: dict of bools, which are stored as 0 or 1, ints and floats.
+        function: any TensorFlow function of the inputs with an output of the op's shape and type.
+        inputs: list of tensors.
+    """
+    text = f'name: "{name}" attr {{ key: "tfl_fusable_op" value {{ b: true }} }}'
+    for key, value in options.items():
+        # The converter would store True as an integer of one bit with a sign, that is -1.
+        kind, value = ("f", value) if isinstance(value, float) else ("i", int(value))
+        text += f' attr {{ key: "{key}" value {{ {kind}: {value} }} }}'
+    return tf.function(function, experimental_implements=text, autograph=False)(*inputs)
+
+
+def _recognised_sign(x):
+    """s(x) in the form that the converter recognises, which Larq's own signs have."""
+    return tf.sign(tf.sign(x) + 0.1)
+
+
+def tap_name(number, place):
+    """Name under which a file keeps the codes of one operand of the binary attention executed as `number`, from 0."""
+    return f"{_TAP}_{number}_{place}"
+
+
+def to_tflite(model, path, precision=None, attention=None, fuse_blocks=True, half=False, calibration=None, card=None):
+    """Converts a model and writes a `.tflite` file that takes one image per run.
+
+    Args:
+        model: built Keras model with one input and one output.
+        path: where to. The file is written beside and renamed, so an older one stays whole if anything fails.
+        precision: `"bits"`, every product of bits packed; `"float32"`; `"float16"`, weights stored in half precision;
+            `"dynamic"`, int8 weights and float activations; `"int8"`, both, with float input and output. `None`: that of
+            the model's scheme; without one, `"bits"` for a model with binary layers, else `"float32"`.
+        attention: how attention between bits is carried out. `"binary"`: with bits, by this project's runtime.
+            `"float"`: as float products of the +-1 codes, which Larq Compute Engine's own runtime executes. `None`:
+            `"binary"` if the runtime was compiled when the package was installed, else `"float"`.
+        fuse_blocks: with `"binary"`, whether a whole block becomes one op, or its layers ops of their own.
+        half: with `"bits"`, whether the kernels of convolutions, the patch embedding and so the largest float part of a
+            file, are rounded to half precision and stored so. `verify` rounds the model likewise.
+        calibration: for `"int8"`, images `(n, height, width, channels)` or a `tf.data.Dataset` of batches
+            `images` or `(images, labels)`; some hundred images are enough.
+        card: dict of plain types stored in the file for whoever runs it, e.g. class names and the normalisation.
+
+    Returns:
+        `Conversion`.
+
+    Raises:
+        ConversionError: a layer of bits that could not be packed, with the reason.
+        ImportError: the converter's package is not installed, or Keras does not run on TensorFlow.
+        OSError: the path cannot be written.
+        ValueError: not a built model with one fixed input shape, or an unknown or missing option.
+
+    Example:
+        >>> print(acd.convert.to_tflite(student, "student.tflite"))
+    """
+    image_shape = input_shape(model)
+    path = _writable(path)
+    if attention is None:
+        attention = "binary" if runtime.is_installed() else "float"
+    _check_choice("attention", attention, ATTENTIONS)
+    if precision is None:
+        wanted = getattr(getattr(model, "scheme", None), "precision", "bits")
+        precision = None if wanted == "bits" else wanted
+    else:
+        _check_choice("precision", precision, PRECISIONS)
+    if half and precision not in (None, "bits"):
+        raise ValueError(f"half=True is for precision='bits', not {precision!r}")
+    if (precision == "int8") != (calibration is not None):
+        needs = "needs" if precision == "int8" else "takes no"
+        raise ValueError(f"precision={precision!r} {needs} calibration images")
+
+    model = in_float32(model)
+    if half:
+        model = in_half(model)
+    with tempfile.TemporaryDirectory() as folder:
+        executor = RuntimeExecutor(fuse_blocks) if attention == "binary" else LceExecutor()
+        if precision in (None, "bits"):
+            _save(model, image_shape, executor, folder)
+            precision = precision or ("bits" if executor.products else "float32")
+            if precision == "bits" and not executor.products:
+                raise ValueError("precision='bits' needs a model with binary layers; this one has none")
+        if precision == "bits":
+            file = flatbuffer.parse(_convert_bits(folder), "the converted model")
+            _edit(file, half)
+            packed = _check_packed(file, executor.products)
+        else:
+            _save(model, image_shape, IntegerExecutor() if precision == "int8" else FloatExecutor(), folder)
+            file, packed = flatbuffer.parse(_convert_float(folder, precision, calibration), "the converted model"), []
+    rewrite.free_batch(file)
+    if card is not None:
+        rewrite.set_metadata(file, {**rewrite.metadata(file), "card": card})
+    content = flatbuffer.pack(file)
+    start_engine(choose_engine(file), content, 1, "the converted model")
+    files.write_beside(path, lambda temporary: temporary.write_bytes(content))
+    return Conversion(
+        path=path,
+        precision=precision,
+        attention=attention if executor.attentions and packed else None,
+        bytes=len(content),
+        op_counts=flatbuffer.op_counts(file),
+        packed_layers=len(packed),
+        packed_bytes=sum(words.nbytes for words in packed),
+        attention_products=rewrite.attention_products(file),
+        float_copies=flatbuffer.op_counts(file).get("LceDequantize", 0),
+    )
+
+
+def input_shape(model):
+    """Shape of one image of a built Keras model with one input.
+
+    Raises:
+        ValueError: not a Keras model, not built, several inputs, or an axis of free size.
+    """
+    if not isinstance(model, keras.Model):
+        raise ValueError(f"model must be a keras.Model, not {type(model).__name__}")
+    shape = None
+    if model.built:
+        # Functional models know it themselves, subclassed ones from their building.
+        shape = getattr(model, "input_shape", None) or (model.get_build_config() or {}).get("input_shape")
+    if shape is None:
+        raise ValueError(f"model {model.name!r} is not built or not called on a single input: call it on a batch of images first")
+    if not all(size is None or isinstance(size, int) for size in shape):
+        raise ValueError(f"model {model.name!r} has several inputs, {shape}; a model of one input can be converted")
+    if None in shape[1:]:
+        raise ValueError(f"model {model.name!r} has the input shape {tuple(shape)}; only the first size, the batch, may be free")
+    return tuple(shape[1:])
+
+
+def in_float32(model):
+    """The model itself, or for one trained in mixed precision a float32 copy with the same weights."""
+    config = keras.saving.serialize_keras_object(model)
+    # A backbone leaves its own policy out of its config: it is that of whoever builds it.
+    if not _mixed_policies(config) and model.dtype_policy.compute_dtype == "float32":
+        return model
+    return _copy(model, config)
+
+
+def in_half(model):
+    """A copy whose kernels of convolutions, such as the patch embedding, are rounded to half precision."""
+    copy = _copy(model, keras.saving.serialize_keras_object(model))
+    for weight in copy.weights:
+        if weight.name == "kernel" and len(weight.shape) == 4:
+            weight.assign(np.asarray(weight).astype(np.float16).astype(np.float32))
+    return copy
+
+
+def _copy(model, config):
+    previous = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float32")
+    try:
+        copy = keras.saving.deserialize_keras_object(config)
+        if not copy.built:
+            copy.build_from_config(model.get_build_config())
+    finally:
+        keras.config.set_dtype_policy(previous)
+    copy.set_weights(model.get_weights())
+    return copy
+
+
+def _save(model, image_shape, executor, folder):
+    """Traces the model for one image with an executor and writes the SavedModel."""
+    specification = tf.TensorSpec((1, *image_shape), tf.float32, name="images")
+
+    @tf.function(input_signature=[specification], autograph=False)
+    def serve(images):
+        with execution.using(executor):
+            outputs = model(images, training=False)
+        if not tf.is_tensor(outputs):
+            raise ValueError(f"model {model.name!r} gives {type(outputs).__name__}; a model of one output can be converted")
+        return {"logits": outputs, **getattr(executor, "taps", {})}
+
+    module = tf.Module()
+    module.weights = [variable.value for variable in model.variables]
+    module.serve = serve
+    try:
+        tf.saved_model.save(module, folder, signatures=serve)
+    except ConversionError as error:
+        raise executor.refusal from error
+
+
+def _convert_bits(folder):
+    try:
+        import larq_compute_engine
+    except ImportError as error:
+        raise ImportError("packing bits needs the package larq-compute-engine: pip install larq-compute-engine") from error
+    return larq_compute_engine.convert_saved_model(folder)
+
+
+def _convert_float(folder, precision, calibration):
+    converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+    if precision != "float32":
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if precision == "float16":
+        converter.target_spec.supported_types = [tf.float16]
+    if precision == "int8":
+        converter.representative_dataset = lambda: ([image[None]] for batch in batches(calibration) for image in batch)
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+    return converter.convert()
+
+
+def _edit(file, half):
+    rewrite.flatten_output_transforms(file)
+    taps = rewrite.take_outputs(file, _TAP)
+    packed = rewrite.feed_bits(file)
+    taps = {name: packed.get(tensor, tensor) for name, tensor in taps.items()}
+    rewrite.set_metadata(file, {"taps": taps, **({"half": True} if half else {})})
+    rewrite.separate_views(file)
+    if half:
+        rewrite.store_halves(file)
+
+
+def _check_packed(file, products):
+    """The packed kernels in the file, one for each product of bits; raises `ConversionError` for a missing one."""
+    for (name, _), found in zip(products, match_products(file, products)):
+        if found is None:
+            raise ConversionError(
+                f"layer {name} was left in float by the converter: its input is not recognised as a sign, "
+                "tf.sign(tf.sign(x) + 0.1), that the convolution reads directly"
+            )
+    return [words for _, words in products]
+
+
+def match_products(file, products):
+    """Finds each product of bits in a file by its packed kernel.
+
+    Args:
+        file: model object.
+        products: `(name, packed kernel)` in order of execution, as `LceExecutor.products`.
+
+    Returns:
+        List of `rewrite.Filter`, `None` where the kernel is not in the file. Equal kernels pair up in order.
+    """
+    available = {}
+    for found in rewrite.filters(file):
+        available.setdefault((found.words.shape, found.words.tobytes()), []).append(found)
+    matches = (available.get((words.shape, words.tobytes())) for _, words in products)
+    return [found.pop(0) if found else None for found in matches]
+
+
+def batches(data):
+    """Yields float32 numpy batches of images from an array or from a dataset of `images` or `(images, labels, ...)`."""
+    if isinstance(data, np.ndarray) or tf.is_tensor(data):
+        data = [data]
+    for batch in data:
+        images = batch[0] if isinstance(batch, (tuple, list)) else batch
+        yield np.asarray(images, np.float32)
+
+
+def _writable(path):
+    path = os.fspath(path)
+    folder = os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(f"cannot write {path}: there is no folder {folder}")
+    if os.path.isdir(path):
+        raise IsADirectoryError(f"cannot write {path}: it is a folder")
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(f"cannot write {path}: the folder {folder} is not writable")
+    return path
+
+
+def _check_choice(argument, value, allowed):
+    if value not in allowed:
+        raise ValueError(f"{argument} must be one of {', '.join(map(repr, allowed))}, not {value!r}")
+
+
+def _mixed_policies(config):
+    """Replaces, in place, every policy but float32 in a serialized object; returns how many it found."""
+    found = 0
+    if isinstance(config, dict):
+        if config.get("class_name") == "DTypePolicy" and config["config"]["name"] != "float32":
+            config["config"]["name"] = "float32"
+            found += 1
+        found += sum(_mixed_policies(value) for value in config.values())
+    elif isinstance(config, (list, tuple)):
+        found += sum(map(_mixed_policies, config))
+    return found

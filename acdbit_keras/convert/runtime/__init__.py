@@ -1,0 +1,116 @@
+"""Where the compiled runtime is: ``libacdbit_runtime.so``, the TFLite delegate that executes the custom ops.
+
+`pip install` compiles it into this folder if there is a C++ compiler. It is an ordinary external delegate, so
+``load_delegate(library_path())`` gives it to any LiteRT interpreter; `acdbit_keras.convert.Interpreter` does that itself.
+"""
+
+import ctypes
+import functools
+import os
+import pathlib
+import platform
+import struct
+
+LIBRARY = "libacdbit_runtime.so"
+REASON = "not_compiled.txt"  # written by the package's installation where it could not compile the library
+# Path of a library to take instead, such as one built with sanitizers.
+VARIABLE = "ACDBIT_RUNTIME"
+
+_MACHINES = {62: "x86_64", 183: "aarch64", 40: "arm", 3: "i386"}  # ELF's numbers
+
+
+class RuntimeMissingError(ImportError):
+    """The compiled runtime is not there, or is for another machine."""
+
+
+def library_path():
+    """Path of the runtime's shared library.
+
+    Returns:
+        str.
+
+    Raises:
+        RuntimeMissingError: there is none (the message says where it was looked for and how to build it), or it is
+            built for another architecture.
+    """
+    path = os.environ.get(VARIABLE) or str(pathlib.Path(__file__).with_name(LIBRARY))
+    if not os.path.isfile(path):
+        note = pathlib.Path(path).with_name(REASON)
+        reason = f", for {note.read_text().strip()}" if note.is_file() else ""
+        raise RuntimeMissingError(
+            f"the compiled runtime is not at {path}{reason}; install a C++ compiler (such as g++) and run `pip install .` in the"
+            " acdbit-keras folder again to build it"
+        )
+    machine = _machine(path)
+    if machine != platform.machine():
+        raise RuntimeMissingError(
+            f"{path} is built for {machine}, this machine is {platform.machine()}; run `pip install .` in the acdbit-keras"
+            " folder here to build it"
+        )
+    return path
+
+
+def is_installed():
+    """Whether there is a runtime for this machine."""
+    try:
+        library_path()
+    except RuntimeMissingError:
+        return False
+    return True
+
+
+def version():
+    """Version of the compiled runtime, a str such as "0.2.0"."""
+    return _library(library_path()).acdbit_version().decode()
+
+
+def kernel_path():
+    """Name of the kernels taken by default: the best, or what the environment variable ACDBIT_KERNELS says.
+
+    Raises:
+        ValueError: it says what this CPU cannot run.
+    """
+    name = _library(library_path()).acdbit_kernel_path().decode()
+    if not name:
+        raise ValueError(last_error())
+    return name
+
+
+def kernel_paths():
+    """Names of all kernels this CPU can run, best first: of "avx512", "avx2", "neon" and "portable"."""
+    return tuple(_library(library_path()).acdbit_kernel_paths().decode().split(","))
+
+
+def last_error():
+    """The last sentence that the delegate reported in this thread, "" if none since the last delegate was created."""
+    return _library(library_path()).acdbit_last_error().decode(errors="replace")
+
+
+@functools.cache
+def _library(path):
+    try:
+        library = ctypes.CDLL(path)
+    except OSError as error:
+        raise RuntimeMissingError(f"{path} cannot be loaded: {error}") from error
+    for name in ("acdbit_version", "acdbit_kernel_path", "acdbit_kernel_paths", "acdbit_last_error"):
+        try:
+            getattr(library, name).restype = ctypes.c_char_p
+        except AttributeError:
+            raise RuntimeMissingError(f"{path} is not the runtime of acdbit-keras: it lacks {name}") from None
+    return library
+
+
+def _machine(path):
+    size = os.path.getsize(path)
+    with open(path, "rb") as file:
+        header = file.read(64)
+    if len(header) < 64 or header[:4] != b"\x7fELF":
+        return "no machine (it is not an ELF library)"
+    order = "<" if header[5] == 1 else ">"
+    [number] = struct.unpack(f"{order}H", header[18:20])
+    if header[4] == 2:
+        # Loading a library whose end is missing kills the process. Its section headers stand last.
+        [place], (width, count) = struct.unpack(f"{order}Q", header[40:48]), struct.unpack(f"{order}HH", header[58:62])
+        if place + width * count > size:
+            return "no machine (its end is missing)"
+    return _MACHINES.get(number, f"ELF machine {number}")

@@ -1,0 +1,31 @@
+"""Public names that are imported when they are first asked for, so that a sensor does not load what only training needs."""
+
+import importlib
+import sys
+
+
+def attributes(module, names):
+    """`__getattr__` and `__dir__` of a module whose public names lie in other modules.
+
+    Args:
+        module: `__name__` of the module.
+        names: dict from public name to the module that it lies in; a name that lies nowhere (`None`) is a submodule.
+
+    Returns:
+        `(__getattr__, __dir__)`, to be assigned to these names in the module.
+    """
+
+    def getattr_(name):
+        if name not in names:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        home = names[name]
+        value = importlib.import_module(f"{module}.{name}" if home is None else home)
+        if home is not None:
+            value = getattr(value, name)
+        setattr(sys.modules[module], name, value)
+        return value
+
+    def dir_():
+        return sorted({*vars(sys.modules[module]), *names})
+
+    return getattr_, dir_

@@ -1,0 +1,49 @@
+"""Backbones, presets, data and training recipes: `acdbit_keras.models`."""
+
+from typing import TYPE_CHECKING
+
+from acdbit_keras import lazy
+
+if TYPE_CHECKING:
+    from acdbit_keras.models import data, recipes
+    from acdbit_keras.models.backbone import Backbone
+    from acdbit_keras.models.blocks import BinaryBlock, FloatBlock
+    from acdbit_keras.models.loading import load_model
+    from acdbit_keras.models.pyramid import PyramidVisionTransformer
+    from acdbit_keras.models.sizes import build, presets
+    from acdbit_keras.models.vit import VisionTransformer
+    from acdbit_keras.models.zoo import from_zoo, load_compact, save_compact, zoo_names
+
+__all__ = [
+    "Backbone",
+    "BinaryBlock",
+    "FloatBlock",
+    "PyramidVisionTransformer",
+    "VisionTransformer",
+    "build",
+    "data",
+    "from_zoo",
+    "load_compact",
+    "load_model",
+    "presets",
+    "recipes",
+    "save_compact",
+    "zoo_names",
+]
+
+_HOMES = {
+    "backbone": ("Backbone",),
+    "blocks": ("BinaryBlock", "FloatBlock"),
+    "loading": ("load_model",),
+    "sizes": ("build", "presets"),
+    "pyramid": ("PyramidVisionTransformer",),
+    "vit": ("VisionTransformer",),
+    "zoo": ("from_zoo", "load_compact", "save_compact", "zoo_names"),
+}
+__getattr__, __dir__ = lazy.attributes(
+    __name__,
+    {
+        **{room: None for room in ("data", "recipes")},
+        **{name: f"{__name__}.{home}" for home, names in _HOMES.items() for name in names},
+    },
+)

@@ -1,0 +1,291 @@
+"""tf.data pipelines that are ready for `model.fit` and `model.evaluate`.
+
+A training batch is a pure function of (seed, epoch, step): the order of an epoch is drawn from (seed, epoch), the
+augmentation of a batch from (seed, epoch, step). A run that resumes at an epoch sees what an uninterrupted one sees.
+"""
+
+import numbers
+
+from acdbit_keras.checks import checked
+from acdbit_keras.models.data import catalog, storage
+from acdbit_keras.models.data.augmentation import Augmentation, BatchAugmenter, fold_in, resolve
+from acdbit_keras.quick_start import untuned
+
+# What a key is drawn for.
+_ORDER, _CROP, _AUGMENT = range(3)
+
+# Streamed images are shuffled within windows of this many: about 1 GB of encoded ImageNet, or all of imagenette.
+_SHUFFLE_WINDOW = 10_000
+_BATCHES_AHEAD = 2
+
+# A square of 224 from the shorter side scaled to 256, the usual evaluation on ImageNet.
+_CENTRAL_SHARE = 224 / 256
+
+
+def load(name, image_size=None, batch_size=128, data_dir=None, seed=0, augment="light", epochs=None, initial_epoch=0):
+    """Loads a dataset as two pipelines, for training and for testing.
+
+    ```python
+    train, test = load("cifar10")
+    model.fit(train, validation_data=test, epochs=100)
+    ```
+
+    Without `epochs`, `train` is one epoch long and every iteration shuffles and augments it anew. With `epochs` it is
+    the chain of the epochs from `initial_epoch` on, which is what a run that may have to resume needs:
+
+    ```python
+    train, test = load("cifar10", epochs=100, initial_epoch=40)
+    model.fit(train, epochs=100, initial_epoch=40, steps_per_epoch=info("cifar10").steps_per_epoch(128))
+    ```
+
+    Images are float32 (batch, image_size, image_size, channels), normalised with the dataset's constants. Labels are
+    int32 (batch,); where the augmentation mixes labels (MixUp, CutMix, thus "strong") they are float32
+    (batch, classes), in the test pipeline as well, so that one loss fits both. Training batches are all full.
+
+    Args:
+        name: a known dataset, see `names`.
+        image_size: side of the images in pixels; default: the dataset's own. Images are resized where it differs.
+        batch_size: images per batch.
+        data_dir: folder of the prepared datasets; default: $ACDBIT_DATA_DIR or ~/tensorflow_datasets.
+        seed: integer from 0 to 2**31 - 1, from which all randomness comes.
+        augment: "none", "light", "strong" or an `Augmentation`.
+        epochs: total number of epochs of the run, or None.
+        initial_epoch: first epoch of the chain.
+
+    Returns:
+        (train, test), two `tf.data.Dataset`s.
+
+    Raises:
+        ValueError: if an argument is out of its range or the dataset is not prepared. Nothing is ever downloaded.
+    """
+    facts = catalog.info(name)
+    one_hot = resolve(augment, facts).mixes_labels
+    common = {"image_size": image_size, "batch_size": batch_size, "data_dir": data_dir, "one_hot": one_hot}
+    train = pipeline(name, "train", **common, seed=seed, augment=augment, epochs=epochs, initial_epoch=initial_epoch)
+    return train, pipeline(name, "test", **common)
+
+
+def pipeline(
+    name,
+    split,
+    image_size=None,
+    batch_size=128,
+    data_dir=None,
+    seed=0,
+    augment="light",
+    epochs=None,
+    initial_epoch=0,
+    one_hot=False,
+):
+    """One of the two pipelines of `load`.
+
+    Args:
+        split: "train", or "test" for every test image once, in order and not augmented; `seed`, `augment`, `epochs`
+            and `initial_epoch` then have no effect.
+        one_hot: whether labels are float32 (batch, classes) even if no augmentation mixes them.
+
+    The other arguments, and the errors, are those of `load`.
+    """
+    facts = catalog.info(name)
+    storage.tfds_split(name, split)
+    image_size = facts.image_size if image_size is None else image_size
+    _check_integer("image_size", image_size, 1, 4096)
+    _check_integer("batch_size", batch_size, 1, facts.train_examples)
+    _check_integer("seed", seed, 0, 2**31 - 1)
+    if epochs is not None:
+        _check_integer("epochs", epochs, 1, 2**31 - 1)
+        _check_integer("initial_epoch", initial_epoch, 0, epochs - 1)
+    elif initial_epoch:
+        raise ValueError(f"initial_epoch={initial_epoch!r} needs epochs, the total number of epochs.")
+    augmentation = resolve(augment, facts) if split == "train" else Augmentation()
+
+    import tensorflow as tf
+
+    source = (_Streamed if facts.varying_size else _InMemory)(facts, split, image_size, data_dir, augmentation)
+    augmenter = BatchAugmenter(augmentation, facts, image_size)
+    to_rows = one_hot or augmentation.mixes_labels
+
+    def rows(labels):
+        return tf.one_hot(labels, facts.classes) if to_rows else labels
+
+    if split == "test":
+        batches = source.in_order(batch_size).map(
+            lambda images, labels: (catalog.standardize(images, facts), rows(labels)), tf.data.AUTOTUNE
+        )
+    else:
+        key = tf.constant([seed, 0], "int32")
+        if epochs is None:
+            # One number per iteration, another in each: an epoch that no resumed run will ask for.
+            epoch_numbers = tf.data.Dataset.random(seed, rerandomize_each_iteration=True).take(1)
+        else:
+            epoch_numbers = tf.data.Dataset.range(initial_epoch, epochs)
+
+        def finish(epoch, step, images, labels):
+            return augmenter(images, rows(labels), fold_in(key, _AUGMENT, epoch, step))
+
+        batches = source.shuffled(epoch_numbers, key, batch_size).map(finish, tf.data.AUTOTUNE)
+        length = facts.steps_per_epoch(batch_size) * (1 if epochs is None else epochs - initial_epoch)
+        batches = batches.apply(tf.data.experimental.assert_cardinality(length))
+    # What sits in memory was checked when it was read.
+    if facts.varying_size:
+        batches = checked(batches, facts.classes)
+    return untuned(batches.prefetch(_BATCHES_AHEAD))
+
+
+def _check_integer(argument, value, lowest, highest):
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not lowest <= value <= highest:
+        raise ValueError(f"{argument}={value!r} must be an integer from {lowest} to {highest}.")
+
+
+def resize(images, image_size, central_share=1.0):
+    """Scales the central square of images, as evaluation does.
+
+    Args:
+        images: tensor (height, width, channels) or (batch, height, width, channels).
+        image_size: side of the result in pixels.
+        central_share: side of the square over the shorter side of the image.
+
+    Returns:
+        float32 tensor with both sides `image_size`, bilinear with antialiasing.
+    """
+    import tensorflow as tf
+
+    height, width = tf.shape(images)[-3], tf.shape(images)[-2]
+    side = tf.cast(tf.round(tf.cast(tf.minimum(height, width), "float32") * central_share), "int32")
+    top, left = (height - side) // 2, (width - side) // 2
+    square = images[..., top : top + side, left : left + side, :]
+    return tf.image.resize(square, (image_size, image_size), antialias=True)
+
+
+class _InMemory:
+    """Images of one size: held as uint8 and gathered a batch at a time."""
+
+    def __init__(self, facts, split, image_size, data_dir, augmentation):
+        import tensorflow as tf
+
+        self.facts = facts
+        self.image_size = image_size
+        images, labels = storage.arrays(facts.name, split, data_dir)
+        with tf.device("CPU:0"):
+            self.images, self.labels = tf.constant(images), tf.constant(labels)
+
+    def _gather(self, indices):
+        import tensorflow as tf
+
+        images = tf.cast(tf.gather(self.images, indices), "float32")
+        if self.image_size != self.facts.image_size:
+            images = resize(images, self.image_size)
+        return images, tf.gather(self.labels, indices)
+
+    def in_order(self, batch_size):
+        import tensorflow as tf
+
+        return tf.data.Dataset.range(len(self.labels)).batch(batch_size).map(self._gather, tf.data.AUTOTUNE)
+
+    def shuffled(self, epoch_numbers, key, batch_size):
+        """Batches (epoch, step, images, labels)."""
+        import tensorflow as tf
+
+        count = len(self.labels)
+        steps = count // batch_size
+
+        def order(epoch):
+            indices = tf.random.experimental.stateless_shuffle(tf.range(count), fold_in(key, _ORDER, epoch))
+            indices = tf.reshape(indices[: steps * batch_size], (steps, batch_size))
+            return tf.data.Dataset.from_tensor_slices((tf.repeat(epoch, steps), tf.range(steps), indices))
+
+        return epoch_numbers.flat_map(order).map(
+            lambda epoch, step, indices: (epoch, step, *self._gather(indices)), tf.data.AUTOTUNE
+        )
+
+
+class _Streamed:
+    """Encoded images of varying size: read from shards, shuffled in windows, decoded and cropped one by one."""
+
+    def __init__(self, facts, split, image_size, data_dir, augmentation):
+        builder = storage.prepared_builder(facts.name, data_dir)
+        split_info = builder.info.splits[storage.tfds_split(facts.name, split)]
+        self.facts = facts
+        self.image_size = image_size
+        self.crop_area = augmentation.crop_area
+        self.features = builder.info.features
+        self.files = [str(path) for path in split_info.filepaths]
+        self.examples = split_info.num_examples
+
+    def _parse(self, record):
+        import tensorflow as tf
+        import tensorflow_datasets as tfds
+
+        example = self.features.deserialize_example(record, decoders={"image": tfds.decode.SkipDecoding()})
+        return example["image"], tf.cast(example["label"], "int32")
+
+    def _decode(self, encoded):
+        import tensorflow as tf
+
+        image = tf.io.decode_image(encoded, channels=self.facts.channels, expand_animations=False)
+        return resize(image, self.image_size, _CENTRAL_SHARE)
+
+    def _decode_random_crop(self, encoded, key):
+        import tensorflow as tf
+
+        shape = tf.io.extract_jpeg_shape(encoded)
+        begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
+            shape,
+            tf.zeros((1, 0, 4)),
+            seed=key,
+            area_range=(self.crop_area, 1.0),
+            aspect_ratio_range=(3 / 4, 4 / 3),
+            max_attempts=10,
+            use_image_if_no_bounding_boxes=True,
+        )
+        window = tf.stack([begin[0], begin[1], size[0], size[1]])
+        # Decoding the window alone saves most of the time on large photographs.
+        image = tf.io.decode_and_crop_jpeg(encoded, window, channels=self.facts.channels)
+        return tf.image.resize(image, (self.image_size, self.image_size), antialias=True)
+
+    def in_order(self, batch_size):
+        import tensorflow as tf
+
+        def read(record):
+            encoded, label = self._parse(record)
+            return self._decode(encoded), label
+
+        return tf.data.TFRecordDataset(self.files).map(read, tf.data.AUTOTUNE).batch(batch_size)
+
+    def shuffled(self, epoch_numbers, key, batch_size):
+        """Batches (epoch, step, images, labels)."""
+        import tensorflow as tf
+
+        kept = self.examples // batch_size * batch_size
+
+        def records(epoch):
+            shuffle = tf.random.experimental.stateless_shuffle
+            epoch_key = fold_in(key, _ORDER, epoch)
+
+            # Dataset.shuffle takes no seed that depends on the epoch.
+            def shuffled_window(index, window):
+                return tf.data.Dataset.from_tensor_slices(shuffle(window, fold_in(epoch_key, index)))
+
+            return (
+                tf.data.Dataset.from_tensor_slices(shuffle(tf.constant(self.files), epoch_key))
+                .interleave(tf.data.TFRecordDataset, cycle_length=16, block_length=16, num_parallel_calls=4)
+                .batch(_SHUFFLE_WINDOW)
+                .enumerate()
+                .flat_map(shuffled_window)
+                .take(kept)
+                .enumerate()
+                .map(lambda position, record: (epoch, position, record))
+            )
+
+        def read(epoch, position, record):
+            encoded, label = self._parse(record)
+            if self.crop_area is None:
+                return epoch, position, self._decode(encoded), label
+            return epoch, position, self._decode_random_crop(encoded, fold_in(key, _CROP, epoch, position)), label
+
+        return (
+            epoch_numbers.flat_map(records)
+            .map(read, tf.data.AUTOTUNE)
+            .batch(batch_size, drop_remainder=True)
+            .map(lambda epochs, positions, images, labels: (epochs[0], positions[0] // batch_size, images, labels))
+        )

@@ -1,0 +1,66 @@
+"""Named sizes. `build` makes a backbone from one of them and a scheme."""
+
+import difflib
+
+from acdbit_keras.models.pyramid import PyramidVisionTransformer
+from acdbit_keras.models.vit import VisionTransformer
+
+_ISOTROPIC = {
+    # 8-pixel gray digits, tests: 16 tokens.
+    "vit_nano_patch2_8": dict(image_size=8, patch_size=2, channels=1, width=64, depth=3, num_heads=2),
+    # 32-pixel images on a CPU: 64 tokens; the size of the committed CPU experiments.
+    "vit_micro_patch4_32": dict(image_size=32, patch_size=4, width=96, depth=4, num_heads=3, mlp_ratio=2, stem="convolutional"),
+    # 16 tokens: a quarter of its cost, for tables of many runs.
+    "vit_micro_patch8_32": dict(image_size=32, patch_size=8, width=96, depth=4, num_heads=3, mlp_ratio=2, stem="convolutional"),
+    # DeiT-Ti and DeiT-S on 32- and 64-pixel images: 64 tokens.
+    "vit_tiny_patch4_32": dict(image_size=32, patch_size=4, width=192, depth=12, num_heads=3),
+    "vit_tiny_patch8_64": dict(image_size=64, patch_size=8, width=192, depth=12, num_heads=3),
+    "vit_small_patch4_32": dict(image_size=32, patch_size=4, width=384, depth=12, num_heads=6),
+    "vit_small_patch8_64": dict(image_size=64, patch_size=8, width=384, depth=12, num_heads=6),
+    # DeiT-S: 196 tokens; the network of the paper's table.
+    "vit_small_patch16_224": dict(image_size=224, patch_size=16, width=384, depth=12, num_heads=6),
+}
+_PYRAMIDS = {
+    # 8-pixel gray digits, tests: 64 and 16 tokens, 16 keys in both.
+    "pyramid_nano_patch1_8": dict(
+        image_size=8, patch_size=1, channels=1, widths=(32, 64), depths=(1, 2), num_heads=(1, 2), mlp_ratios=(4, 2),
+        reductions=(2, 1),
+    ),
+    # 32-pixel images on a CPU: 256, 64 and 16 tokens, 16 keys in all.
+    "pyramid_micro_patch2_32": dict(
+        image_size=32, patch_size=2, widths=(32, 64, 128), depths=(1, 2, 2), num_heads=(1, 2, 4), mlp_ratios=(4, 4, 2),
+        reductions=(4, 2, 1), stem="convolutional",
+    ),
+    # BinaryViT's pyramid. With its patch of 4, 32 pixels would end in a single token and 64 in 4; with 2 the stages
+    # have 256, 64, 16 and 4 tokens (16 keys, 4 in the last) and 1024, 256, 64 and 16 (16 keys, 64 in the third).
+    "pyramid_small_patch2_32": dict(image_size=32, patch_size=2, reductions=(4, 2, 1, 1)),
+    "pyramid_small_patch2_64": dict(image_size=64, patch_size=2),
+    # As published: 3136, 784, 196 and 49 tokens; 49 keys, 196 in the third stage.
+    "pyramid_small_patch4_224": dict(),
+}  # fmt: skip
+PRESETS = _ISOTROPIC | _PYRAMIDS
+
+
+def presets():
+    """Names of the known presets."""
+    return sorted(PRESETS)
+
+
+def build(preset, scheme="acd_bit", classes=10, **changes):
+    """A backbone, built and randomly initialised.
+
+    Args:
+        preset: one of `presets()`.
+        scheme: scheme or its name; `acdbit_keras.schemes.names()`.
+        classes: number of classes.
+        **changes: any argument of the backbone, e.g. `image_size=64` or `depth=6`.
+
+    Raises:
+        ValueError: for an unknown preset (listing the known ones and the nearest) or sizes that do not fit.
+    """
+    if preset not in PRESETS:
+        near = difflib.get_close_matches(str(preset), presets(), n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"unknown preset {preset!r}; known: {', '.join(presets())}{hint}")
+    backbone = PyramidVisionTransformer if preset in _PYRAMIDS else VisionTransformer
+    return backbone(scheme=scheme, classes=classes, **{**PRESETS[preset], **changes})

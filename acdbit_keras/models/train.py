@@ -1,0 +1,417 @@
+"""Runs a recipe: data, model, distillation, stages, checkpoints, logs; resumes what was killed.
+
+A run's folder holds:
+    recipe.json       the recipe as it was run
+    history.csv       one row per epoch, of all stages
+    tensorboard/      the same for TensorBoard
+    stage_0.keras     the model at the end of the first stage, of a scheme with several; it is the start of the next
+    best.keras        the model of the best epoch by validation accuracy, of the stage at hand
+    model.keras       the model of the last epoch, once the run is finished
+    result.json       final and best accuracy, time, images per second, once the run is finished
+    state.npz         what a resumed run needs: weights, optimizer and random states after the last epoch
+
+A run of a scheme without training (`Scheme.post_training`) has no history and no state.
+"""
+
+import contextlib
+import csv
+import dataclasses
+import json
+import math
+import pathlib
+import time
+
+import keras
+
+from acdbit_keras import execution, schemes
+from acdbit_keras.distillation import Distiller, LabelDistillation, QueryKeyDistillation
+from acdbit_keras.files import write_beside
+from acdbit_keras.models import data, distribution, recipes
+from acdbit_keras.models.callbacks import Checkpoints, Speed, StopOnNonFinite, read_progress, restore_state
+from acdbit_keras.models.loading import load_model
+from acdbit_keras.models.sizes import build
+
+CALIBRATION_BATCHES = 10
+# Kernels decay; what follows is shifts, gains and scales, which weight decay would only bias.
+_WITHOUT_DECAY = ["bias", "gamma", "beta", "shift_in", "shift_out", "slope", "gain", "shift", "scale", "threshold", "factor"]
+
+
+def train(recipe, folder, data_dir=None, teacher=None, runs="runs", verbose="auto", devices=1):
+    """Trains a recipe into a folder; a folder that holds an unfinished run of it is resumed.
+
+    Where the scheme has stages they run one after the other, each with a learning-rate schedule of its own and from the
+    weights of the one before. A scheme without distillation is trained on the labels, whether or not the recipe has a
+    teacher. One without training takes over the teacher's weights and is calibrated.
+
+    Args:
+        recipe: `Recipe` or its name.
+        folder: the run's folder.
+        data_dir: where the datasets are prepared; see `acdbit_keras.models.data.load`.
+        teacher: run folder or `.keras` file; by default the recipe's teacher, looked for in `runs` and trained there
+            if it is not finished.
+        runs: folder of the runs of other recipes.
+        verbose: as in `keras.Model.fit`.
+        devices: number of devices that share every batch; more than one on JAX only. See `acdbit_keras.models.distribution`.
+
+    Returns:
+        The content of `result.json`.
+
+    Raises:
+        ValueError: if the folder belongs to another recipe, or on anything the recipe asks for that does not exist.
+        OSError: if the folder cannot be written; what was written before stays complete.
+        FloatingPointError: if the loss stops being finite, naming the step.
+    """
+    recipe, folder = recipes.get(recipe), pathlib.Path(folder)
+    finished = _finished(recipe, folder)
+    if finished:
+        return finished
+    run = _Run(recipe, folder, data_dir, teacher, runs, verbose, devices)
+    if run.scheme.post_training:
+        result = run.calibrate()
+    else:
+        with distribution.using(devices, recipe.batch_size):
+            result = run.train()
+    write_beside(folder / "result.json", lambda path: path.write_text(json.dumps(result, indent=1)))
+    return result
+
+
+def check_teacher(recipe, teacher):
+    """Whether the student of a recipe can learn from a teacher, or be made from its weights; nothing is trained.
+
+    Args:
+        recipe: `Recipe` or its name.
+        teacher: loaded backbone.
+
+    Raises:
+        ValueError: if it cannot, or on anything the recipe asks for that does not exist.
+    """
+    run = _Run(recipes.get(recipe))
+    run.scheme.schedule(run.recipe.epochs)
+    network = run.network(run.scheme)
+    if run.scheme.post_training:
+        _take_over(teacher, network)
+    elif terms := _terms(run.recipe, run.scheme):
+        Distiller(teacher, network, terms)
+
+
+class _Run:
+    """A recipe on its way into a folder; the arguments are those of `train`."""
+
+    def __init__(self, recipe, folder=None, data_dir=None, teacher=None, runs="runs", verbose="auto", devices=1):
+        self.recipe = recipe
+        self.folder = folder
+        self.data_dir = data_dir
+        self.teacher = teacher
+        self.runs = runs
+        self.verbose = verbose
+        self.devices = devices
+        self.scheme = schemes.get(recipe.scheme)
+        self.facts = data.info(recipe.dataset)
+        self.has_teacher = bool(recipe.teacher or teacher)
+
+    def train(self):
+        """Every stage, from where the folder left off."""
+        schedule = self.scheme.schedule(self.recipe.epochs)
+        for index, (stage, scheme, first, end) in enumerate(schedule):
+            left = self._end_of_stage(index)
+            is_last = index == len(schedule) - 1
+            if is_last or not left.exists():
+                network = self._stage(index, stage, scheme, first, end)
+                write_beside(self.folder / "model.keras" if is_last else left, network.save)
+        return _result(self.recipe, self.folder, first)
+
+    def _stage(self, index, stage, scheme, first, end):
+        """The network as it is at the end of a stage, whose finished epochs, if any, are in the state file."""
+        recipe = self.recipe
+        epoch, best = read_progress(self.folder / "state.npz")
+        if epoch <= first:
+            # That state, if any, is the end of the stage before.
+            epoch, best = first, -math.inf
+        with self._precision():
+            keras.utils.set_random_seed(recipe.seed)
+            network = model = self.network(scheme)
+            previous = load_model(self._end_of_stage(index - 1)) if index else None
+            terms = _terms(recipe, scheme)
+            if terms and self.has_teacher:
+                model = Distiller(previous if stage.teacher == "previous" else self._teacher(), network, terms)
+            train_set, test_set = data.load(
+                recipe.dataset,
+                image_size=network.image_size,
+                batch_size=recipe.batch_size,
+                data_dir=self.data_dir,
+                seed=recipe.seed,
+                augment=recipe.augment,
+                epochs=recipe.epochs,
+                initial_epoch=min(epoch, end - 1),
+            )
+            if self.devices > 1:
+                test_set = self._test_set(network.image_size, one_hot=len(train_set.element_spec[1].shape) == 2)
+            steps = self.facts.steps_per_epoch(recipe.batch_size)
+            distils_labels = model is not network and scheme.distillation
+            model.compile(
+                optimizer=_optimizer(recipe, end - first, steps),
+                loss=None if distils_labels else _label_loss(train_set),
+                metrics=["accuracy"],
+                jit_compile=recipe.jit_compile,
+                steps_per_execution=recipe.steps_per_execution,
+            )
+        self._write_recipe()
+        if epoch > first:
+            restore_state(self.folder / "state.npz", network, model.optimizer)
+        elif previous is not None:
+            copy_weights(previous, network)
+        if epoch:
+            _drop_unfinished_rows(self.folder / "history.csv", epoch)
+        if epoch < end:
+            model.fit(
+                train_set,
+                validation_data=test_set,
+                epochs=end,
+                initial_epoch=epoch,
+                steps_per_epoch=steps,
+                shuffle=False,
+                verbose=self.verbose,
+                callbacks=[
+                    StopOnNonFinite(),
+                    Speed(steps * recipe.batch_size),
+                    # Before the state: a row too many is dropped when the run is resumed, a missing one would stay missing.
+                    keras.callbacks.CSVLogger(str(self.folder / "history.csv"), append=epoch > 0),
+                    Checkpoints(self.folder, network, best=best),
+                    *_tensorboard(self.folder),
+                ],
+            )
+        return network
+
+    def calibrate(self):
+        """The teacher's weights in a scheme without training."""
+        recipe = self.recipe
+        if not self.has_teacher:
+            name = self.scheme.name
+            raise ValueError(f"the scheme {name!r} is not trained: it takes a teacher's weights, and the recipe has no teacher")
+        teacher = self._teacher()
+        keras.utils.set_random_seed(recipe.seed)
+        network = self.network(self.scheme)
+        _take_over(teacher, network)
+        options = dict(image_size=network.image_size, batch_size=recipe.batch_size, data_dir=self.data_dir, seed=recipe.seed)
+        images, _ = data.load(recipe.dataset, augment="none", **options)
+        self._write_recipe()
+        start = time.perf_counter()
+        with execution.using(execution.CalibrationExecutor()):
+            for batch, *_ in images.take(CALIBRATION_BATCHES).as_numpy_iterator():
+                network(batch, training=False)
+        seconds = time.perf_counter() - start
+        write_beside(self.folder / "model.keras", network.save)
+        accuracy = evaluate(network, recipe.dataset, self.data_dir)["accuracy"]
+        return {
+            "recipe": recipe.name,
+            "epochs": 0,
+            "accuracy": accuracy,
+            "best_accuracy": accuracy,
+            "best_epoch": 0,
+            "training_seconds": seconds,
+            "images_per_second_median": None,
+            "backend": keras.config.backend(),
+        }
+
+    def network(self, scheme):
+        """The untrained student, or what becomes it in a stage."""
+        recipe, facts = self.recipe, self.facts
+        size = {} if recipe.image_size is None else {"image_size": recipe.image_size}
+        return build(recipe.preset, scheme, facts.classes, drop_path=recipe.drop_path, channels=facts.channels, **size)
+
+    def _teacher(self):
+        teacher = self.teacher
+        if teacher is None:
+            teacher = pathlib.Path(self.runs) / self.recipe.teacher
+            options = dict(data_dir=self.data_dir, runs=self.runs, verbose=self.verbose, devices=self.devices)
+            train(self.recipe.teacher, teacher, **options)
+            # The teacher's own run consumed random numbers; the student's must not depend on whether it was there.
+            keras.utils.set_random_seed(self.recipe.seed)
+        return load_model(teacher)
+
+    def _test_set(self, image_size, one_hot):
+        """Test images in batches that the devices can share."""
+        size = distribution.test_batch_size(self.facts.test_examples, self.recipe.batch_size, self.devices)
+        options = dict(image_size=image_size, batch_size=size, data_dir=self.data_dir, one_hot=one_hot)
+        return data.pipeline(self.recipe.dataset, "test", **options)
+
+    def _end_of_stage(self, index):
+        return self.folder / f"stage_{index}.keras"
+
+    def _write_recipe(self):
+        _make_folder(self.folder)
+        content = json.dumps(dataclasses.asdict(self.recipe), indent=1)
+        write_beside(self.folder / "recipe.json", lambda path: path.write_text(content))
+
+    @contextlib.contextmanager
+    def _precision(self):
+        previous = keras.config.dtype_policy()
+        mixed = self.recipe.mixed_precision or ("float16" if self.scheme.precision == "float16" else None)
+        if mixed:
+            keras.config.set_dtype_policy(f"mixed_{mixed}")
+        try:
+            yield
+        finally:
+            keras.config.set_dtype_policy(previous)
+
+
+def copy_weights(source, network):
+    """Gives a network the weights of another that have the same place, name and shape.
+
+    Returns:
+        List of the names, relative to the model, of those that the source does not have.
+    """
+    theirs, missing = _by_name(source, source.variables), []
+    for name, variable in _by_name(network, network.variables).items():
+        if name in theirs and tuple(theirs[name].shape) == tuple(variable.shape):
+            variable.assign(theirs[name].value)
+        else:
+            missing.append(name)
+    return missing
+
+
+def _take_over(teacher, network):
+    """Gives a network that is not trained all the weights of its teacher."""
+    missing = copy_weights(teacher, network)
+    for name in _by_name(network, network.trainable_variables):
+        if name in missing:
+            raise ValueError(f"the teacher has no weight {name} of the network's shape; both must be of one preset")
+
+
+def _by_name(model, variables):
+    """Variables by their path in the model; the states of random generators have none."""
+    parts = ((variable.path.partition("/"), variable) for variable in variables)
+    return {name: variable for (root, _, name), variable in parts if root == model.name}
+
+
+def recipe_of(folder):
+    """The recipe that a run's folder was made with.
+
+    Raises:
+        ValueError: if the folder holds no run.
+    """
+    path = pathlib.Path(folder) / "recipe.json"
+    if not path.exists():
+        raise ValueError(f"{folder} is not a run: it has no recipe.json; `acdbit train RECIPE --out {folder}` makes one")
+    return recipes.Recipe(**json.loads(path.read_text()))
+
+
+def evaluate(model, dataset, data_dir=None, batch_size=256):
+    """Top-1 and top-5 accuracy and cross-entropy of a backbone on the test images of a dataset.
+
+    Raises:
+        ValueError: if the model's classes or image channels are not those of the dataset.
+    """
+    facts = data.info(dataset)
+    if (model.classes, model.channels) != (facts.classes, facts.channels):
+        raise ValueError(
+            f"the model has {model.classes} classes and {model.channels} image channels, "
+            f"{dataset} has {facts.classes} and {facts.channels}"
+        )
+    test = data.pipeline(dataset, "test", image_size=model.image_size, batch_size=batch_size, data_dir=data_dir)
+    model.compile(
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=[
+            keras.metrics.SparseCategoricalAccuracy(name="accuracy"),
+            keras.metrics.SparseTopKCategoricalAccuracy(k=min(5, facts.classes), name="top5"),
+        ],
+        # On TensorFlow, compiling takes longer than it saves in one pass.
+        jit_compile=False if keras.config.backend() == "tensorflow" else "auto",
+    )
+    values = model.evaluate(test, verbose=0, return_dict=True)
+    return {"images": facts.test_examples, **{key: float(value) for key, value in values.items()}}
+
+
+def _finished(recipe, folder):
+    if not (folder / "recipe.json").exists():
+        return None
+    other = recipe_of(folder)
+    if other != recipe:
+        changed = [f.name for f in dataclasses.fields(recipe) if getattr(recipe, f.name) != getattr(other, f.name)]
+        raise ValueError(
+            f"{folder} holds a run with other settings ({', '.join(changed)} differ); choose another folder or remove it"
+        )
+    path = folder / "result.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def _terms(recipe, scheme):
+    """The scheme's terms with the recipe's weights; a query-key weight adds the term, a weight of 0 removes one."""
+    terms = list(scheme.distillation)
+    if recipe.query_key_weight and not any(isinstance(term, QueryKeyDistillation) for term in terms):
+        terms.append(QueryKeyDistillation())
+    weighted = []
+    for term in terms:
+        config = term.get_config()
+        if isinstance(term, LabelDistillation) and recipe.label_weight is not None:
+            config["weight"] = recipe.label_weight
+        if isinstance(term, QueryKeyDistillation):
+            if recipe.query_key_weight is not None:
+                config["weight"] = recipe.query_key_weight
+            config["form"] = recipe.query_key_form or config["form"]
+        weighted.append(type(term).from_config(config))
+    return [term for term in weighted if term.weight]
+
+
+def _optimizer(recipe, epochs, steps):
+    total, warmup = epochs * steps, int(recipe.warmup_epochs * steps)
+    schedule = keras.optimizers.schedules.CosineDecay(
+        initial_learning_rate=recipe.learning_rate / 100 if warmup else recipe.learning_rate,
+        decay_steps=max(total - warmup, 1),
+        warmup_target=recipe.learning_rate if warmup else None,
+        warmup_steps=warmup,
+    )
+    optimizer = keras.optimizers.AdamW(schedule, weight_decay=recipe.weight_decay, global_clipnorm=recipe.clip_norm)
+    optimizer.exclude_from_weight_decay(var_names=_WITHOUT_DECAY)
+    return optimizer
+
+
+def _label_loss(train_set):
+    if len(train_set.element_spec[1].shape) == 2:
+        return keras.losses.CategoricalCrossentropy(from_logits=True)
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def _tensorboard(folder):
+    try:
+        import tensorboard  # noqa: F401
+    except ImportError:
+        return []
+    return [keras.callbacks.TensorBoard(str(folder / "tensorboard"), write_graph=False)]
+
+
+def _make_folder(folder):
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"cannot make the run's folder {folder}: {error.strerror}") from error
+
+
+def _drop_unfinished_rows(path, finished_epochs):
+    """A run killed between its log and its checkpoint has a row that will be written again."""
+    if not path.exists():
+        return
+    header, *rows = list(csv.reader(path.open(newline="")))
+
+    def write(temporary):
+        with temporary.open("w", newline="") as file:
+            csv.writer(file).writerows([header, *[row for row in rows if int(row[0]) < finished_epochs]])
+
+    write_beside(path, write)
+
+
+def _result(recipe, folder, first):
+    """The result of a run whose last stage began with the epoch `first`, counted from 0."""
+    rows = list(csv.DictReader((folder / "history.csv").open(newline="")))
+    accuracy = [float(row["val_accuracy"]) for row in rows[first:]]
+    speed = sorted(float(row["images_per_second"]) for row in rows)
+    return {
+        "recipe": recipe.name,
+        "epochs": len(rows),
+        "accuracy": accuracy[-1],
+        "best_accuracy": max(accuracy),
+        "best_epoch": first + accuracy.index(max(accuracy)) + 1,
+        "training_seconds": sum(float(row["seconds"]) for row in rows),
+        "images_per_second_median": speed[len(speed) // 2],
+        "backend": keras.config.backend(),
+    }

@@ -1,0 +1,1 @@
+"""Laboratories: what is measured on trained models, above `models` and `convert`: tables, robustness, views, speed, reports."""

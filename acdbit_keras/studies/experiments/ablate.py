@@ -1,0 +1,137 @@
+"""`acdbit ablate`: what alignment (Da) and correction (Dc) give, alone and together, which part of alignment pays, and what
+the bits cost that it could win back."""
+
+import itertools
+
+from acdbit_keras import schemes
+from acdbit_keras.distillation import LabelDistillation, QueryKeyDistillation
+from acdbit_keras.studies.experiments import paper
+from acdbit_keras.studies.experiments.plan import Experiment, Row
+
+BASELINE, ALIGNED = "binary_vit", "acd_bit"
+THRESHOLDS = ("median", "mean", "learned")
+RESTORES = ("off", "frozen", "dynamic")
+AXES = ("channel", "tensor", "token")
+# What acd_bit itself is; a grid changes one of these, or all.
+_DEFAULTS = {"threshold": "median", "restore": "frozen", "axis": "channel"}
+_VALUES = {"threshold": THRESHOLDS, "restore": RESTORES, "axis": AXES}
+GRIDS = ("paper", *_VALUES, "alignment", "bits")
+# Parts of a block, and the places that make them up.
+_PARTS = {
+    "weights": ("weight",),
+    "activations": ("activation", "hidden"),
+    "attention": ("query", "key", "value", "probabilities"),
+}
+
+# Labels alone: neither correction nor anything that the base recipe says of it.
+_LABELS_ALONE = {"label_weight": 1.0, "query_key_weight": 0.0}
+
+
+def ablate(recipe, grid="paper", seeds=(0, 1, 2)):
+    """The ablation as an `Experiment`.
+
+    `"paper"`: Da x Dc. None is the baseline BinaryViT on the teacher's labels; Da is ACD-BiT without its query-key term;
+    Dc is the baseline with that term; both are ACD-BiT. `"threshold"`, `"restore"`, `"axis"`: that one option of the
+    alignment over its values. `"alignment"`: all three, crossed. These four train on the teacher's labels alone, so that
+    what they differ in is alignment. `"bits"`: the baseline's block with weights, activations, attention or all of them
+    left real, on the same labels: what is lost by their bits on this budget, more than which no alignment can win back.
+
+    Args:
+        recipe: `Recipe` of a student; its scheme is replaced.
+        grid: one of `GRIDS`.
+        seeds: of the runs of each row.
+
+    Raises:
+        ValueError: an unknown grid, and what `Experiment` raises.
+    """
+    if grid not in GRIDS:
+        raise ValueError(f"grid must be one of {', '.join(map(repr, GRIDS))}, not {grid!r}")
+    baseline = Row(
+        "none",
+        "none (BinaryViT)",
+        {"scheme": BASELINE, **_unweighted(BASELINE)},
+        paper=paper.of(paper.ABLATION, "none", recipe.dataset),
+    )
+    if grid == "paper":
+        rows, contrasts = [baseline, *_paper_rows(recipe)], (("Da+Dc", "Da"), ("Da+Dc", "Dc"))
+        notes = (
+            "none: BinaryViT on the teacher's labels. Da: aligned, same labels. Dc: BinaryViT with the query-key term. "
+            "Da+Dc: ACD-BiT.",
+        )
+    elif grid == "bits":
+        rows, contrasts = [baseline, *_bits_rows()], ()
+        notes = (
+            "Every row is the block of BinaryViT, trained on the teacher's labels alone. none: all of it in bits. The others leave "
+            "the named part real; what they gain is what its bits cost here.",
+        )
+    else:
+        rows, contrasts = [baseline, *_alignment_rows(grid)], ()
+        notes = (
+            "Every row is trained on the teacher's labels alone; the aligned ones differ in the named options and nothing else.",
+        )
+    spread = (
+        "Means over the seeds with the standard error of the mean. Differences are taken seed by seed, in points of top-1; in "
+        "brackets how many seeds lie above the row they are compared with."
+    )
+    return Experiment(
+        "ablate", recipe, tuple(rows), tuple(seeds), reference="none", contrasts=contrasts, spread="se", notes=(*notes, spread)
+    )
+
+
+def _paper_rows(recipe):
+    terms = {type(term): term.weight for term in schemes.get(ALIGNED).distillation}
+    label = terms[LabelDistillation] if recipe.label_weight is None else recipe.label_weight
+    query_key = terms[QueryKeyDistillation] if recipe.query_key_weight is None else recipe.query_key_weight
+    weights = {"label_weight": label, "query_key_weight": query_key}
+    rows = {
+        "Da": {"scheme": ALIGNED, **_LABELS_ALONE},
+        "Dc": {"scheme": BASELINE, **weights, "query_key_form": _form(recipe)},
+        "Da+Dc": {"scheme": ALIGNED, **weights},
+    }
+    return [Row(key, key, changes, paper=paper.of(paper.ABLATION, key, recipe.dataset)) for key, changes in rows.items()]
+
+
+def _bits_rows():
+    parts = {**_PARTS, "all": tuple(place for places in _PARTS.values() for place in places)}
+    return [
+        Row(f"{name} real", f"{name} real", {"scheme": f"{BASELINE}[real={'+'.join(places)}]", **_unweighted(BASELINE)})
+        for name, places in parts.items()
+    ]
+
+
+def _form(recipe):
+    [term] = [term for term in schemes.get(ALIGNED).distillation if isinstance(term, QueryKeyDistillation)]
+    return recipe.query_key_form or term.form
+
+
+def _alignment_rows(grid):
+    places = {name: values if grid in (name, "alignment") else (_DEFAULTS[name],) for name, values in _VALUES.items()}
+    return [_alignment_row(dict(zip(places, values))) for values in itertools.product(*places.values())]
+
+
+def _alignment_row(options):
+    said = ",".join(f"{name}={value}" for name, value in options.items() if value != _DEFAULTS[name])
+    scheme = f"{ALIGNED}[{said}]" if said else ALIGNED
+    key = "/".join(options.values())
+    try:
+        changes, skipped = {"scheme": scheme, **_unweighted(scheme)}, _meaningless(options)
+    except ValueError as error:
+        changes, skipped = {"scheme": scheme}, str(error)
+    return Row(key, key, changes, labels=options, skipped=skipped)
+
+
+def _unweighted(scheme):
+    """What makes a scheme train on the teacher's labels alone."""
+    has_query_key = any(isinstance(term, QueryKeyDistillation) for term in schemes.get(scheme).distillation)
+    return {**_LABELS_ALONE, "query_key_weight": 0.0 if has_query_key else None, "query_key_form": None}
+
+
+def _meaningless(options):
+    """Why a combination is no experiment of its own, `None` if it is."""
+    if options["axis"] == "token" and options["restore"] == "frozen":
+        return "the statistics of a token come from the input, none can be frozen; this is restore=dynamic"
+    if options["restore"] == "dynamic" and options["threshold"] == "learned" and options["axis"] != "channel":
+        return (
+            "a learned threshold has one value per channel and dynamic statistics belong to tokens; nothing is left for the axis"
+        )
+    return None

@@ -1,0 +1,244 @@
+"""One task of a table in a process of its own.
+
+Every run starts in a fresh process. So it is the run that `acdbit train` would make, whatever ran before; its memory, of
+graphs and compiled steps too, goes back to the machine; and if it crashes or is killed, the table is still there.
+
+The task is one line of JSON on standard input, the answer a JSON file: `{"value": ...}`, or `{"error": sentence}`.
+Standard input stays open as a lifeline: when it closes, the one who asked is gone, and the process ends.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import threading
+import traceback
+
+from acdbit_keras.files import write_beside
+
+COMPARED_IMAGES = 1000  # test images on which a file is compared with Keras; its own accuracy is of all
+TIMED_RUNS = 100
+_PROGRAM = "import sys; from acdbit_keras.studies.experiments import worker; worker.main(sys.argv[1])"
+
+
+def in_subprocess(task, tick=lambda: None):
+    """Performs a task in a fresh process.
+
+    Args:
+        task: dict of plain values, see `perform`.
+        tick: called about once per second while it runs.
+
+    Returns:
+        The answer: `{"value": ...}` or `{"error": sentence}`.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        answer, log = pathlib.Path(folder) / "answer.json", pathlib.Path(folder) / "log.txt"
+        command = [sys.executable, "-c", _PROGRAM, str(answer)]
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            )
+            try:
+                with contextlib.suppress(BrokenPipeError):
+                    process.stdin.write(json.dumps(task).encode() + b"\n")
+                    process.stdin.flush()
+                while process.poll() is None:
+                    tick()
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        process.wait(timeout=1)
+            finally:
+                process.kill()
+                process.wait()
+                with contextlib.suppress(BrokenPipeError):
+                    process.stdin.close()
+        if answer.exists():
+            return json.loads(answer.read_text())
+        return {"error": _death(process.returncode, log.read_text(errors="replace"))}
+
+
+def is_complete(teacher):
+    """Whether a run folder or file holds a finished teacher."""
+    return (teacher / "result.json").exists() or teacher.is_file()
+
+
+def digest(teacher):
+    """SHA-256 of the file that `load_model` takes from a run's folder, or of the file itself."""
+    found = [path for path in (teacher / "model.keras", teacher / "best.keras", teacher) if path.is_file()]
+    return hashlib.sha256(found[0].read_bytes()).hexdigest()
+
+
+def perform(task):
+    """Performs a task in this process: `task["task"]` names one of `_TASKS`, the rest are its arguments."""
+    import keras
+
+    keras.backend.clear_session()
+    arguments = {key: value for key, value in task.items() if key != "task"}
+    try:
+        return {"value": _TASKS[task["task"]](**arguments)}
+    except Exception as error:  # Whatever it is, the other rows of the table go on.
+        text = " ".join(str(error).split())
+        if isinstance(error, (ValueError, OSError, FloatingPointError)) and text:
+            return {"error": text}
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        return {"error": f"{type(error).__name__} in {pathlib.Path(place.filename).name}, line {place.lineno}: {text}"}
+
+
+def _prepare(recipe, rows, teacher, runs, data_dir):
+    """Checks that every row can learn from the teacher, trains it if it is not finished, and evaluates it.
+
+    Args:
+        recipe: of the student, which names the teacher.
+        rows: dict from key to the recipe of a row.
+        teacher: run folder or file, or `None` for the run of the recipe's teacher in `runs`.
+    """
+    from acdbit_keras.models import recipes
+    from acdbit_keras.models.loading import load_model
+    from acdbit_keras.models.train import check_teacher, train
+
+    recipe = recipes.Recipe(**recipe)
+    made_here = teacher is None
+    teacher = pathlib.Path(runs) / recipe.teacher if made_here else pathlib.Path(teacher)
+    finished = not made_here or (teacher / "result.json").exists()
+    model = load_model(teacher) if finished else _untrained(recipes.get(recipe.teacher))
+    for key, row in rows.items():
+        try:
+            check_teacher(recipes.Recipe(**row), model)
+        except ValueError as error:
+            raise ValueError(f"{key} cannot learn from the teacher {teacher}: {error}") from error
+    if made_here:
+        with _alone(teacher):
+            train(recipe.teacher, teacher, data_dir=data_dir, runs=runs, verbose=0)
+        model = load_model(teacher)
+    return {"folder": str(teacher), "sha256": digest(teacher), **_facts(model, recipe.dataset, data_dir)}
+
+
+def _untrained(recipe):
+    from acdbit_keras.models import build, data
+
+    facts = data.info(recipe.dataset)
+    size = {} if recipe.image_size is None else {"image_size": recipe.image_size}
+    return build(recipe.preset, recipe.scheme, facts.classes, channels=facts.channels, **size)
+
+
+def _cell(recipe, folder, teacher, runs, data_dir):
+    """Trains one run, or goes on with it, and evaluates it."""
+    from acdbit_keras.models import recipes
+    from acdbit_keras.models.loading import load_model
+    from acdbit_keras.models.train import train
+
+    recipe = recipes.Recipe(**recipe)
+    with _alone(folder):
+        result = train(recipe, folder, data_dir=data_dir, teacher=teacher, runs=runs, verbose=0)
+    kept = ("epochs", "best_accuracy", "training_seconds", "backend")
+    return {**_facts(load_model(folder), recipe.dataset, data_dir), **{key: result[key] for key in kept if key in result}}
+
+
+def _facts(model, dataset, data_dir):
+    from acdbit_keras import cost
+    from acdbit_keras.models.train import evaluate
+
+    scores = evaluate(model, dataset, data_dir)
+    analysis = cost.analyse(model)
+    names = ("parameters", "packed_bytes", "bit_macs", "float_macs")
+    return {
+        "test": {"images": scores["images"], "top1": scores["accuracy"], "top5": scores["top5"], "loss": scores["loss"]},
+        "cost": {name: getattr(analysis, name) for name in names},
+    }
+
+
+def _measure(files, dataset, data_dir):
+    """Converts models, compares each file with Keras, and times the files side by side.
+
+    Args:
+        files: dict from key to `{"model": run folder or file, "file": path of the .tflite to write}`.
+
+    Returns:
+        Dict from key to what was found, or to `{"error": sentence}`.
+    """
+    found = {}
+    for key, paths in files.items():
+        try:
+            found[key] = _convert(paths["model"], paths["file"], dataset, data_dir)
+        except Exception as error:  # One file that cannot be made leaves the others to be timed.
+            found[key] = {"error": f"no file: {' '.join(str(error).split()) or type(error).__name__}"}
+    from acdbit_keras import convert
+
+    good = [key for key, facts in found.items() if "error" not in facts]
+    timings = convert.benchmark([files[key]["file"] for key in good], runs=TIMED_RUNS, profile=False) if good else []
+    for key, timing in zip(good, timings, strict=True):
+        found[key].update(engine=timing.engine, median_ms=timing.median_ms, p90_ms=timing.p90_ms, arena_bytes=timing.arena_bytes)
+    return found
+
+
+def _convert(model, path, dataset, data_dir):
+    import numpy as np
+
+    from acdbit_keras import convert
+    from acdbit_keras.models import data
+    from acdbit_keras.models.loading import load_model
+
+    model = load_model(model)
+    options = dict(image_size=model.image_size, data_dir=data_dir)
+    precision = model.scheme.precision
+    calibration = (
+        data.pipeline(dataset, "train", batch_size=128, augment="none", **options).take(2) if precision == "int8" else None
+    )
+    pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
+    report = convert.to_tflite(model, path, precision=precision, calibration=calibration)
+    interpreter = convert.Interpreter(path)
+    equal = compared = right = images = 0
+    for batch, labels in data.pipeline(dataset, "test", batch_size=100, **options).as_numpy_iterator():
+        answers = interpreter.predict(batch).argmax(axis=1)
+        if compared < COMPARED_IMAGES:
+            equal += int((answers == np.argmax(model.predict(batch, verbose=0), axis=1)).sum())
+            compared += len(batch)
+        right += int((answers == labels).sum())
+        images += len(batch)
+    return {
+        "precision": report.precision,
+        "bytes": report.bytes,
+        "top1": right / images,
+        "images": compared,
+        "equal_argmax": equal / compared,
+    }
+
+
+_TASKS = {"prepare": _prepare, "cell": _cell, "measure": _measure}
+
+
+@contextlib.contextmanager
+def _alone(folder):
+    """Waits until no other process trains into this folder; two tables may share a run."""
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _death(status, log):
+    if status < 0:
+        return f"its process was ended by signal {-status}" + (", as a machine without memory left does" if status == -9 else "")
+    lines = log.strip().splitlines()
+    return f"its process ended with status {status}" + (f": {lines[-1]}" if lines else "")
+
+
+def _leave_with_the_one_who_asked():
+    sys.stdin.read()
+    os._exit(1)
+
+
+def main(answer):
+    """Performs the task on standard input and writes the answer to a file."""
+    task = json.loads(sys.stdin.readline())
+    threading.Thread(target=_leave_with_the_one_who_asked, daemon=True).start()
+    value = perform(task)
+    write_beside(answer, lambda path: path.write_text(json.dumps(value)))

@@ -1,0 +1,109 @@
+"""Speed of training: images per second of float, baseline and aligned models, in turns in one process.
+
+    acdbit speed --preset vit_micro_patch4_32
+
+Every contender trains on the same synthetic batches, which stay in memory, so that only the step is timed. The
+contenders take turns, so that a machine that slows down slows all of them; the medians are compared. Beside the time on
+the clock stands the processor time, which other programs on the machine hardly change.
+"""
+
+import statistics
+import time
+
+import keras
+import numpy as np
+
+from acdbit_keras import schemes
+from acdbit_keras.distillation import Distiller, LabelDistillation
+from acdbit_keras.models.sizes import build
+from acdbit_keras.quantizers import AlignedSign, clone
+
+BASELINE = "binary_vit"
+
+
+def contenders():
+    """Name to `(scheme, distillation terms)`; terms `None` train on labels. `BASELINE` is what the others are compared with."""
+    baseline, aligned = schemes.get("binary_vit"), schemes.get("acd_bit")
+    label = (LabelDistillation(weight=1.0),)
+    return {
+        "float32": (schemes.get("float32"), None),
+        BASELINE: (baseline, label),
+        "acd_bit, running statistics": (aligned, label),
+        "acd_bit, running statistics, query-key term": (aligned, aligned.distillation),
+        "acd_bit, exact batch median": (_tracking_batch(aligned), label),
+    }
+
+
+def measure(preset, batch_size=128, steps=10, rounds=5, jit_compile=True, only=None):
+    """Times `rounds` turns of `steps` training steps for every contender.
+
+    Args:
+        preset: name of the backbone's size.
+        batch_size: images per step.
+        steps: training steps per turn.
+        rounds: turns after the first, which compiles.
+        jit_compile: whether XLA compiles the step.
+        only: names of `contenders` to measure besides the baseline, all by default.
+
+    Returns:
+        Dict from contender to medians: `images_per_second`, `milliseconds_per_step`, `relative_time` (to binary_vit, of
+        the same turn), `cpu_milliseconds_per_step` and `relative_cpu_time`.
+
+    Raises:
+        ValueError: an unknown contender.
+    """
+    chosen = contenders()
+    if only:
+        unknown = sorted(set(only) - set(chosen))
+        if unknown:
+            raise ValueError(f"unknown contender {unknown[0]!r}; known: {', '.join(map(repr, chosen))}")
+        chosen = {name: what for name, what in chosen.items() if name in only or name == BASELINE}
+    teacher = build(preset, "float32")
+    random = np.random.default_rng(0)
+    images = random.normal(size=(batch_size * steps, *teacher.input_shape_of_images)).astype("float32")
+    labels = random.integers(0, teacher.classes, len(images))
+    models = {name: _compiled(preset, teacher, scheme, terms, jit_compile) for name, (scheme, terms) in chosen.items()}
+    times = {name: [] for name in models}
+    cpu_times = {name: [] for name in models}
+    for turn in range(rounds + 1):
+        for name, model in models.items():
+            start, cpu_start = time.perf_counter(), time.process_time()
+            model.fit(images, labels, batch_size=batch_size, epochs=1, verbose=0, shuffle=False)
+            if turn:  # The first turn compiles.
+                times[name].append((time.perf_counter() - start) / steps)
+                cpu_times[name].append((time.process_time() - cpu_start) / steps)
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    return {
+        name: {
+            "images_per_second": batch_size / median,
+            "milliseconds_per_step": 1e3 * median,
+            "relative_time": _median_ratio(times[name], times[BASELINE]),
+            "cpu_milliseconds_per_step": 1e3 * statistics.median(cpu_times[name]),
+            "relative_cpu_time": _median_ratio(cpu_times[name], cpu_times[BASELINE]),
+        }
+        for name, median in medians.items()
+    }
+
+
+def _median_ratio(times, baseline):
+    return statistics.median(a / b for a, b in zip(times, baseline))
+
+
+def _compiled(preset, teacher, scheme, terms, jit_compile):
+    network = build(preset, scheme)
+    if terms is None:
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        network.compile(keras.optimizers.AdamW(1e-3), loss=loss, jit_compile=jit_compile)
+        return network
+    model = Distiller(teacher, network, terms)
+    model.compile(keras.optimizers.AdamW(1e-3), jit_compile=jit_compile)
+    return model
+
+
+def _tracking_batch(scheme):
+    changed = {
+        place: clone(getattr(scheme, place), tracking="batch")
+        for place in schemes.PLACES
+        if isinstance(getattr(scheme, place), AlignedSign)
+    }
+    return scheme.replace(**changed)
