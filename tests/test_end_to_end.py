@@ -153,6 +153,6 @@ def test_the_demo_makes_its_table_and_pictures(runs, tmp_path, capsys):
 
     for picture in report["pictures"]:
         assert Image.open(picture).size[0] > 800
-    from acdbit_keras.cli.demo import table
+    from acdbit_keras.studies.demo import table
 
     assert "student, 1 bit" in table(report)

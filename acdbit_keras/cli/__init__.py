@@ -47,13 +47,14 @@ def emit(options, text, value):
 
 
 def _parser():
-    from acdbit_keras.cli import analysis, bench, commands, experiments, zoo
+    from acdbit_keras.cli import analysis, bench, data, experiments, files, training, zoo
 
     parser = argparse.ArgumentParser(
         prog="acdbit", description="Binary vision transformers: train, convert, verify, measure, run."
     )
     parser.set_defaults(run=lambda options: parser.print_help())
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for add in (*commands.COMMANDS, *bench.COMMANDS, *experiments.COMMANDS, *analysis.COMMANDS, *zoo.COMMANDS):
-        add(subparsers)
+    for room in (training, files, data, bench, experiments, analysis, zoo):
+        for add in room.COMMANDS:
+            add(subparsers)
     return parser

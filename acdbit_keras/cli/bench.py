@@ -3,7 +3,8 @@
 import pathlib
 
 from acdbit_keras.cli import emit
-from acdbit_keras.cli.common import command, model_of, write_measurement
+from acdbit_keras.cli.common import command, model_of
+from acdbit_keras.machine import write_measurement
 
 
 def add_bench(subparsers):
@@ -47,7 +48,6 @@ def add_bench(subparsers):
 
 def bench(options):
     import dataclasses
-    import importlib
     import tempfile
 
     if bool(options.files) + bool(options.model) + options.kernels != 1:

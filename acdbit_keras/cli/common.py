@@ -1,4 +1,4 @@
-"""What several commands share: their parser, the model and dataset they are given, the card of a file, records of figures."""
+"""What several commands share: their parser, the model and dataset they are given, the card of a file."""
 
 import json
 import pathlib
@@ -54,46 +54,8 @@ def dataset_of(options, model, required=True):
     return None
 
 
-def card(model, dataset, data_dir=None):
-    """What a device must know to use the file: dataset, class names and the normalisation of its images."""
-    from acdbit_keras.models import data
-
-    facts = data.info(dataset)
-    return {
-        "dataset": dataset,
-        "scheme": model.scheme.name,
-        "mean": list(facts.mean),
-        "std": list(facts.std),
-        "classes": list(facts.class_names or data.class_names(dataset, data_dir)),
-    }
-
-
 def card_of(path):
     """The `card` that a `.tflite` file holds, `{}` if none."""
     from acdbit_keras.convert import flatbuffer, rewrite
 
     return rewrite.metadata(flatbuffer.read(path)).get("card", {})
-
-
-def write_measurement(path, value):
-    """Writes a dict of figures to a JSON file, with what they were measured on."""
-    import importlib.metadata
-
-    from acdbit_keras.files import write_beside
-
-    packages = ("acdbit-keras", "ai-edge-litert", "larq-compute-engine", "onnxruntime")
-    known = {distribution.name: distribution.version for distribution in importlib.metadata.distributions()}
-    value = {"processor": processor(), "versions": {name: known[name] for name in packages if name in known}, **value}
-    write_beside(path, lambda temporary: temporary.write_text(json.dumps(value, indent=1) + "\n"))
-
-
-def processor():
-    """Name of this machine's processor."""
-    import platform
-
-    try:
-        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor() or platform.machine()

@@ -5,7 +5,8 @@ import shlex
 import sys
 
 from acdbit_keras.cli import emit
-from acdbit_keras.cli.common import add_settings, command, processor
+from acdbit_keras.cli.common import add_settings, command
+from acdbit_keras.machine import processor
 
 RUNS = "runs"
 

@@ -6,8 +6,10 @@ import pathlib
 import tempfile
 
 from acdbit_keras.cli import emit
-from acdbit_keras.cli.common import card, command, processor
+from acdbit_keras.cli.common import command
 from acdbit_keras.files import write_beside
+from acdbit_keras.machine import processor
+from acdbit_keras.studies.deployed import card
 
 TIMED_RUNS = 200
 

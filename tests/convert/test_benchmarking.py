@@ -1,5 +1,4 @@
 import dataclasses
-import importlib
 import json
 import sys
 

@@ -1,6 +1,5 @@
 """`acdbit bench --kernels`: what is timed computes what it says, and the figures follow from the times."""
 
-import importlib
 import json
 
 import numpy as np

@@ -25,10 +25,11 @@ def run(out, folders, data_dir=None, samples=None, say=print):
         The content of `results.json`.
     """
     from acdbit_keras import convert
-    from acdbit_keras.cli.common import card, processor
+    from acdbit_keras.machine import processor
     from acdbit_keras.models import data
     from acdbit_keras.models.loading import load_model
     from acdbit_keras.models.train import evaluate, recipe_of
+    from acdbit_keras.studies.deployed import card
 
     out.mkdir(parents=True, exist_ok=True)
     runs, files = {}, {}

@@ -23,10 +23,10 @@ def run(folder, settings=(), verbose=1):
         A dict of plain values: accuracies, sizes, parity, latencies, files, seconds.
     """
     from acdbit_keras import convert
-    from acdbit_keras.cli.common import card
     from acdbit_keras.models import data, recipes
     from acdbit_keras.models.loading import load_model
     from acdbit_keras.models.train import train
+    from acdbit_keras.studies.deployed import card
 
     start = time.perf_counter()
     say = _speaker(verbose)

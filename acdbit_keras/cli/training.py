@@ -1,0 +1,159 @@
+"""Commands that train and look at what was trained: `demo`, `train`, `evaluate`, `report`, `speed`."""
+
+import pathlib
+import sys
+
+from acdbit_keras.cli import emit
+from acdbit_keras.cli.common import add_settings, card_of, command, dataset_of
+
+
+def add_demo(subparsers):
+    parser = command(subparsers, "demo", demo, "Train, distil, convert, verify and time on the digits, in a few minutes.")
+    parser.add_argument("--out", default="runs/demo", help="folder of everything it makes (default: %(default)s)")
+    add_settings(parser)
+
+
+def demo(options):
+    from acdbit_keras.studies import demo as room
+
+    report = room.run(pathlib.Path(options.out), options.set, verbose=0 if options.json else 1)
+    emit(options, room.table(report), report)
+
+
+def add_train(subparsers):
+    parser = command(subparsers, "train", train, "Train a recipe into a folder; an unfinished run there is resumed.", data=True)
+    parser.add_argument("recipe", nargs="?", help="name of a recipe; see --list")
+    parser.add_argument("--list", action="store_true", help="list the recipes")
+    parser.add_argument("--out", help="the run's folder (default: RUNS/RECIPE)")
+    parser.add_argument(
+        "--runs", default="runs", help="folder of runs, where the recipe's teacher is found or made (default: %(default)s)"
+    )
+    parser.add_argument("--teacher", help="run folder or .keras file of another teacher")
+    parser.add_argument(
+        "--devices", type=int, default=1, help="devices that share every batch, on the JAX backend (default: %(default)s)"
+    )
+    add_settings(parser)
+
+
+def train(options):
+    from acdbit_keras.models import recipes
+
+    if options.list:
+        listed = {name: _recipe_line(recipes.get(name)) for name in recipes.names()}
+        emit(options, "\n".join(f"{name:28}{line}" for name, line in listed.items()), listed)
+        return
+    if not options.recipe:
+        raise ValueError(f"train needs a recipe; known: {', '.join(recipes.names())}")
+    from acdbit_keras.models.train import train as run_recipe
+
+    recipe = recipes.get(options.recipe).with_settings(options.set)
+    folder = options.out or pathlib.Path(options.runs) / recipe.name
+    verbose = 0 if options.json else 1 if sys.stdout.isatty() else 2
+    result = run_recipe(recipe, folder, options.data_dir, options.teacher, options.runs, verbose, options.devices)
+    emit(options, f"{recipe.name}: accuracy {result['accuracy']:.4f} (best {result['best_accuracy']:.4f}), in {folder}", result)
+
+
+def _recipe_line(recipe):
+    teacher = f", teacher {recipe.teacher}" if recipe.teacher else ""
+    return f"{recipe.scheme} {recipe.preset} on {recipe.dataset}, {recipe.epochs} epochs{teacher}"
+
+
+def add_evaluate(subparsers):
+    parser = command(
+        subparsers, "evaluate", evaluate, "Accuracy of a run, a .keras or a .tflite file on the test images.", data=True
+    )
+    parser.add_argument("model", help="run folder, .keras or .tflite file")
+    parser.add_argument("--dataset", help="default: the one the model was trained on")
+
+
+def evaluate(options):
+    if str(options.model).endswith(".tflite"):
+        result = _evaluate_file(options)
+    else:
+        from acdbit_keras.models import train as room
+        from acdbit_keras.models.loading import load_model
+
+        result = room.evaluate(load_model(options.model), dataset_of(options, options.model), options.data_dir)
+    emit(
+        options,
+        "  ".join(f"{key} {value:.4f}" if isinstance(value, float) else f"{key} {value}" for key, value in result.items()),
+        result,
+    )
+
+
+def _evaluate_file(options):
+    import numpy as np
+
+    from acdbit_keras.convert import Interpreter
+    from acdbit_keras.models import data
+
+    interpreter = Interpreter(options.model)
+    dataset = options.dataset or card_of(options.model).get("dataset")
+    if not dataset:
+        raise ValueError(f"{options.model} does not say which dataset it was trained on; pass --dataset")
+    test = data.pipeline(dataset, "test", image_size=interpreter.input_shape[0], data_dir=options.data_dir)
+    ranks = []
+    for images, labels in test.as_numpy_iterator():
+        logits = interpreter.predict(images)
+        ranks.append((logits > np.take_along_axis(logits, labels[:, None], axis=1)).sum(axis=1))
+    ranks = np.concatenate(ranks)
+    return {"images": len(ranks), "accuracy": float((ranks < 1).mean()), "top5": float((ranks < 5).mean())}
+
+
+def add_report(subparsers):
+    parser = command(subparsers, "report", report, "Evaluate, convert, verify and time finished runs into one folder.", data=True)
+    parser.add_argument("out", help="folder for results.json, results.md, curves.png and the histories")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders")
+    parser.add_argument("--samples", type=int, help="test images for parity (default: all)")
+
+
+def report(options):
+    from acdbit_keras.studies import report as room
+
+    say = (lambda text: None) if options.json else (lambda text: print(text, flush=True))
+    results = room.run(
+        pathlib.Path(options.out), [pathlib.Path(run) for run in options.runs], options.data_dir, options.samples, say
+    )
+    emit(options, room.markdown(results), results)
+
+
+def add_speed(subparsers):
+    parser = command(subparsers, "speed", speed, "Training speed of float, baseline and aligned models, in turns in one run.")
+    parser.add_argument("--preset", default="vit_micro_patch4_32", help="default: %(default)s")
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--steps", type=int, default=10, help="steps per turn (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="turns after the first, which compiles (default: %(default)s)")
+    parser.add_argument(
+        "--only", action="append", help="a contender to measure besides binary_vit; may be repeated (default: all)"
+    )
+    parser.add_argument("--out", help="also write the JSON value to this file")
+
+
+def speed(options):
+    import json
+
+    from acdbit_keras.files import write_beside
+    from acdbit_keras.studies.speed import measure
+
+    for name in ("batch_size", "steps", "rounds"):
+        if getattr(options, name) < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(options, name)}")
+    rows = measure(options.preset, options.batch_size, options.steps, options.rounds, only=options.only)
+    value = {"preset": options.preset, "batch_size": options.batch_size, "contenders": rows}
+    if options.out:
+        write_beside(options.out, lambda path: path.write_text(json.dumps(value, indent=1) + "\n"))
+    text = "\n".join(
+        f"{name:46}{row['images_per_second']:9.0f} images/s{row['relative_time']:7.2f} x binary_vit's time"
+        f"{row['relative_cpu_time']:7.2f} x its processor time"
+        for name, row in rows.items()
+    )
+    emit(options, text, value)
+
+
+COMMANDS = (
+    add_demo,
+    add_train,
+    add_evaluate,
+    add_report,
+    add_speed,
+)

@@ -1,0 +1,26 @@
+"""What figures were measured on, and records of figures."""
+
+import importlib.metadata
+import json
+import pathlib
+import platform
+
+from acdbit_keras.files import write_beside
+
+
+def write_measurement(path, value):
+    """Writes a dict of figures to a JSON file, with what they were measured on."""
+    packages = ("acdbit-keras", "ai-edge-litert", "larq-compute-engine", "onnxruntime")
+    known = {distribution.name: distribution.version for distribution in importlib.metadata.distributions()}
+    value = {"processor": processor(), "versions": {name: known[name] for name in packages if name in known}, **value}
+    write_beside(path, lambda temporary: temporary.write_text(json.dumps(value, indent=1) + "\n"))
+
+
+def processor():
+    """Name of this machine's processor."""
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor() or platform.machine()
