@@ -3,6 +3,8 @@
 import importlib
 import sys
 
+from acdbit_keras import extras
+
 
 def attributes(module, names):
     """`__getattr__` and `__dir__` of a module whose public names lie in other modules.
@@ -19,7 +21,13 @@ def attributes(module, names):
         if name not in names:
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
         home = names[name]
-        value = importlib.import_module(f"{module}.{name}" if home is None else home)
+        try:
+            value = importlib.import_module(f"{module}.{name}" if home is None else home)
+        except ModuleNotFoundError as error:
+            told = extras.missing(error, f"{module}.{name}")
+            if told is error:
+                raise
+            raise told from None
         if home is not None:
             value = getattr(value, name)
         setattr(sys.modules[module], name, value)

@@ -1,6 +1,5 @@
 """What figures were measured on, and records of figures."""
 
-import importlib.metadata
 import json
 import pathlib
 import platform
@@ -10,6 +9,8 @@ from acdbit_keras.files import write_beside
 
 def write_measurement(path, value):
     """Writes a dict of figures to a JSON file, with what they were measured on."""
+    import importlib.metadata  # takes longer to load than a sensor has
+
     packages = ("acdbit-keras", "ai-edge-litert", "larq-compute-engine", "onnxruntime")
     known = {distribution.name: distribution.version for distribution in importlib.metadata.distributions()}
     value = {"processor": processor(), "versions": {name: known[name] for name in packages if name in known}, **value}

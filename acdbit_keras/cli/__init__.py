@@ -9,20 +9,32 @@ import json
 import os
 import sys
 
+from acdbit_keras import __version__, extras
+from acdbit_keras.cli import quiet
 
-def main(arguments=None):
+
+def script():
+    """What `acdbit` runs: `main` in a process of its own, without the notes of the libraries beneath."""
+    # Completing a word is done with when the shell has its answer.
+    parser = _parser()
+    _complete(parser)
+    quiet.start()
+    return main(parser=parser)
+
+
+def main(arguments=None, parser=None):
     """Runs one command; returns the exit status."""
-    # Before TensorFlow is imported: its start-up notes are noise between a command's lines.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    options = _parser().parse_args(arguments)
+    options = (parser or _parser()).parse_args(arguments)
     try:
         return options.run(options) or 0
     except KeyboardInterrupt:
         print("acdbit: interrupted; what was written before stays complete", file=sys.stderr)
         return 130
     except Exception as error:
-        if os.environ.get("ACDBIT_DEBUG"):
+        if os.environ.get(quiet.DEBUG):
             raise
+        if isinstance(error, ImportError):
+            error = extras.missing(error, f"acdbit {options.run.__name__}")
         sentence = _sentence(error)
         if sentence is None:
             raise
@@ -52,9 +64,18 @@ def _parser():
     parser = argparse.ArgumentParser(
         prog="acdbit", description="Binary vision transformers: train, convert, verify, measure, run."
     )
+    parser.add_argument("--version", action="version", version=f"acdbit-keras {__version__}")
     parser.set_defaults(run=lambda options: parser.print_help())
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND")
     for room in (training, files, data, bench, experiments, analysis, zoo):
         for add in room.COMMANDS:
             add(subparsers)
     return parser
+
+
+def _complete(parser):
+    """Answers the shell where it asks to complete a word, with the package argcomplete; see the README for switching it on."""
+    if "_ARGCOMPLETE" in os.environ:
+        import argcomplete
+
+        argcomplete.autocomplete(parser)

@@ -1,5 +1,8 @@
+"""`python -m acdbit_keras.cli`, the same as `acdbit`."""
+
 import sys
 
-from acdbit_keras.cli import main
+from acdbit_keras.cli import script
 
-sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(script())

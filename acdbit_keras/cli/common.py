@@ -22,8 +22,11 @@ def add_settings(parser):
     )
 
 
+MODEL = "run folder, .keras file, name of `acdbit zoo`, or PRESET:SCHEME[:CLASSES] for an untrained model"
+
+
 def model_of(text):
-    """The model that a run folder, a `.keras` file or PRESET:SCHEME[:CLASSES] names."""
+    """The model that a run folder, a `.keras` file, a name of the zoo or PRESET:SCHEME[:CLASSES] names."""
     if ":" in text and not pathlib.Path(text).exists():
         from acdbit_keras.models import build
 
@@ -31,15 +34,26 @@ def model_of(text):
         if len(classes) > 1 or not all(c.isdigit() for c in classes):
             raise ValueError(f"an untrained model is named PRESET:SCHEME or PRESET:SCHEME:CLASSES, not {text!r}")
         return build(preset, scheme, *map(int, classes))
-    from acdbit_keras.models.loading import load_model
+    from acdbit_keras.models import from_zoo, load_model
 
-    return load_model(text)
+    return from_zoo(text) if in_zoo(text) else load_model(text)
+
+
+def in_zoo(text):
+    """Whether a model is named by an entry of the zoo, and not by a file or folder of that name."""
+    from acdbit_keras.models import zoo_names
+
+    return not pathlib.Path(text).exists() and text in zoo_names()
 
 
 def dataset_of(options, model, required=True):
-    """The dataset that `--dataset` names, or else that a model's folder says it was trained on."""
+    """The dataset that `--dataset` names, or else that a model's folder or card says it was trained on."""
     if options.dataset:
         return options.dataset
+    if in_zoo(model):
+        from acdbit_keras.models import zoo
+
+        return zoo.card(model)["data"]["dataset"]
     folder = pathlib.Path(model)
     folder = folder if folder.is_dir() else folder.parent
     if (folder / "recipe.json").exists():
@@ -52,10 +66,3 @@ def dataset_of(options, model, required=True):
     if required:
         raise ValueError(f"there is no recipe.json beside {model} that says which dataset it was trained on; pass --dataset")
     return None
-
-
-def card_of(path):
-    """The `card` that a `.tflite` file holds, `{}` if none."""
-    from acdbit_keras.convert import flatbuffer, rewrite
-
-    return rewrite.metadata(flatbuffer.read(path)).get("card", {})

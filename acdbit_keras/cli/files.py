@@ -3,13 +3,13 @@
 import pathlib
 
 from acdbit_keras.cli import emit
-from acdbit_keras.cli.common import card_of, command, dataset_of, model_of
+from acdbit_keras.cli.common import MODEL, command, dataset_of, model_of
 from acdbit_keras.studies.deployed import card
 
 
 def add_summary(subparsers):
     parser = command(subparsers, "summary", summary, "Per layer: bits, packed bytes, bit-MACs, float MACs; totals and file size.")
-    parser.add_argument("model", help="run folder, .keras file, or PRESET:SCHEME[:CLASSES] for an untrained model")
+    parser.add_argument("model", help=MODEL)
 
 
 def summary(options):
@@ -27,7 +27,7 @@ def add_convert(subparsers):
         "Convert a run or a .keras file to .tflite; binary layers are packed into bits.",
         data=True,
     )
-    parser.add_argument("model", help="run folder, .keras file, or PRESET:SCHEME[:CLASSES] for an untrained model")
+    parser.add_argument("model", help=MODEL)
     parser.add_argument("out", help="the .tflite file")
     parser.add_argument("--precision", help="bits, float32, float16, dynamic or int8 (default: what the scheme says)")
     parser.add_argument(
@@ -35,6 +35,11 @@ def add_convert(subparsers):
         help="binary, for this project's runtime, or float, which Larq Compute Engine executes too (default: binary if the runtime is there)",
     )
     parser.add_argument("--half", action="store_true", help="round the patch embedding to half precision, which halves its space")
+    parser.add_argument(
+        "--input",
+        default="float32",
+        help="float32, normalised images, or uint8, a camera's pixels, which the file normalises (default: %(default)s)",
+    )
     parser.add_argument("--layers", action="store_true", help="keep every layer an op of its own instead of one op per block")
     parser.add_argument("--dataset", help="dataset whose images calibrate int8 (default: the one the model was trained on)")
 
@@ -61,6 +66,7 @@ def convert(options):
         half=options.half,
         calibration=calibration,
         card=card(model, dataset, options.data_dir) if dataset else None,
+        input=options.input,
     )
     emit(options, str(report), report.to_dict())
 
@@ -73,7 +79,7 @@ def add_verify(subparsers):
         "Compare a .tflite file with the Keras model on real samples; exit 1 beyond tolerance.",
         data=True,
     )
-    parser.add_argument("model", help="run folder or .keras file")
+    parser.add_argument("model", help=MODEL)
     parser.add_argument("file", help="the .tflite file")
     parser.add_argument("--dataset", help="default: the one the model was trained on")
     parser.add_argument("--samples", type=int, help="number of test images (default: all)")
@@ -84,9 +90,8 @@ def add_verify(subparsers):
 def verify(options):
     from acdbit_keras.convert import verify as compare
     from acdbit_keras.models import data
-    from acdbit_keras.models.loading import load_model
 
-    model = load_model(options.model)
+    model = model_of(options.model)
     if options.samples is not None and options.samples < 1:
         raise ValueError(f"--samples must be at least 1, not {options.samples}")
     test = data.pipeline(
@@ -102,61 +107,39 @@ def verify(options):
 def add_predict(subparsers):
     parser = command(subparsers, "predict", predict, "Classify image files with a .tflite file or a trained model of the zoo.")
     parser.add_argument("file", help="the .tflite file, converted from a run, or a name of `acdbit zoo`")
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="PNG or JPEG files; resized to the model's input")
+    parser.add_argument(
+        "images", nargs="+", metavar="IMAGE", help="PNG or JPEG files; the central square is scaled to the model's input"
+    )
     parser.add_argument("--top", type=int, default=3, help="classes to print per image (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=1)
 
 
 def predict(options):
+    import contextlib
     import tempfile
 
-    import numpy as np
-
-    from acdbit_keras.convert import Interpreter
+    from acdbit_keras.convert import Interpreter, pictures
 
     if options.top < 1:
         raise ValueError(f"--top must be at least 1, not {options.top}")
-    with tempfile.TemporaryDirectory() as folder:
+    with contextlib.ExitStack() as stack:
         file = options.file
         if not pathlib.Path(file).suffix and not pathlib.Path(file).exists():
             from acdbit_keras.cli import zoo
 
-            file = zoo.converted(file, folder)
-        interpreter = Interpreter(file)
-        facts = card_of(file)
-        if not facts:
-            raise ValueError(f"{file} does not hold its classes and normalisation; convert it from a run's folder")
-        images = np.stack([_read_image(path, interpreter.input_shape, facts) for path in options.images])
-        logits = interpreter.predict(images)
-    probabilities = np.exp(logits - logits.max(axis=1, keepdims=True))
-    probabilities /= probabilities.sum(axis=1, keepdims=True)
-    answers = []
-    for path, row in zip(options.images, probabilities):
-        best = np.argsort(-row)[: options.top]
-        answers.append({"image": path, "classes": [{"name": facts["classes"][i], "probability": float(row[i])} for i in best]})
+            file = zoo.converted(file, stack.enter_context(tempfile.TemporaryDirectory()))
+        interpreter = Interpreter(file, options.threads)
+    answers = [
+        {
+            "image": path,
+            "classes": [answer._asdict() for answer in interpreter.classify(pictures.read(path), options.top)],
+        }
+        for path in options.images
+    ]
     lines = [
         "  ".join([answer["image"], *(f"{c['name']} {c['probability']:.3f}" for c in answer["classes"])]) for answer in answers
     ]
     emit(options, "\n".join(lines), answers)
-
-
-def _read_image(path, shape, facts):
-    import numpy as np
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        image = Image.open(path)
-        if image.mode.startswith("I;16"):
-            # Pillow would cut the 16 bits off at 255 instead of scaling them.
-            image = Image.fromarray((np.asarray(image) // 257).astype("uint8"))
-        image = image.convert("L" if shape[-1] == 1 else "RGB").resize((shape[1], shape[0]), Image.Resampling.BILINEAR)
-    except FileNotFoundError:
-        raise ValueError(f"there is no file {path}") from None
-    except UnidentifiedImageError:
-        raise ValueError(f"{path} is not an image that can be read") from None
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error}") from None
-    pixels = np.asarray(image, "float32").reshape(shape) / 255.0
-    return (pixels - np.asarray(facts["mean"], "float32")) / np.asarray(facts["std"], "float32")
 
 
 COMMANDS = (

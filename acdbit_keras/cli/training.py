@@ -4,7 +4,7 @@ import pathlib
 import sys
 
 from acdbit_keras.cli import emit
-from acdbit_keras.cli.common import add_settings, card_of, command, dataset_of
+from acdbit_keras.cli.common import add_settings, command, dataset_of, model_of
 
 
 def add_demo(subparsers):
@@ -71,9 +71,8 @@ def evaluate(options):
         result = _evaluate_file(options)
     else:
         from acdbit_keras.models import train as room
-        from acdbit_keras.models.loading import load_model
 
-        result = room.evaluate(load_model(options.model), dataset_of(options, options.model), options.data_dir)
+        result = room.evaluate(model_of(options.model), dataset_of(options, options.model), options.data_dir)
     emit(
         options,
         "  ".join(f"{key} {value:.4f}" if isinstance(value, float) else f"{key} {value}" for key, value in result.items()),
@@ -84,17 +83,18 @@ def evaluate(options):
 def _evaluate_file(options):
     import numpy as np
 
-    from acdbit_keras.convert import Interpreter
+    from acdbit_keras.convert import Interpreter, pictures
     from acdbit_keras.models import data
 
     interpreter = Interpreter(options.model)
-    dataset = options.dataset or card_of(options.model).get("dataset")
+    dataset = options.dataset or interpreter.card.get("dataset")
+    pixels = pictures.pixels_for(interpreter)
     if not dataset:
         raise ValueError(f"{options.model} does not say which dataset it was trained on; pass --dataset")
     test = data.pipeline(dataset, "test", image_size=interpreter.input_shape[0], data_dir=options.data_dir)
     ranks = []
     for images, labels in test.as_numpy_iterator():
-        logits = interpreter.predict(images)
+        logits = interpreter.predict(pixels.of(images) if pixels else images)
         ranks.append((logits > np.take_along_axis(logits, labels[:, None], axis=1)).sum(axis=1))
     ranks = np.concatenate(ranks)
     return {"images": len(ranks), "accuracy": float((ranks < 1).mean()), "top5": float((ranks < 5).mean())}

@@ -34,9 +34,8 @@ from collections.abc import Callable
 import numpy as np
 
 from acdbit_keras import files
-
-from . import flatbuffer
-from .interpreter import choose_engine, start_engine
+from acdbit_keras.convert import flatbuffer
+from acdbit_keras.convert.interpreter import choose_engine, start_engine
 
 ONNX = "onnx"  # the engine of .onnx files
 _LOGARITHMIC_FROM = 30  # ratio of latencies from which the shortest bar of a chart could not be read

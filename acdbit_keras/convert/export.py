@@ -19,13 +19,13 @@ import tensorflow as tf
 from keras import ops
 
 from acdbit_keras import code, device_ops, execution, files
-
-from . import flatbuffer, fusion, rewrite, runtime
-from .interpreter import choose_engine, start_engine
-from .kernels import kernel_code, packable_kernel, signed
+from acdbit_keras.convert import flatbuffer, fusion, metadata, rewrite, runtime
+from acdbit_keras.convert.interpreter import choose_engine, start_engine
+from acdbit_keras.convert.kernels import kernel_code, packable_kernel, signed
 
 PRECISIONS = ("bits", "float32", "float16", "dynamic", "int8")
 ATTENTIONS = ("binary", "float")
+INPUTS = ("float32", "uint8")
 _TAP = "tap"
 
 
@@ -254,7 +254,9 @@ def tap_name(number, place):
     return f"{_TAP}_{number}_{place}"
 
 
-def to_tflite(model, path, precision=None, attention=None, fuse_blocks=True, half=False, calibration=None, card=None):
+def to_tflite(
+    model, path, precision=None, attention=None, fuse_blocks=True, half=False, calibration=None, card=None, input="float32"
+):
     """Converts a model and writes a `.tflite` file that takes one image per run.
 
     Args:
@@ -271,7 +273,10 @@ def to_tflite(model, path, precision=None, attention=None, fuse_blocks=True, hal
             file, are rounded to half precision and stored so. `verify` rounds the model likewise.
         calibration: for `"int8"`, images `(n, height, width, channels)` or a `tf.data.Dataset` of batches
             `images` or `(images, labels)`; some hundred images are enough.
-        card: dict of plain types stored in the file for whoever runs it, e.g. class names and the normalisation.
+        card: dict of plain types stored in the file for whoever runs it, e.g. class names and the normalisation; its keys
+            are those of `acdbit_keras.convert.metadata`. With classes the file also has TFLite's standard metadata.
+        input: `"float32"`, normalised images, or `"uint8"`, pixels as a camera gives them, which the file normalises with the
+            card's mean and std.
 
     Returns:
         `Conversion`.
@@ -290,6 +295,8 @@ def to_tflite(model, path, precision=None, attention=None, fuse_blocks=True, hal
     if attention is None:
         attention = "binary" if runtime.is_installed() else "float"
     _check_choice("attention", attention, ATTENTIONS)
+    _check_choice("input", input, INPUTS)
+    metadata.check_card(card or {})
     if precision is None:
         wanted = getattr(getattr(model, "scheme", None), "precision", "bits")
         precision = None if wanted == "bits" else wanted
@@ -300,6 +307,7 @@ def to_tflite(model, path, precision=None, attention=None, fuse_blocks=True, hal
     if (precision == "int8") != (calibration is not None):
         needs = "needs" if precision == "int8" else "takes no"
         raise ValueError(f"precision={precision!r} {needs} calibration images")
+    pixels = _normalisation(card, image_shape, precision) if input == "uint8" else None
 
     model = in_float32(model)
     if half:
@@ -307,7 +315,7 @@ def to_tflite(model, path, precision=None, attention=None, fuse_blocks=True, hal
     with tempfile.TemporaryDirectory() as folder:
         executor = RuntimeExecutor(fuse_blocks) if attention == "binary" else LceExecutor()
         if precision in (None, "bits"):
-            _save(model, image_shape, executor, folder)
+            _save(model, image_shape, executor, folder, pixels)
             precision = precision or ("bits" if executor.products else "float32")
             if precision == "bits" and not executor.products:
                 raise ValueError("precision='bits' needs a model with binary layers; this one has none")
@@ -316,12 +324,17 @@ def to_tflite(model, path, precision=None, attention=None, fuse_blocks=True, hal
             _edit(file, half)
             packed = _check_packed(file, executor.products)
         else:
-            _save(model, image_shape, IntegerExecutor() if precision == "int8" else FloatExecutor(), folder)
+            _save(model, image_shape, IntegerExecutor() if precision == "int8" else FloatExecutor(), folder, pixels)
             file, packed = flatbuffer.parse(_convert_float(folder, precision, calibration), "the converted model"), []
     rewrite.free_batch(file)
     if card is not None:
-        rewrite.set_metadata(file, {**rewrite.metadata(file), "card": card})
+        metadata.update(file, card=card)
+    labelled = bool((card or {}).get("classes"))
+    if labelled:
+        metadata.add_standard(file, card, normalised_inside=pixels is not None)
     content = flatbuffer.pack(file)
+    if labelled:
+        content = metadata.with_labels(content, card)
     start_engine(choose_engine(file), content, 1, "the converted model")
     files.write_beside(path, lambda temporary: temporary.write_bytes(content))
     return Conversion(
@@ -389,12 +402,28 @@ def _copy(model, config):
     return copy
 
 
-def _save(model, image_shape, executor, folder):
-    """Traces the model for one image with an executor and writes the SavedModel."""
-    specification = tf.TensorSpec((1, *image_shape), tf.float32, name="images")
+def _normalisation(card, image_shape, precision):
+    """Offset and factor that a file of pixels applies itself."""
+    if precision == "int8":
+        raise ValueError("input='uint8' is for files whose first layer is float; int8 files quantize their normalised input")
+    if "mean" not in (card or {}):
+        raise ValueError("input='uint8' needs a card with the mean and std that the file is to normalise pixels with")
+    if len(card["mean"]) not in (1, image_shape[-1]):
+        raise ValueError(
+            f"the card's mean must have one number for each of the {image_shape[-1]} channels, not {len(card['mean'])}"
+        )
+    return metadata.normalisation(card)
+
+
+def _save(model, image_shape, executor, folder, pixels=None):
+    """Traces the model for one image with an executor and writes the SavedModel; `pixels` normalise inside of it."""
+    specification = tf.TensorSpec((1, *image_shape), tf.float32 if pixels is None else tf.uint8, name="images")
 
     @tf.function(input_signature=[specification], autograph=False)
     def serve(images):
+        if pixels is not None:
+            offset, factor = map(tf.constant, pixels)
+            images = (tf.cast(images, tf.float32) - offset) * factor
         with execution.using(executor):
             outputs = model(images, training=False)
         if not tf.is_tensor(outputs):
@@ -414,7 +443,10 @@ def _convert_bits(folder):
     try:
         import larq_compute_engine
     except ImportError as error:
-        raise ImportError("packing bits needs the package larq-compute-engine: pip install larq-compute-engine") from error
+        raise ImportError(
+            "packing bits needs the package larq-compute-engine, which there is for Python 3.10 to 3.12 on x86_64 Linux and on macOS:"
+            " pip install larq-compute-engine"
+        ) from error
     return larq_compute_engine.convert_saved_model(folder)
 
 
@@ -435,7 +467,7 @@ def _edit(file, half):
     taps = rewrite.take_outputs(file, _TAP)
     packed = rewrite.feed_bits(file)
     taps = {name: packed.get(tensor, tensor) for name, tensor in taps.items()}
-    rewrite.set_metadata(file, {"taps": taps, **({"half": True} if half else {})})
+    metadata.update(file, taps=taps, **({"half": True} if half else {}))
     rewrite.separate_views(file)
     if half:
         rewrite.store_halves(file)

@@ -20,7 +20,7 @@ from acdbit_keras import files
 try:
     from ai_edge_litert import schema_py_generated as schema
 except ImportError as error:
-    raise ImportError("reading .tflite files needs the package ai-edge-litert: pip install ai-edge-litert") from error
+    raise ImportError("reading .tflite files needs the package ai-edge-litert: pip install acdbit-keras[device]") from error
 
 IDENTIFIER = b"TFL3"
 _CONSTANT_ALIGNMENT = 16  # bytes, as the schema demands for Buffer.data; the generated packer forgets it
@@ -385,7 +385,8 @@ def _indices(array):
     return [] if array is None else [int(i) for i in array]
 
 
-def _text(value):
+def text(value):
+    """A string of the object API, which may be bytes or absent, as str."""
     return "" if value is None else value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
 
@@ -393,7 +394,7 @@ def _op_name(code):
     # Files older than schema 3a keep the code in the deprecated byte, newer ones in both or the larger.
     builtin = max(code.builtinCode, code.deprecatedBuiltinCode)
     if builtin == schema.BuiltinOperator.CUSTOM:
-        return _text(code.customCode)
+        return text(code.customCode)
     return _OP_NAMES.get(builtin, f"BUILTIN_{builtin}")
 
 
@@ -405,7 +406,7 @@ def _tensor(model, index, tensor):
         zero_point = 0 if quantization.zeroPoint is None else int(quantization.zeroPoint[0])
     return Tensor(
         index=index,
-        name=_text(tensor.name),
+        name=text(tensor.name),
         shape=tuple(_indices(tensor.shape)),
         dtype=_TYPE_NAMES.get(tensor.type, f"type_{tensor.type}"),
         scale=scale,

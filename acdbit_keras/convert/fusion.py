@@ -9,9 +9,8 @@ import numpy as np
 from keras import ops
 
 from acdbit_keras import device_ops
-
-from . import rewrite
-from .kernels import kernel_code
+from acdbit_keras.convert import rewrite
+from acdbit_keras.convert.kernels import kernel_code
 
 
 def attention_constants(layer):

@@ -3,7 +3,7 @@
 import numpy as np
 from flatbuffers import flexbuffers
 
-from . import flatbuffer
+from acdbit_keras.convert import flatbuffer
 
 _schema = flatbuffer.schema
 _TYPES = {"float32": 0, "int32": 2, "bool": 6, "int8": 9}

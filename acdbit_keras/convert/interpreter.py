@@ -5,12 +5,14 @@ stored types once per call; `Interpreter` adds what users expect around it: any 
 """
 
 import dataclasses
-import difflib
+import threading
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
-from . import flatbuffer, runtime
+from acdbit_keras.convert import flatbuffer, metadata, pictures, runtime
+from acdbit_keras.registry import unknown
 
 
 class _LceEngine:
@@ -63,23 +65,16 @@ class _AcdbitEngine(_LitertEngine):
     """The stock LiteRT interpreter with this package's runtime as its delegate."""
 
     def __init__(self, content, num_threads, kernels="auto"):
-        StockInterpreter, load_delegate = _stock_interpreter()
+        from ai_edge_litert.interpreter import Interpreter as LitertInterpreter
+        from ai_edge_litert.interpreter import load_delegate
+
         runtime.version()  # a library that is not ours says so here
         try:
             delegate = load_delegate(runtime.library_path(), {"num_threads": num_threads, "kernels": kernels})
-            self._open(StockInterpreter(model_content=content, num_threads=num_threads, experimental_delegates=[delegate]))
+            self._open(LitertInterpreter(model_content=content, num_threads=num_threads, experimental_delegates=[delegate]))
         except (RuntimeError, ValueError) as error:
             # The interpreter's own message runs the delegate's sentence into others.
             raise ValueError(runtime.last_error() or str(error)) from error
-
-
-def _stock_interpreter():
-    """LiteRT's `Interpreter` and `load_delegate`, of whichever package is installed."""
-    try:
-        from ai_edge_litert.interpreter import Interpreter, load_delegate
-    except ImportError:
-        from tflite_runtime.interpreter import Interpreter, load_delegate
-    return Interpreter, load_delegate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,9 +115,7 @@ def choose_engine(model, engine="auto"):
         return _choose(flatbuffer.op_counts(model))
     name, separator, variant = str(engine).partition(":")
     if name not in ENGINES:
-        near = difflib.get_close_matches(name, ENGINES, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"engine must be one of {['auto', *ENGINES]}, got {engine!r}{hint}")
+        raise unknown("engine", engine, ["auto", *ENGINES])
     if separator:
         variants = ENGINES[name].variants
         if variants is None or variant not in variants():
@@ -174,8 +167,20 @@ def start_engine(engine, content, num_threads=1, name="the model"):
         raise ValueError(f"engine {engine!r} cannot run {name}, which holds the ops {held}: {reason}") from error
 
 
+class Answer(NamedTuple):
+    """One class that a picture may belong to.
+
+    Attributes:
+        name: of the class.
+        probability: what the softmax of the logits gives it.
+    """
+
+    name: str
+    probability: float
+
+
 class Interpreter:
-    """A ``.tflite`` model ready to predict.
+    """A ``.tflite`` model ready to predict. Threads may share one: their calls wait for each other.
 
     Args:
         path_or_bytes: path of the file, or its bytes. The model takes one image per run.
@@ -186,7 +191,10 @@ class Interpreter:
     Attributes:
         engine: name of the engine in use.
         input_shape: shape of one image, without the batch axis.
+        input_dtype: what `predict` takes, "float32" or "uint8" where the file normalises pixel values itself.
         output_names: names of the outputs, in the order `predict` returns them.
+        card: what was stored in the file for whoever runs it, a dict; see `acdbit_keras.convert.metadata`.
+        classes: names of the classes, `()` if the file does not say.
 
     Raises:
         FileNotFoundError: no such file.
@@ -199,26 +207,41 @@ class Interpreter:
 
     def __init__(self, path_or_bytes, num_threads=1, engine="auto"):
         content, name = flatbuffer.contents(path_or_bytes)
+        self._open(content, name, num_threads, engine)
+
+    def _open(self, content, name, num_threads, engine):
         model = flatbuffer.parse(content, name)
         inputs = flatbuffer.inputs(model)
         if len(inputs) != 1 or not inputs[0].shape or inputs[0].shape[0] != 1:
             shapes = [tensor.shape for tensor in inputs]
             raise ValueError(f"{name} must have one input of shape (1, ...), one image per run; it has {shapes}")
-        if not inputs[0].dtype.startswith("float") and inputs[0].scale is None:
+        if inputs[0].scale is None and not inputs[0].dtype.startswith("float") and inputs[0].dtype != "uint8":
             raise ValueError(f"{name} takes unquantized {inputs[0].dtype}, not images; its input is {inputs[0].name!r}")
+        try:
+            self.card = metadata.card(model)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+        self.classes = tuple(self.card.get("classes", ()))
         self._input = inputs[0]
         self._outputs = flatbuffer.outputs(model)
         self.engine = choose_engine(model, engine)
         self.input_shape = inputs[0].shape[1:]
+        self.input_dtype = "uint8" if inputs[0].dtype == "uint8" and inputs[0].scale is None else "float32"
         self.output_names = [tensor.name for tensor in self._outputs]
+        self._opened = (content, name, num_threads, self.engine)
+        # LiteRT's interpreter fails, or answers wrongly, where two threads call it at once.
+        self._lock = threading.Lock()
         self._session = start_engine(self.engine, content, num_threads, name)
+
+    def __reduce__(self):
+        return _reopened, self._opened
 
     def predict(self, images):
         """Runs the model on each image.
 
         Args:
-            images: float32 array ``(N, *input_shape)``, N >= 0. Where the model's input is quantized, the values are
-                quantized with its own scale and zero point.
+            images: array ``(N, *input_shape)`` of `input_dtype`, N >= 0. Where the model's input is quantized, float32
+                values are quantized with its own scale and zero point.
 
         Returns:
             For one output an array ``(N, *output shape without its batch axis of 1)``, for several a list of them in
@@ -228,9 +251,10 @@ class Interpreter:
         Raises:
             ValueError: wrong shape or type, or a value that is not finite.
         """
-        if not isinstance(images, np.ndarray) or images.dtype != np.float32:
+        if not isinstance(images, np.ndarray) or images.dtype != self.input_dtype:
             found = f"{images.dtype} array" if isinstance(images, np.ndarray) else type(images).__name__
-            raise ValueError(f"images must be a float32 numpy array, got {found}")
+            hint = "; `classify` takes pictures as they are" if found.startswith("uint8") and "mean" in self.card else ""
+            raise ValueError(f"images must be a {self.input_dtype} numpy array, got {found}{hint}")
         if images.ndim != 1 + len(self.input_shape) or images.shape[1:] != self.input_shape:
             wanted = ", ".join(["N", *map(str, self.input_shape)])
             raise ValueError(f"images must have the shape ({wanted}), got {images.shape}")
@@ -241,7 +265,9 @@ class Interpreter:
         rows = [[] for _ in self._outputs]
         stored = quantize(np.ascontiguousarray(images), self._input)
         for i in range(len(stored)):
-            for row, tensor, value in zip(rows, self._outputs, self._session.run([stored[i : i + 1]]), strict=True):
+            with self._lock:
+                values = self._session.run([stored[i : i + 1]])
+            for row, tensor, value in zip(rows, self._outputs, values, strict=True):
                 value = dequantize(value, tensor)
                 row.append(value[0] if tensor.shape[:1] == (1,) else value)
         results = [
@@ -249,6 +275,52 @@ class Interpreter:
             for row, tensor in zip(rows, self._outputs, strict=True)
         ]
         return results[0] if len(results) == 1 else results
+
+    def classify(self, picture, top=None):
+        """The classes of one picture, most probable first.
+
+        Args:
+            picture: uint8 `(height, width)` or `(height, width, channels)` of any size, RGB; its central square is looked at.
+            top: number of classes; all by default.
+
+        Returns:
+            List of `Answer`.
+
+        Raises:
+            ValueError: not a picture, or a file that does not say its classes and, unless it takes pixels, its normalisation.
+
+        Example:
+            >>> [best, *_] = Interpreter("student.tflite").classify(camera.read())
+            >>> print(best.name, best.probability)
+        """
+        if top is not None and (isinstance(top, bool) or not isinstance(top, (int, np.integer)) or top < 1):
+            raise ValueError(f"top must be a positive integer, not {top!r}")
+        self._check_classifier()
+        logits = self.predict(pictures.prepare(picture, self.input_shape, self.card, self.input_dtype)[None])[0]
+        probabilities = np.exp(logits - logits.max())
+        probabilities /= probabilities.sum()
+        best = np.argsort(-probabilities, kind="stable")[:top]
+        return [Answer(self.classes[index], float(probabilities[index])) for index in best]
+
+    def _check_classifier(self):
+        name, advice = self._opened[1], "convert it from a run's folder, or with to_tflite(..., card=...)"
+        missing = [key for key in ("classes", "mean") if key not in self.card and (key, self.input_dtype) != ("mean", "uint8")]
+        if missing:
+            what = {"classes": "its classes", "mean": "the normalisation of its images"}
+            raise ValueError(f"{name} does not hold {' and '.join(what[key] for key in missing)}; {advice}")
+        if len(self.input_shape) != 3:
+            raise ValueError(f"{name} takes inputs of shape {self.input_shape}, no pictures")
+        if "mean" in self.card and len(self.card["mean"]) not in (1, self.input_shape[2]):
+            raise ValueError(f"{name} has {self.input_shape[2]} channels, its card normalises {len(self.card['mean'])}")
+        sizes = [tensor.shape[1:] for tensor in self._outputs]
+        if sizes != [(len(self.classes),)]:
+            raise ValueError(f"{name} names {len(self.classes)} classes, but its outputs are of the sizes {sizes}")
+
+
+def _reopened(content, name, num_threads, engine):
+    interpreter = Interpreter.__new__(Interpreter)
+    interpreter._open(content, name, num_threads, engine)
+    return interpreter
 
 
 def quantize(values, tensor):

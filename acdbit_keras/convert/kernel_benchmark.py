@@ -19,11 +19,10 @@ import statistics
 import numpy as np
 
 from acdbit_keras import device_ops
-
-from . import flatbuffer, rewrite, runtime
-from .benchmarking import align, take_turns
-from .graph import Graph
-from .interpreter import start_engine
+from acdbit_keras.convert import flatbuffer, rewrite, runtime
+from acdbit_keras.convert.benchmarking import align, take_turns
+from acdbit_keras.convert.graph import Graph
+from acdbit_keras.convert.interpreter import start_engine
 
 TOKENS, CHANNELS, HEADS = 196, 384, 6
 HEAD_DIM = CHANNELS // HEADS

@@ -7,7 +7,7 @@ they part. If every sign that differs there turns when its value in Keras is mov
 if not, or if no sign differs, something is wrong.
 
 Signs are found in the file without names: a binary layer is the node that holds its packed kernel, and the bits that
-node reads are the layer's input. The codes that enter attention are kept track of by the exporter (`rewrite.metadata`).
+node reads are the layer's input. The codes that enter attention are kept track of by the exporter (`metadata`).
 This project's own ops hand out the signs inside them as a second output (`rewrite.add_taps`).
 """
 
@@ -19,9 +19,8 @@ import numpy as np
 import tensorflow as tf
 
 from acdbit_keras import execution
-
-from . import export, flatbuffer, kernels, rewrite
-from .interpreter import Interpreter
+from acdbit_keras.convert import export, flatbuffer, kernels, metadata, pictures, rewrite
+from acdbit_keras.convert.interpreter import Interpreter
 
 # Sizes of the hair, relative to the mean magnitude of the tensor; the last is the largest that explains.
 _MOVES = (1e-7, 1e-6, 1e-5, 1e-4)
@@ -157,12 +156,15 @@ def verify(model, path, data, tolerance=1e-3, batch_size=64, num_threads=1, prog
         raise ValueError(
             f"{name} takes images of shape {interpreter.input_shape}, the model {image_shape}: it is of another model"
         )
-    model = export.in_half(model) if rewrite.metadata(file).get("half") else export.in_float32(model)
+    model = export.in_half(model) if metadata.read(file).get("half") else export.in_float32(model)
     predict = tf.function(lambda images: model(images, training=False), autograph=False)
 
     differences, equal, suspicious, ties = [], 0, [], 0
+    pixels = pictures.pixels_for(interpreter)
     for images in _rebatched(data, batch_size):
-        theirs = interpreter.predict(images)
+        if pixels:
+            images = pixels.rounded(images)
+        theirs = interpreter.predict(pixels.of(images) if pixels else images)
         ours = _padded_call(predict, images, batch_size).numpy()
         if not isinstance(theirs, np.ndarray) or theirs.shape != ours.shape:
             found = theirs.shape[1:] if isinstance(theirs, np.ndarray) else f"{len(theirs)} outputs"
@@ -180,7 +182,7 @@ def verify(model, path, data, tolerance=1e-3, batch_size=64, num_threads=1, prog
         raise ValueError("data holds no images")
 
     largest, mean = np.array(differences, np.float64).T
-    tracer = _Tracer(model, file, num_threads)
+    tracer = _Tracer(model, file, num_threads, pixels)
     partings = [
         Parting(sample, float(largest[sample]), *where)
         for (sample, _, _), where in zip(suspicious, tracer.trace(suspicious, tolerance))
@@ -220,8 +222,9 @@ class _Tracer:
         cause: why there is no comparing, empty if there is.
     """
 
-    def __init__(self, model, file, num_threads):
+    def __init__(self, model, file, num_threads, pixels=None):
         self._model = model
+        self._pixels = pixels
         self._places = []  # (layer, place) in order of execution, filled by the first trace
         self._watch = tf.function(self._watched, autograph=False)
         self._watch.get_concrete_function(tf.TensorSpec((_WATCHED_AT_ONCE, *export.input_shape(model)), tf.float32))
@@ -252,7 +255,7 @@ class _Tracer:
                 continue
             images = np.stack([image for _, image, _ in group])
             logits, seen = _padded_call(self._watch, images, _WATCHED_AT_ONCE)
-            values = self._interpreter.predict(images)
+            values = self._interpreter.predict(self._pixels.of(images) if self._pixels else images)
             for i, (_, _, theirs) in enumerate(group):
                 parting = self._first(seen, values, i)
                 if parting is None and np.abs(logits[i] - theirs).max() <= tolerance:
@@ -269,7 +272,7 @@ class _Tracer:
 
     def _sources(self, file, filters):
         """Number in `_places` -> the tensor of the file that holds the same signs, and for a tap the section in it."""
-        stored, taps = rewrite.metadata(file).get("taps", {}), rewrite.add_taps(file)
+        stored, taps = metadata.read(file).get("taps", {}), rewrite.add_taps(file)
         attentions = iter(tap for node, tap in taps.items() if list(tap[1]) == ["probabilities"])
         filters, sources, number_of_attention, block = iter(filters), {}, 0, None
         for number, (_, place) in enumerate(self._places):

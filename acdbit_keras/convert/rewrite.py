@@ -5,18 +5,15 @@ All functions change the model object (`flatbuffer.read`) in place.
 
 import collections
 import copy
-import json
 from typing import NamedTuple
 
 import numpy as np
 from flatbuffers import flexbuffers
 
 from acdbit_keras import device_ops
+from acdbit_keras.convert import flatbuffer
+from acdbit_keras.convert.flatbuffer import schema
 
-from . import flatbuffer
-from .flatbuffer import schema
-
-METADATA = "acdbit_keras"
 BCONV = "LceBconv2d"
 # Inputs of an LceBconv2d: bits, filter, and per output channel a multiplier and a bias, or a threshold.
 _FILTER, _MULTIPLIER, _BIAS = 1, 2, 3
@@ -116,29 +113,11 @@ def take_outputs(model, prefix):
         Dict from signature name to tensor index.
     """
     graph, [signature] = model.subgraphs[0], model.signatureDefs
-    names = {_text(entry.name): entry for entry in signature.outputs}
+    names = {flatbuffer.text(entry.name): entry for entry in signature.outputs}
     taken = {name: entry.tensorIndex for name, entry in names.items() if name.startswith(prefix)}
     signature.outputs = [entry for name, entry in names.items() if name not in taken]
     graph.outputs = np.array([entry.tensorIndex for entry in signature.outputs], np.int32)
     return taken
-
-
-def set_metadata(model, value):
-    """Stores a value of plain types in the file, under this package's name, in place of what was there."""
-    entry = schema.MetadataT()
-    entry.name = METADATA
-    entry.buffer = len(model.buffers)
-    model.buffers.append(schema.BufferT(data=np.frombuffer(json.dumps(value).encode(), np.uint8)))
-    others = [other for other in model.metadata or [] if _text(other.name) != METADATA]
-    model.metadata = [*others, entry]
-
-
-def metadata(model):
-    """What `set_metadata` stored, an empty dict in a file of another origin."""
-    for entry in model.metadata or []:
-        if _text(entry.name) == METADATA:
-            return json.loads(np.asarray(model.buffers[entry.buffer].data, np.uint8).tobytes())
-    return {}
 
 
 class Filter(NamedTuple):
@@ -211,7 +190,7 @@ def store_halves(model):
         if not np.array_equal(halves.astype(np.float32), values):
             continue
         half = copy.copy(tensor)
-        half.name, half.type, half.buffer = f"{_text(tensor.name)}/half", schema.TensorType.FLOAT16, len(model.buffers)
+        half.name, half.type, half.buffer = f"{flatbuffer.text(tensor.name)}/half", schema.TensorType.FLOAT16, len(model.buffers)
         model.buffers.append(schema.BufferT(data=np.frombuffer(halves.tobytes(), np.uint8)))
         tensor.buffer = 0
         graph.tensors.append(half)
@@ -303,7 +282,3 @@ def _opcode(model, builtin, version=1):
 
 def _replaced(indices, old, new):
     return np.array([new if index == old else index for index in indices], np.int32)
-
-
-def _text(value):
-    return value.decode() if isinstance(value, bytes) else value

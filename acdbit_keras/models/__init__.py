@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from acdbit_keras import lazy
 
 if TYPE_CHECKING:
-    from acdbit_keras.models import data, recipes
+    from acdbit_keras.models import data, recipes, zoo
     from acdbit_keras.models.backbone import Backbone
     from acdbit_keras.models.blocks import BinaryBlock, FloatBlock
     from acdbit_keras.models.loading import load_model
@@ -28,6 +28,7 @@ __all__ = [
     "presets",
     "recipes",
     "save_compact",
+    "zoo",
     "zoo_names",
 ]
 
@@ -43,7 +44,7 @@ _HOMES = {
 __getattr__, __dir__ = lazy.attributes(
     __name__,
     {
-        **{room: None for room in ("data", "recipes")},
+        **{room: None for room in ("data", "recipes", "zoo")},
         **{name: f"{__name__}.{home}" for home, names in _HOMES.items() for name in names},
     },
 )

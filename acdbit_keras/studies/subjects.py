@@ -38,9 +38,9 @@ def dataset_of(path):
     """The dataset a model was trained on, by the recipe beside it or the card inside it; `None` where neither says."""
     path = pathlib.Path(path)
     if is_file(path):
-        from acdbit_keras.convert import flatbuffer, rewrite
+        from acdbit_keras.convert import flatbuffer, metadata
 
-        return rewrite.metadata(flatbuffer.read(path)).get("card", {}).get("dataset")
+        return metadata.card(flatbuffer.read(path)).get("dataset")
     recipe = (path if path.is_dir() else path.parent) / "recipe.json"
     return json.loads(recipe.read_text())["dataset"] if recipe.exists() else None
 
@@ -176,12 +176,14 @@ class FileSubject:
 
     @property
     def scheme(self):
-        from acdbit_keras.convert import flatbuffer, rewrite
+        from acdbit_keras.convert import flatbuffer, metadata
 
-        return rewrite.metadata(flatbuffer.read(self.path)).get("card", {}).get("scheme")
+        return metadata.card(flatbuffer.read(self.path)).get("scheme")
 
     def logits(self, pixels):
         """As `KerasSubject.logits`."""
+        if self._interpreter.input_dtype == "uint8":
+            return self._interpreter.predict(np.clip(np.rint(pixels), 0, 255).astype(np.uint8))
         return self._interpreter.predict(data.normalize(pixels, self.dataset))
 
 

@@ -11,6 +11,8 @@ import pathlib
 import platform
 import struct
 
+from acdbit_keras import __version__
+
 LIBRARY = "libacdbit_runtime.so"
 REASON = "not_compiled.txt"  # written by the package's installation where it could not compile the library
 # Path of a library to take instead, such as one built with sanitizers.
@@ -35,12 +37,15 @@ def library_path():
     """
     path = os.environ.get(VARIABLE) or str(pathlib.Path(__file__).with_name(LIBRARY))
     if not os.path.isfile(path):
-        note = pathlib.Path(path).with_name(REASON)
-        reason = f", for {note.read_text().strip()}" if note.is_file() else ""
-        raise RuntimeMissingError(
-            f"the compiled runtime is not at {path}{reason}; install a C++ compiler (such as g++) and run `pip install .` in the"
-            " acdbit-keras folder again to build it"
-        )
+        installed = None if os.environ.get(VARIABLE) else _installed_library()
+        if installed is None:
+            note = pathlib.Path(path).with_name(REASON)
+            reason = f", for {note.read_text().strip()}" if note.is_file() else ""
+            raise RuntimeMissingError(
+                f"the compiled runtime is not at {path}{reason}; install a C++ compiler (such as g++) and run `pip install .` in"
+                " the acdbit-keras folder again to build it"
+            )
+        path = installed
     machine = _machine(path)
     if machine != platform.machine():
         raise RuntimeMissingError(
@@ -48,6 +53,31 @@ def library_path():
             " folder here to build it"
         )
     return path
+
+
+def _installed_library():
+    """Path of the library of the installed package, for a Python that was started in a clone and so imports the clone.
+
+    `None` where the package is not installed, or without a library.
+
+    Raises:
+        RuntimeMissingError: what is installed is of another version.
+    """
+    import importlib.metadata
+
+    try:
+        distribution = importlib.metadata.distribution("acdbit-keras")
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    library = distribution.locate_file(f"acdbit_keras/convert/runtime/{LIBRARY}")
+    if not os.path.isfile(library):
+        return None
+    if distribution.version != __version__:
+        raise RuntimeMissingError(
+            f"this acdbit-keras ({pathlib.Path(__file__).parents[2]}) is of version {__version__} and has no compiled runtime, the"
+            f" installed one is of version {distribution.version}; run `pip install .` in the acdbit-keras folder again"
+        )
+    return str(library)
 
 
 def is_installed():
