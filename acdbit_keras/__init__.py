@@ -8,7 +8,7 @@ TensorFlow, see the extras in setup.cfg.
 
 from typing import TYPE_CHECKING
 
-from acdbit_keras import lazy
+from acdbit_keras import lazy, registration
 
 __version__ = "0.2.0"
 
@@ -52,7 +52,8 @@ _HOMES = {
 __getattr__, __dir__ = lazy.attributes(
     __name__,
     {
-        **{room: None for room in ("convert", "layers", "models", "quantizers", "schemes", "studies")},
+        **dict.fromkeys(("convert", "layers", "models", "quantizers", "schemes", "studies")),
         **{name: f"{__name__}.{home}" for home, names in _HOMES.items() for name in names},
     },
 )
+registration.with_keras()

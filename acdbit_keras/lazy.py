@@ -3,7 +3,7 @@
 import importlib
 import sys
 
-from acdbit_keras import extras
+from acdbit_keras import extras, registration
 
 
 def attributes(module, names):
@@ -28,6 +28,7 @@ def attributes(module, names):
             if told is error:
                 raise
             raise told from None
+        registration.complete()
         if home is not None:
             value = getattr(value, name)
         setattr(sys.modules[module], name, value)

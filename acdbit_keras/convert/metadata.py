@@ -148,7 +148,7 @@ def add_standard(model, card, normalised_inside=False):
     top = builder.table(
         (0, "offset", builder.string(f"acdbit-keras, {card['scheme']}" if "scheme" in card else "acdbit-keras")),
         (1, "offset", builder.string(f"{what}, trained on {card['dataset']}" if "dataset" in card else what)),
-        (5, "offset", builder.vector([graph])),
+        (3, "offset", builder.vector([graph])),
         (7, "offset", builder.string(_PARSER_VERSION)),
     )
     _store(model, STANDARD_NAME, builder.finished(top))

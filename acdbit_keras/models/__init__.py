@@ -44,7 +44,7 @@ _HOMES = {
 __getattr__, __dir__ = lazy.attributes(
     __name__,
     {
-        **{room: None for room in ("data", "recipes", "zoo")},
+        **dict.fromkeys(("data", "recipes", "zoo")),
         **{name: f"{__name__}.{home}" for home, names in _HOMES.items() for name in names},
     },
 )

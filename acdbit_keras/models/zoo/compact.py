@@ -23,6 +23,9 @@ from keras import ops
 
 from acdbit_keras import code, execution, quantizers
 from acdbit_keras.files import write_beside
+
+# Imported for what they register with Keras.
+from acdbit_keras.models import blocks, pyramid, vit  # noqa: F401
 from acdbit_keras.models.backbone import Backbone
 
 SUFFIX = ".acdbit"
