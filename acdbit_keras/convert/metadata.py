@@ -53,11 +53,11 @@ def read(model):
 def _parsed(content):
     try:
         value = json.loads(content)
-        version = value.pop("version", VERSION)  # files from before there were versions are of the first
-    except (ValueError, AttributeError) as error:
-        raise ValueError(
-            f"the entry {NAME!r} of the file's metadata is damaged ({error or 'no object'}); convert the model again"
-        ) from error
+        if not isinstance(value, dict):
+            raise ValueError(f"it holds a {type(value).__name__}")
+    except ValueError as error:
+        raise ValueError(f"the entry {NAME!r} of the file's metadata is damaged ({error}); convert the model again") from error
+    version = value.pop("version", VERSION)  # files from before there were versions are of the first
     if not isinstance(version, int) or version > VERSION:
         raise ValueError(
             f"the file's metadata are of version {version}, this acdbit-keras reads up to version {VERSION}; update acdbit-keras"
