@@ -34,12 +34,10 @@ def distributions(tmp_path_factory):
     folder = tmp_path_factory.mktemp("distributions")
     copy = folder / "tree"
     run("git", "clone", "--quiet", "--depth=1", REPOSITORY.as_uri(), copy)
-    build = "import sys; from setuptools import build_meta; print(build_meta.build_{}(sys.argv[1]))"
-    pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet")
-    sdist = run(sys.executable, "-c", build.format("sdist"), folder, cwd=copy).splitlines()[-1]
-    run(*pip, "wheel", "--no-deps", "--wheel-dir", folder, folder / sdist)
-    [wheel] = folder.glob("*.whl")
-    return folder / sdist, wheel
+    # Without further words the wheel is built from the source distribution.
+    run(sys.executable, "-m", "build", "--outdir", folder, copy)
+    [sdist], [wheel] = folder.glob("*.tar.gz"), folder.glob("*.whl")
+    return sdist, wheel
 
 
 def _tracked(*under):
