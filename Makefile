@@ -1,6 +1,8 @@
-# Two commands: `make demo` and `make test`. Both set up what they need in this folder first.
+# Commands for everybody: `make demo` and `make test`; `make lint` for who changes something. All set up what they need in this
+# folder first.
 #
 # .venv      TensorFlow backend: Larq, conversion, the command line
+# .venv-lint formatters and linters, in the versions of .pre-commit-config.yaml
 # .venv-jax  JAX backend, an environment of its own: larq needs numpy < 2, current jax numpy >= 2
 
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.10,$(shell command -v $(name) 2>/dev/null)))
@@ -9,7 +11,7 @@ PIP_FLAGS = --quiet --disable-pip-version-check
 # What the shared library is compiled from; the package's installation does that.
 RUNTIME = $(wildcard acdbit_keras/convert/runtime/CMakeLists.txt acdbit_keras/convert/runtime/src/* acdbit_keras/convert/runtime/include/*)
 
-.PHONY: demo test test-tensorflow test-jax clean
+.PHONY: demo test test-tensorflow test-jax lint clean
 
 demo: .venv/ready
 	.venv/bin/acdbit demo
@@ -24,6 +26,16 @@ test-tensorflow: .venv/ready .venv-jax/ready
 
 test-jax: .venv-jax/ready
 	KERAS_BACKEND=jax .venv-jax/bin/$(PYTEST) -m any_backend tests
+
+# Its tools live in this folder, too, so that a second run takes seconds.
+lint: .venv-lint/ready
+	PRE_COMMIT_HOME=$(CURDIR)/.venv-lint/cache .venv-lint/bin/pre-commit run --all-files --show-diff-on-failure
+
+.venv-lint/ready: .pre-commit-config.yaml
+	@test -n "$(PYTHON)" || { echo "make: Python 3.10, 3.11 or 3.12 is needed; set PYTHON=/path/to/python3.11" >&2; exit 2; }
+	"$(PYTHON)" -m venv .venv-lint
+	.venv-lint/bin/pip install $(PIP_FLAGS) "pre-commit>=4"
+	@touch $@
 
 .venv/ready: setup.cfg pyproject.toml setup.py $(RUNTIME)
 	$(call environment,.venv,tensorflow)
@@ -40,7 +52,7 @@ $(1)/bin/pip install $(PIP_FLAGS) --editable ".[$(2),test]"
 endef
 
 clean:
-	rm -rf .venv .venv-jax runs .pytest_cache .hypothesis *.egg-info
+	rm -rf .venv .venv-jax .venv-lint runs .pytest_cache .hypothesis *.egg-info
 
 # For work on the runtime (acdbit_keras/convert/runtime): its tests, those in Python included, under the address, undefined-behaviour
 # and thread sanitizers (packages g++, cmake, ninja-build, googletest), and its fuzzer (clang, libclang-rt-14-dev): make fuzz SECONDS=600.
