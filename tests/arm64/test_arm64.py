@@ -84,22 +84,26 @@ def attention(rng, rule, key_bias, dynamic, heads=3, head_dim=64, queries=37, ke
     """An AcdBinaryAttention on its own, and its inputs."""
     graph = runtime_models.Graph()
     words = heads * head_dim // 32
-    inputs = [graph.input((1, count, words), "int32") for count in (queries, keys, keys)]
-    constants = [rng.uniform(0.05, 0.3, heads)]
-    if key_bias:
-        constants.append(rng.normal(size=heads * head_dim) * 0.05)
-    constants += [rng.uniform(0.5, 1, heads * head_dim), rng.normal(size=heads * head_dim)]
-    constants.append(rng.uniform(0.01, 0.04, heads))
-    if dynamic:
-        for tokens in (queries, keys):
-            constants += [rng.uniform(0.5, 1, tokens * heads), rng.normal(size=tokens * heads) * 0.2]
-    inputs += [graph.constant(values.astype(F32)) for values in constants]
+    tensors = {
+        name: graph.input((1, count, words), "int32") for name, count in (("query", queries), ("key", keys), ("value", keys))
+    }
+    constants = {"score_scale": rng.uniform(0.05, 0.3, heads)}
+    constants["key_weights"] = rng.normal(size=heads * head_dim) * 0.05
+    constants["value_scale"] = rng.uniform(0.5, 1, heads * head_dim)
+    constants["value_offset"] = rng.normal(size=heads * head_dim)
+    constants["probability_scale"] = rng.uniform(0.01, 0.04, heads)
+    for name, tokens in (("query", queries), ("key", keys)):
+        constants[f"{name}_scale"] = rng.uniform(0.5, 1, tokens * heads)
+        constants[f"{name}_offset"] = rng.normal(size=tokens * heads) * 0.2
     options = {
         "version": ops.VERSION, "heads": heads, "rule": int(rule), "ratio": 0.25,
         "key_bias": key_bias, "dynamic": dynamic,
     }  # fmt: skip
     y = graph.tensor((1, queries, heads * head_dim), "float32")
-    graph.custom(ops.ATTENTION, inputs, [y], options)
+    for name in ops.attention_inputs(options):
+        if name in constants:
+            tensors[name] = graph.constant(constants[name].astype(F32))
+    graph.custom(ops.ATTENTION, [tensors[name] for name in ops.attention_inputs(options)], [y], options)
     bits = [rng.integers(-(2**31), 2**31, (1, count, words)).astype(np.int32) for count in (queries, keys, keys)]
     return graph.pack(y), bits
 
