@@ -146,7 +146,7 @@ def corpus():
         for key_bias, dynamic in ((False, False), (True, False), (False, True), (True, True)):
             yield f"attention_{rule.name}_{key_bias}_{dynamic}", *attention(rng, rule, key_bias, dynamic)
     yield "attention_narrow", *attention(rng, ops.Rule.ELASTIC, False, False, heads=2, head_dim=32)
-    yield "attention_wide", *attention(rng, ops.Rule.ELASTIC, False, False, heads=1, head_dim=160)
+    yield "attention_widest", *attention(rng, ops.Rule.ELASTIC, False, False, heads=1, head_dim=ops.MAX_HEAD_DIM)
     for dynamic in (False, True):
         for mlp_ratio in (1, 2, 4):
             yield f"block_{dynamic}_{mlp_ratio}", *block(rng, dynamic, mlp_ratio=mlp_ratio)
@@ -167,7 +167,8 @@ def test_same_bits_as_on_x86_64(userland, build, tmp_path):
     process = userland.run("python", *arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.returncode == 0, process.stderr[-4000:]
     report = json.loads(process.stdout.splitlines()[-1])
-    assert report == {"kernels": ["neon", "portable"], "models": count, "differences": []}
+    assert {"neon", "portable"} <= set(report["kernels"])
+    assert (report["models"], report["differences"]) == (count, [])
 
 
 def test_instruction_counts(userland, build):

@@ -20,9 +20,8 @@
 //   weigh:       softmax weights of a range of keys, from factors by distance and by key; returns the lanes' sums
 // It may also provide, saying so with a macro ACDBIT_HAS_..., what otherwise is made of these here, row by row or
 // sixteen keys at a time; it then need not have what only that is made of:
-//   distances_of_rows, table_sums_of_rows, weigh_rows, count_kept_of_rows: of several rows that are `stride` apart,
-//   where
-//                one function for all gains something; sums are added to
+//   distances_of_rows, table_sums_of_rows, weigh_rows, count_kept_of_rows: of rows that are `stride` apart, where one
+//                function for all of them gains something; sums are added to
 //   keep_weights: bit j of words = weight j > bound, or with `inclusive` that it is not below; returns how many
 //   signed_sums: of each key the sum of the channels' weights, negated where its bit is 1
 namespace acdbit {
