@@ -613,7 +613,7 @@ def _store_block(file, record):
         return
     shares = collections.Counter()
     for name, shape in device_ops.block_kernels(options, block.width).items():
-        shares[id(device_ops.block_products(block)[name].dense)] += math.prod(shape) * WORD_BITS // 8
+        shares[id(block.products[name].dense)] += math.prod(shape) * WORD_BITS // 8
     for name, length in device_ops.block_vectors(options, block.width).items():
         shares[id(_origin(block, name))] += length * FLOAT_BYTES
     file.fuse(record, shares)
@@ -652,7 +652,7 @@ def _origin(block, name):
         return norms.get(name[-1], block.attention)
     if part == "gain":
         return block.attention_scale if owner == "output" else block.mlp_scale
-    product = device_ops.block_products(block)[owner]
+    product = block.products[owner]
     return product.activation if part in ("slope", "shift") else product.dense
 
 

@@ -3,7 +3,8 @@
 The exporter emits these ops, `runtime/` executes them, and the tests hold both against the numpy reference of
 `tests/convert/reference_ops.py`. Options travel as a flexbuffer map with exactly the keys named here, bools as 0 or 1; a
 runtime refuses a version it does not know. Which layers have a form as one of these ops, and with which options,
-`attention_options` and `block_options` say.
+`attention_options` and `block_options` say. What of this is data - names, order and lengths of the inputs - is written in
+`acdbit_keras.contract`, for Python and C++ alike.
 
 Bits are packed as Larq Compute Engine packs them: int32 words along the channels, bit i of word w is channel
 32 w + i, 1 is negative (x < threshold), bits beyond the last channel are 0. `count` is the number of places in which two
@@ -13,7 +14,8 @@ is the runtime's own, the same on every CPU; sums over channels run over 16 lane
 lanes by halves: l[i] + l[i + 8], l[i] + l[i + 4], ...
 
 AcdBinaryAttention
-    From packed queries, keys and values to the context. n queries, m keys, h heads of d channels, c = h d.
+    From packed queries, keys and values to the context. n queries, m keys, h heads of d channels, c = h d; d a multiple of 32
+    of at most 224.
 
     Inputs, in order; those in brackets are there if their option is true:
         query (..., c / 32) int32 with n rows, key and value (..., c / 32) int32 with m rows
@@ -69,28 +71,40 @@ AcdBinaryBlock
         starting from acc = 0; then out = out + acc
 """
 
-import enum
-
 import numpy as np
 from keras import ops
 
 from acdbit_keras import code
+from acdbit_keras.contract import (
+    ATTENTION,
+    BLOCK,
+    MAX_HEAD_DIM,
+    VERSION,
+    WORD_BITS,
+    Rule,
+    attention_inputs,
+    block_kernels,
+    block_taps,
+    block_vectors,
+)
 from acdbit_keras.quantizers import ElasticBinary, ThresholdedProbabilities
 
-VERSION = 1
-ATTENTION = "AcdBinaryAttention"
-BLOCK = "AcdBinaryBlock"
-WORD_BITS = 32
-
-
-class Rule(enum.IntEnum):
-    """How the probabilities become {0, 1}."""
-
-    ELASTIC = 0
-    MAX_RATIO = 1
-    ZERO = 2
-    MEAN = 3
-
+__all__ = [
+    "ATTENTION",
+    "BLOCK",
+    "MAX_HEAD_DIM",
+    "VERSION",
+    "WORD_BITS",
+    "NotExpressibleError",
+    "Rule",
+    "attention_inputs",
+    "attention_options",
+    "block_kernels",
+    "block_options",
+    "block_taps",
+    "block_vectors",
+    "probability_scale",
+]
 
 _RULES = {"max_ratio": Rule.MAX_RATIO, "mean": Rule.MEAN, "zero": Rule.ZERO}
 
@@ -106,8 +120,12 @@ def attention_options(layer):
         layer: built.
 
     Raises:
-        NotExpressibleError: for quantizers that take more than comparisons with constants and an affine map.
+        NotExpressibleError: for quantizers that take more than comparisons with constants and an affine map, and for heads
+            wider than `MAX_HEAD_DIM`.
     """
+    head_dim = layer.channels // layer.num_heads
+    if head_dim > MAX_HEAD_DIM:
+        raise NotExpressibleError(f"layer {layer.path}: its heads have {head_dim} channels, at most {MAX_HEAD_DIM} are supported")
     query, key, value = (_comparison(layer, f"{place}_quantizer") for place in ("query", "key", "value"))
     if query.dynamic != key.dynamic or value.dynamic:
         raise NotExpressibleError(
@@ -151,7 +169,7 @@ def block_options(block):
     if block.reduction > 1:
         raise NotExpressibleError(f"layer {block.path}: it has fewer keys than tokens")
     attention = attention_options(block.attention)
-    dynamic = {name: _product_comparison(product.dense).dynamic for name, product in block_products(block).items()}
+    dynamic = {name: _product_comparison(product.dense).dynamic for name, product in block.products.items()}
     return {
         **{name: attention[name] for name in ("version", "heads", "rule", "ratio", "key_bias")},
         "mlp_ratio": block.mlp_ratio,
@@ -162,23 +180,13 @@ def block_options(block):
     }
 
 
-def block_products(block):
-    """The `BinaryProduct`s of a `BinaryBlock`, by the names of `block_kernels`."""
-    return {
-        **{name: getattr(block, f"{name}_product") for name in ("query", "key", "value", "output")},
-        "mlp_1": block.mlp_product_1,
-        "mlp_2": block.mlp_product_2,
-    }
-
-
 def _product_comparison(dense):
     comparison = _comparison(dense, "input_quantizer")
     if not comparison.dynamic and np.size(comparison.scale) != 1:
         raise NotExpressibleError(f"layer {dense.path}: the scale of its input differs between the channels")
     if dense.kernel_quantizer.levels != "sign":
         raise NotExpressibleError(f"layer {dense.path}: its kernel is not one of signs")
-    # As a tensor of its own: Larq's functions have no gradient for a variable.
-    offset = dense.kernel_quantizer(ops.copy(dense.kernel)).offset
+    offset = dense.kernel_code().offset
     if not (code.is_constant(offset) and offset == 0.0):
         raise NotExpressibleError(f"layer {dense.path}: its kernel has an offset")
     return comparison
@@ -189,71 +197,3 @@ def _comparison(layer, attribute):
     if comparison is None:
         raise NotExpressibleError(f"layer {layer.path}: its {attribute} takes more than a comparison with constants")
     return comparison
-
-
-def block_vectors(options, channels):
-    """Names and lengths of the float32 constants of an AcdBinaryBlock, in their order in `vectors`.
-
-    Args:
-        options: mapping with the op's options.
-        channels: c.
-
-    Returns:
-        dict from name to length.
-    """
-    c, heads, hidden = channels, options["heads"], channels * options["mlp_ratio"]
-    vectors = {"gain_1": c, "shift_1": c}
-
-    def product(name, inputs, outputs, dynamic):
-        vectors[f"{name}.threshold"] = inputs
-        for part in ("multiplier", "bias", "slope") + (("row", "restore") if dynamic else ()):
-            vectors[f"{name}.{part}"] = outputs
-
-    for name in ("query", "key", "value"):
-        product(name, c, c, options["dynamic_activation"])
-    vectors |= {"query_threshold": c, "key_threshold": c, "value_threshold": c}
-    vectors |= {"score_scale": heads, "probability_scale": heads}
-    if options["key_bias"]:
-        vectors["key_weights"] = c
-    if options["dynamic_attention"]:
-        vectors |= {"query_center": heads, "key_center": heads}
-    vectors |= {f"context.{part}": c for part in ("count_multiplier", "kept_multiplier", "bias", "slope")}
-    product("output", c, c, options["dynamic_activation"])
-    if options["branches"]:
-        vectors["output.gain"] = c
-    vectors["output.shift"] = c
-    vectors |= {"gain_2": c, "shift_2": c}
-    product("mlp_1", c, hidden, options["dynamic_activation"])
-    product("mlp_2", hidden, c, options["dynamic_hidden"])
-    if options["branches"]:
-        vectors["mlp_2.gain"] = c
-    vectors["mlp_2.shift"] = c
-    if options["branches"]:
-        vectors |= {f"pooling.{direction}_{side}": c for direction in ("vertical", "horizontal") for side in (3, 5)}
-    return vectors
-
-
-def block_kernels(options, channels):
-    """Names and shapes `(outputs, words)` of the packed kernels of an AcdBinaryBlock, in their order in `kernels`."""
-    hidden = channels * options["mlp_ratio"]
-    square = (channels, channels // WORD_BITS)
-    return {
-        **dict.fromkeys(("query", "key", "value", "output"), square),
-        "mlp_1": (hidden, channels // WORD_BITS),
-        "mlp_2": (channels, hidden // WORD_BITS),
-    }
-
-
-def block_taps(options, channels, tokens):
-    """Names and shapes of the bit tensors in the second output of an AcdBinaryBlock, in their order.
-
-    Rows of words like every packed tensor, except `probabilities`, where bit j of a row is 1 if key j is kept.
-    """
-    row = (tokens, channels // WORD_BITS)
-    return {
-        **dict.fromkeys(("query.input", "key.input", "value.input", "query", "key", "value"), row),
-        "probabilities": (options["heads"], tokens, -(-tokens // WORD_BITS)),
-        "output.input": row,
-        "mlp_1.input": row,
-        "mlp_2.input": (tokens, channels * options["mlp_ratio"] // WORD_BITS),
-    }

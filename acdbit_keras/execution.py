@@ -20,8 +20,7 @@ class KerasExecutor:
         """`inputs (..., n, channels)` through a `BinaryDense`, without its bias; returns `(..., n, units)`."""
         quantized = layer.input_quantizer(inputs, training=training)
         self.observe(layer, "input", inputs, quantized.signs)
-        # As a tensor of its own: Larq's functions have no gradient for a variable.
-        return code.matmul(quantized, layer.kernel_quantizer(ops.copy(layer.kernel), training=training))
+        return code.matmul(quantized, layer.kernel_code(training))
 
     def attention(self, layer, query, key, value, training):
         """Real `query (batch, n, heads, head_dim)`, `key`, `value (batch, m, ...)` through a `BinaryAttention`.
@@ -75,7 +74,7 @@ class CalibrationExecutor(KerasExecutor):
 
     def dense(self, layer, inputs, training):
         layer.input_quantizer(inputs, training=True)
-        return code.matmul(code.real(inputs), code.real(ops.copy(layer.kernel)))
+        return code.matmul(code.real(inputs), code.real(layer.kernel))
 
     def attention(self, layer, query, key, value, training):
         layer.codes(query, key, value, True)

@@ -190,7 +190,7 @@ class RuntimeExecutor(LceExecutor):
                 options, kernels, vectors = fusion.block_constants(layer)
         except device_ops.NotExpressibleError:
             return super().block(layer, inputs, training)
-        for product in device_ops.block_products(layer).values():
+        for product in layer.products.values():
             self.products.append((product.dense.path, rewrite.pack_bits(packable_kernel(product.dense)[1].T)))
         self.attentions += 1
         # What this function computes does not matter: the converter replaces it, and takes over its output's shape.
@@ -211,18 +211,21 @@ class RuntimeExecutor(LceExecutor):
         except device_ops.NotExpressibleError as error:
             self.refusal = ConversionError(f"{error}; attention='float' converts it")
             raise self.refusal from error
-        inputs = []
+        inputs = {}
         for place, real in (("query", query), ("key", key), ("value", value)):
             # Rows of all heads, four-dimensional before the sign: the form in which the converter packs them.
             rows = ops.reshape(real, (1, 1, real.shape[1], layer.channels))
-            inputs.append(_recognised_sign(rows - tf.constant(constants[f"{place}_threshold"], tf.float32)))
-            self.observe(layer, place, real, inputs[-1])
-        names = ["score_scale"] + ["key_weights"] * options["key_bias"] + ["value_scale", "value_offset", "probability_scale"]
-        inputs += [tf.constant(constants[name], tf.float32) for name in names]
+            inputs[place] = _recognised_sign(rows - tf.constant(constants[f"{place}_threshold"], tf.float32))
+            self.observe(layer, place, real, inputs[place])
+        names = device_ops.attention_inputs(options)
+        inputs |= {name: tf.constant(constants[name], tf.float32) for name in names if name in constants}
         if options["dynamic"]:
-            for quantizer, real in ((layer.query_quantizer, query), (layer.key_quantizer, key)):
-                inputs += [tf.reshape(part, (-1,)) for part in quantizer(real, training=False)[1:]]
-        context = _custom_op(device_ops.ATTENTION, options, lambda *inputs: inputs[0] + inputs[-1][0], inputs)
+            for place, real in (("query", query), ("key", key)):
+                statistics = getattr(layer, f"{place}_quantizer")(real, training=False)
+                inputs[f"{place}_scale"] = tf.reshape(statistics.scale, (-1,))
+                inputs[f"{place}_offset"] = tf.reshape(statistics.offset, (-1,))
+        in_order = [inputs[name] for name in names]
+        context = _custom_op(device_ops.ATTENTION, options, lambda *inputs: inputs[0] + inputs[-1][0], in_order)
         self.attentions += 1
         return context, None
 

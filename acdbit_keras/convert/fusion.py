@@ -114,8 +114,7 @@ def block_constants(block):
             for side, gain in zip((3, 5), gains):
                 vectors[f"pooling.{direction}_{side}"] = gain / side
 
-    products = device_ops.block_products(block)
-    kernels = {name: rewrite.pack_bits(kernel_code(product.dense).signs.T) for name, product in products.items()}
+    kernels = {name: rewrite.pack_bits(kernel_code(product.dense).signs.T) for name, product in block.products.items()}
     return options, *_flat(options, channels, kernels, vectors)
 
 

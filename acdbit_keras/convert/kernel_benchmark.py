@@ -18,7 +18,7 @@ import statistics
 
 import numpy as np
 
-from acdbit_keras import device_ops
+from acdbit_keras import contract
 from acdbit_keras.convert import flatbuffer, rewrite, runtime
 from acdbit_keras.convert.benchmarking import align, take_turns
 from acdbit_keras.convert.graph import Graph
@@ -132,7 +132,7 @@ def float_product(rng):
 def binary_product(rng):
     """The LceBconv2d that a binary linear layer is: packed tokens to floats."""
     graph = Graph()
-    words = CHANNELS // device_ops.WORD_BITS
+    words = CHANNELS // contract.WORD_BITS
     x = graph.input((1, _GRID, _GRID, words), "int32")
     weights = graph.constant(rewrite.pack_bits(rng.standard_normal((CHANNELS, 1, 1, CHANNELS))))
     multiplier, bias = (graph.constant(rng.standard_normal(CHANNELS, np.float32)) for _ in range(2))
@@ -162,22 +162,26 @@ def float_attention():
 
 def binary_attention(rng, key_bias=False, dynamic=False):
     """An AcdBinaryAttention of elastic probabilities, of which it keeps those above the mean."""
-    graph = Graph()
-    words = CHANNELS // device_ops.WORD_BITS
-    inputs = [graph.input((1, TOKENS, words), "int32") for _ in range(3)]
-    constants = [np.full(HEADS, HEAD_DIM**-0.5)]
-    if key_bias:
-        constants.append(rng.normal(0.0, 0.01, CHANNELS))
-    constants += [rng.uniform(0.5, 1.5, CHANNELS), rng.normal(0.0, 0.1, CHANNELS), np.full(HEADS, 2.0 / TOKENS)]
-    inputs += [graph.constant(values.astype(np.float32)) for values in constants]
-    if dynamic:
-        inputs += [graph.input((TOKENS * HEADS,), "float32") for _ in range(4)]
     options = {
-        "version": device_ops.VERSION, "heads": HEADS, "rule": int(device_ops.Rule.ELASTIC), "ratio": 0.0,
+        "version": contract.VERSION, "heads": HEADS, "rule": int(contract.Rule.ELASTIC), "ratio": 0.0,
         "key_bias": key_bias, "dynamic": dynamic,
     }  # fmt: skip
+    constants = {"score_scale": np.full(HEADS, HEAD_DIM**-0.5)}
+    if key_bias:
+        constants["key_weights"] = rng.normal(0.0, 0.01, CHANNELS)
+    constants["value_scale"] = rng.uniform(0.5, 1.5, CHANNELS)
+    constants["value_offset"] = rng.normal(0.0, 0.1, CHANNELS)
+    constants["probability_scale"] = np.full(HEADS, 2.0 / TOKENS)
+    graph, inputs = Graph(), []
+    for name in contract.attention_inputs(options):
+        if name in constants:
+            inputs.append(graph.constant(constants[name].astype(np.float32)))
+        elif name in ("query", "key", "value"):
+            inputs.append(graph.input((1, TOKENS, CHANNELS // contract.WORD_BITS), "int32"))
+        else:
+            inputs.append(graph.input((TOKENS * HEADS,), "float32"))
     y = graph.tensor((1, TOKENS, CHANNELS), "float32")
-    return graph.pack(graph.custom(device_ops.ATTENTION, inputs, [y], options))
+    return graph.pack(graph.custom(contract.ATTENTION, inputs, [y], options))
 
 
 def _smallest():

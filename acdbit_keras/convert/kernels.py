@@ -11,9 +11,7 @@ from acdbit_keras.code import Code
 def kernel_code(layer):
     """The code of a `BinaryDense`'s kernel, as numpy arrays (signs `(channels, units)`)."""
     with tf.init_scope():
-        # As a plain tensor: Larq's functions have no gradient for a variable, which an eager call would ask for.
-        kernel = ops.convert_to_tensor(ops.convert_to_numpy(layer.kernel))
-        return layer.kernel_quantizer(kernel).map(ops.convert_to_numpy)
+        return layer.kernel_code().map(ops.convert_to_numpy)
 
 
 def packable_kernel(layer):

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from flatbuffers import flexbuffers
 
-from acdbit_keras import device_ops
+from acdbit_keras import contract
 from acdbit_keras.convert import flatbuffer
 from acdbit_keras.convert.flatbuffer import schema
 
@@ -126,7 +126,7 @@ class Filter(NamedTuple):
     Attributes:
         node: the `flatbuffer.Operator` that multiplies with it.
         words: int32 `(units, words)`.
-        product: its name in `device_ops.block_kernels` where the node is a whole block, else `None`.
+        product: its name in `contract.block_kernels` where the node is a whole block, else `None`.
     """
 
     node: flatbuffer.Operator
@@ -142,9 +142,9 @@ def filters(model):
             weights = node.inputs[_FILTER]
             if weights.dtype == "int32" and weights.data is not None and tuple(weights.shape[1:3]) == (1, 1):
                 found.append(Filter(node, _words(weights).reshape(weights.shape[0], weights.shape[3])))
-        elif node.name == device_ops.BLOCK:
+        elif node.name == contract.BLOCK:
             words, start = _words(node.inputs[1]), 0
-            for name, shape in device_ops.block_kernels(custom_options(model, node), node.inputs[0].shape[-1]).items():
+            for name, shape in contract.block_kernels(custom_options(model, node), node.inputs[0].shape[-1]).items():
                 size = shape[0] * shape[1]
                 found.append(Filter(node, words[start : start + size].reshape(shape), name))
                 start += size
@@ -167,10 +167,11 @@ def feed_bits(model):
     nodes = [node for node in flatbuffer.operators(model) if node.subgraph == 0]
     packed = {node.outputs[0].index: node.inputs[0].index for node in nodes if node.name == DEQUANTIZE}
     for node in nodes:
-        if node.name == device_ops.ATTENTION:
+        if node.name == contract.ATTENTION:
             inputs = graph.operators[node.index].inputs
-            bits = [packed.get(index, index) for index in inputs[:3]]
-            graph.operators[node.index].inputs = np.array([*bits, *inputs[3:]], np.int32)
+            bits = len(contract.ATTENTION_BITS)
+            read = [packed.get(index, index) for index in inputs[:bits]]
+            graph.operators[node.index].inputs = np.array([*read, *inputs[bits:]], np.int32)
     read = {index for operator in graph.operators for index in operator.inputs} | set(graph.outputs)
     unused = [node.index for node in nodes if node.name == DEQUANTIZE and node.outputs[0].index not in read]
     graph.operators = [operator for index, operator in enumerate(graph.operators) if index not in unused]
@@ -210,26 +211,27 @@ def add_taps(model):
     """Gives every custom op of ours its optional output of signs.
 
     Returns:
-        Dict from the node's index to `(tensor index, sections)`; sections maps each name of `device_ops.block_taps`,
+        Dict from the node's index to `(tensor index, sections)`; sections maps each name of `contract.block_taps`,
         for an attention only `"probabilities"`, to its first word and its shape.
     """
     graph, taps = model.subgraphs[0], {}
     for node in flatbuffer.operators(model):
-        if node.name == device_ops.BLOCK:
+        if node.name == contract.BLOCK:
             _, height, width, channels = node.inputs[0].shape
-            shapes = device_ops.block_taps(custom_options(model, node), channels, height * width)
-        elif node.name == device_ops.ATTENTION:
-            heads = custom_options(model, node)["heads"]
-            width = int(np.prod(node.inputs[4].shape)) // device_ops.WORD_BITS
-            queries, keys = (int(np.prod(tensor.shape)) // width for tensor in node.inputs[:2])
-            shapes = {"probabilities": (heads, queries, -(-keys // device_ops.WORD_BITS))}
+            shapes = contract.block_taps(custom_options(model, node), channels, height * width)
+        elif node.name == contract.ATTENTION:
+            options = custom_options(model, node)
+            inputs = dict(zip(contract.attention_inputs(options), node.inputs))
+            width = int(np.prod(inputs["value_scale"].shape)) // contract.WORD_BITS
+            queries, keys = (int(np.prod(inputs[name].shape)) // width for name in ("query", "key"))
+            shapes = {"probabilities": (options["heads"], queries, contract.words(keys))}
         else:
             continue
         sizes = [int(np.prod(shape)) for shape in shapes.values()]
         starts = np.cumsum([0, *sizes])
         tensor = schema.TensorT()
         tensor.name, tensor.type, tensor.buffer = f"{node.outputs[0].name}/taps", schema.TensorType.INT32, 0
-        tensor.shape = np.array(shapes["probabilities"] if node.name == device_ops.ATTENTION else [starts[-1]], np.int32)
+        tensor.shape = np.array(shapes["probabilities"] if node.name == contract.ATTENTION else [starts[-1]], np.int32)
         graph.tensors.append(tensor)
         operator = graph.operators[node.index]
         operator.outputs = np.array([*operator.outputs, len(graph.tensors) - 1], np.int32)

@@ -6,8 +6,7 @@ import keras
 from keras import ops
 
 from acdbit_keras import code, execution, quantizers
-
-WORD_BITS = 32
+from acdbit_keras.contract import WORD_BITS
 
 
 @keras.saving.register_keras_serializable(package="acdbit")

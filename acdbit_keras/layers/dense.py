@@ -77,6 +77,18 @@ class BinaryDense(keras.layers.Layer):
         """Whether both operands are bits, so that a converted model must hold packed weights for it."""
         return self.input_quantizer.is_binary and self.kernel_quantizer.is_binary
 
+    def kernel_code(self, training=False):
+        """The kernel through its quantizer.
+
+        Args:
+            training: as in a call of the layer.
+
+        Returns:
+            `Code` with signs `(channels, units)`, differentiable with respect to the kernel.
+        """
+        # As a tensor of its own: Larq's functions have no gradient for a variable.
+        return self.kernel_quantizer(ops.copy(self.kernel), training=training)
+
     def call(self, inputs, training=None):
         outputs = execution.current().dense(self, inputs, training)
         return ops.add(outputs, self.bias) if self.use_bias else outputs

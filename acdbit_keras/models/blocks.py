@@ -227,6 +227,15 @@ class BinaryBlock(_Block):
                 layer.build(input_shape)
         self.built = True
 
+    @property
+    def products(self):
+        """Dict of the `BinaryProduct`s that a fused block carries out, by the names of `device_ops.block_kernels`."""
+        return {
+            **{name: getattr(self, f"{name}_product") for name in ("query", "key", "value", "output")},
+            "mlp_1": self.mlp_product_1,
+            "mlp_2": self.mlp_product_2,
+        }
+
     def call(self, inputs, training=None):
         return execution.current().block(self, inputs, training)
 

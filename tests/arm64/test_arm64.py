@@ -84,22 +84,26 @@ def attention(rng, rule, key_bias, dynamic, heads=3, head_dim=64, queries=37, ke
     """An AcdBinaryAttention on its own, and its inputs."""
     graph = runtime_models.Graph()
     words = heads * head_dim // 32
-    inputs = [graph.input((1, count, words), "int32") for count in (queries, keys, keys)]
-    constants = [rng.uniform(0.05, 0.3, heads)]
-    if key_bias:
-        constants.append(rng.normal(size=heads * head_dim) * 0.05)
-    constants += [rng.uniform(0.5, 1, heads * head_dim), rng.normal(size=heads * head_dim)]
-    constants.append(rng.uniform(0.01, 0.04, heads))
-    if dynamic:
-        for tokens in (queries, keys):
-            constants += [rng.uniform(0.5, 1, tokens * heads), rng.normal(size=tokens * heads) * 0.2]
-    inputs += [graph.constant(values.astype(F32)) for values in constants]
+    tensors = {
+        name: graph.input((1, count, words), "int32") for name, count in (("query", queries), ("key", keys), ("value", keys))
+    }
+    constants = {"score_scale": rng.uniform(0.05, 0.3, heads)}
+    constants["key_weights"] = rng.normal(size=heads * head_dim) * 0.05
+    constants["value_scale"] = rng.uniform(0.5, 1, heads * head_dim)
+    constants["value_offset"] = rng.normal(size=heads * head_dim)
+    constants["probability_scale"] = rng.uniform(0.01, 0.04, heads)
+    for name, tokens in (("query", queries), ("key", keys)):
+        constants[f"{name}_scale"] = rng.uniform(0.5, 1, tokens * heads)
+        constants[f"{name}_offset"] = rng.normal(size=tokens * heads) * 0.2
     options = {
         "version": ops.VERSION, "heads": heads, "rule": int(rule), "ratio": 0.25,
         "key_bias": key_bias, "dynamic": dynamic,
     }  # fmt: skip
     y = graph.tensor((1, queries, heads * head_dim), "float32")
-    graph.custom(ops.ATTENTION, inputs, [y], options)
+    for name in ops.attention_inputs(options):
+        if name in constants:
+            tensors[name] = graph.constant(constants[name].astype(F32))
+    graph.custom(ops.ATTENTION, [tensors[name] for name in ops.attention_inputs(options)], [y], options)
     bits = [rng.integers(-(2**31), 2**31, (1, count, words)).astype(np.int32) for count in (queries, keys, keys)]
     return graph.pack(y), bits
 
@@ -142,7 +146,7 @@ def corpus():
         for key_bias, dynamic in ((False, False), (True, False), (False, True), (True, True)):
             yield f"attention_{rule.name}_{key_bias}_{dynamic}", *attention(rng, rule, key_bias, dynamic)
     yield "attention_narrow", *attention(rng, ops.Rule.ELASTIC, False, False, heads=2, head_dim=32)
-    yield "attention_wide", *attention(rng, ops.Rule.ELASTIC, False, False, heads=1, head_dim=160)
+    yield "attention_widest", *attention(rng, ops.Rule.ELASTIC, False, False, heads=1, head_dim=ops.MAX_HEAD_DIM)
     for dynamic in (False, True):
         for mlp_ratio in (1, 2, 4):
             yield f"block_{dynamic}_{mlp_ratio}", *block(rng, dynamic, mlp_ratio=mlp_ratio)
@@ -163,7 +167,8 @@ def test_same_bits_as_on_x86_64(userland, build, tmp_path):
     process = userland.run("python", *arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.returncode == 0, process.stderr[-4000:]
     report = json.loads(process.stdout.splitlines()[-1])
-    assert report == {"kernels": ["neon", "portable"], "models": count, "differences": []}
+    assert {"neon", "portable"} <= set(report["kernels"])
+    assert (report["models"], report["differences"]) == (count, [])
 
 
 def test_instruction_counts(userland, build):

@@ -2,11 +2,8 @@
 
 import numpy as np
 
+from acdbit_keras.contract import words
 from acdbit_keras.convert.graph import Graph
-
-
-def words(channels):
-    return -(-channels // 32)
 
 
 def pack_bits(signs):

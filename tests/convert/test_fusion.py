@@ -68,5 +68,11 @@ def test_what_has_no_form_is_named(change, reason):
         fusion.block_constants(block_of_any(ACD_BIT.replace(**change)))
 
 
+def test_heads_too_wide_for_the_runtime_are_named():
+    block = models.build("vit_nano_patch2_8", "acd_bit", depth=1, width=256, num_heads=1).blocks[0]
+    with pytest.raises(device_ops.NotExpressibleError, match="attention: its heads have 256 channels, at most 224 are supported"):
+        fusion.block_constants(block)
+
+
 def block_of_any(scheme):
     return models.build("vit_nano_patch2_8", scheme, depth=1).blocks[0]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import reference_ops
 
-from acdbit_keras import device_ops
+from acdbit_keras import contract
 from acdbit_keras.cli import main
 from acdbit_keras.convert import flatbuffer, kernel_benchmark, rewrite, runtime
 from acdbit_keras.convert.interpreter import start_engine
@@ -61,17 +61,15 @@ def test_float_attention(rng):
 @pytest.mark.parametrize("form", [{}, {"key_bias": True}, {"dynamic": True}], ids=["frozen", "key bias", "dynamic"])
 def test_binary_attention(rng, form):
     content = kernel_benchmark.binary_attention(rng, **form)
-    names = ["score_scale", *(["key_weights"] if "key_bias" in form else []), "value_scale", "value_offset", "probability_scale"]
     signs = {name: bits(rng, N, C) for name in ("query", "key", "value")}
     statistics = {}
     if "dynamic" in form:
-        statistics = {
-            name: rng.uniform(0.5, 1.0, (N, H)).astype(np.float32)
-            for name in ("query_scale", "query_offset", "key_scale", "key_offset")
-        }
+        names = [part.name for part in contract.ATTENTION_STATISTICS]
+        statistics = {name: rng.uniform(0.5, 1.0, (N, H)).astype(np.float32) for name in names}
     inputs = [packed(rows)[None] for rows in signs.values()] + [values.reshape(-1) for values in statistics.values()]
     [result] = start_engine("acdbit", content).run(inputs)
-    options = {"heads": H, "rule": int(device_ops.Rule.ELASTIC), "key_bias": False, "dynamic": False, **form}
+    options = {"heads": H, "rule": int(contract.Rule.ELASTIC), "key_bias": False, "dynamic": False, **form}
+    names = [part.name for part in contract.ATTENTION_CONSTANTS if part.is_given(options)]
     expected = reference_ops.attention(options, **signs, **dict(zip(names, constants(content), strict=True)), **statistics)
     wrong = (result[0] != expected).reshape(N, H, D).any(-1)
     assert wrong.mean() <= 0.02  # a probability at its threshold may fall on the other side

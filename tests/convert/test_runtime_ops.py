@@ -43,13 +43,14 @@ def attention_case(rng, queries=10, keys=13, heads=2, head_dim=64, rule=Rule.ELA
 def attention_model(settings, bits, vectors, statistics, shape=lambda rows: (1, 1, rows), **changes):
     graph = runtime_models.Graph()
     words = bits["query"].shape[1] // 32
-    inputs = [graph.input((*shape(len(rows)), words), "int32") for rows in bits.values()]
-    inputs += [graph.constant(values) for values in {**vectors, **changes.get("constants", {})}.values()]
-    inputs += [graph.input((values.size,), "float32") for values in statistics.values()]
+    tensors = {name: graph.input((*shape(len(rows)), words), "int32") for name, rows in bits.items()}
+    tensors |= {name: graph.constant(values) for name, values in {**vectors, **changes.get("constants", {})}.items()}
+    tensors |= {name: graph.input((values.size,), "float32") for name, values in statistics.items()}
+    inputs = [tensors[name] for name in device_ops.attention_inputs(settings)]
     inputs = changes.get("inputs", lambda inputs: inputs)(inputs)
     y = graph.tensor((*shape(len(bits["query"])), 32 * words), changes.get("output", "float32"))
     graph.custom(
-        "AcdBinaryAttention",
+        device_ops.ATTENTION,
         inputs,
         [y],
         {k: v for k, v in {**settings, **changes.get("options", {})}.items() if v is not None},
@@ -64,7 +65,7 @@ def attention_inputs(bits, statistics, shape=lambda rows: (1, 1, rows)):
 
 @pytest.mark.parametrize("rule", list(Rule))
 @pytest.mark.parametrize("key_bias, dynamic", [(False, False), (True, False), (False, True)])
-@pytest.mark.parametrize("queries, keys, heads, head_dim", [(1, 1, 1, 32), (10, 13, 2, 64), (50, 197, 3, 32), (33, 33, 1, 256)])
+@pytest.mark.parametrize("queries, keys, heads, head_dim", [(1, 1, 1, 32), (10, 13, 2, 64), (50, 197, 3, 32), (33, 33, 1, 224)])
 def test_attention_equals_its_reference(rule, key_bias, dynamic, queries, keys, heads, head_dim):
     rng = np.random.default_rng(queries)
     case = attention_case(rng, queries, keys, heads, head_dim, rule, key_bias, dynamic)
@@ -124,7 +125,7 @@ def block_model(options, kernels, vectors, shape, taps=0):
     x = graph.input(shape, "float32")
     inputs = [x, graph.constant(kernels), graph.constant(vectors)]
     outputs = [graph.tensor(shape, "float32")] + ([graph.tensor((taps,), "int32")] if taps else [])
-    graph.custom("AcdBinaryBlock", inputs, outputs, {k: v for k, v in options.items() if v is not None})
+    graph.custom(device_ops.BLOCK, inputs, outputs, {k: v for k, v in options.items() if v is not None})
     return graph.pack(*outputs)
 
 
@@ -212,6 +213,16 @@ def test_faulty_attention_is_one_sentence(changes, message):
     with pytest.raises(ValueError, match=r"node 0 \(AcdBinaryAttention\)") as caught:
         start_engine("acdbit", attention_model(*case, **changes))
     assert message in str(caught.value) and len(str(caught.value).splitlines()) == 1
+
+
+def test_heads_too_wide_for_distances_in_bytes_are_refused():
+    sentence = "its heads have 256 channels, at most 224 are supported"
+    with pytest.raises(ValueError, match=rf"node 0 \(AcdBinaryAttention\): {sentence}"):
+        start_engine("acdbit", attention_model(*attention_case(np.random.default_rng(0), heads=2, head_dim=256)))
+    options, shape = {**BLOCK, "heads": 1}, (1, 4, 5, 256)
+    kernels, vectors = block_constants(np.random.default_rng(0), options, 256, 20)
+    with pytest.raises(ValueError, match=rf"node 0 \(AcdBinaryBlock\): {sentence}"):
+        start_engine("acdbit", block_model(options, kernels, vectors, shape))
 
 
 def test_attention_without_tokens_or_with_unequal_sides_is_refused():

@@ -51,6 +51,17 @@ def test_what_a_rule_without_softmax_cannot_express_is_said(tmp_path):
         convert.to_tflite(model, tmp_path / "model.tflite", fuse_blocks=False)
 
 
+def test_heads_too_wide_for_bits_are_said_and_convert_as_floats(tmp_path):
+    model, path = VisionTransformer("acd_bit", **{**TINY, "width": 256, "num_heads": 1}), tmp_path / "model.tflite"
+    model(images(8), training=True)
+    with pytest.raises(
+        convert.ConversionError, match="its heads have 256 channels, at most 224 .*; attention='float' converts it"
+    ):
+        convert.to_tflite(model, path)
+    convert.to_tflite(model, path, attention="float")
+    assert convert.verify(model, path, images(8)).ok
+
+
 @pytest.mark.parametrize("scheme", ["quant_noise_w8a8", "fq_vit_w8a4"])
 def test_a_scheme_of_integers_is_an_int8_file(scheme, tmp_path):
     model, path = VisionTransformer(scheme, **TINY), tmp_path / "model.tflite"

@@ -107,7 +107,7 @@ def kernel_path():
 
 
 def kernel_paths():
-    """Names of all kernels this CPU can run, best first: of "avx512", "avx2", "neon" and "portable"."""
+    """Names of all kernels this CPU can run, best first, such as `("avx2", "portable")`; "portable" always is the last."""
     return tuple(_library(library_path()).acdbit_kernel_paths().decode().split(","))
 
 

@@ -182,7 +182,10 @@ def _with_stored_signs(model):
     if weight is None or not weight.is_binary:
         what = f"the scheme {model.scheme.name!r}" if weight is not None else type(model).__name__
         raise ValueError(f"a compact file holds a backbone with weights of one bit, not {what}")
-    codes = [_kernel_code(dense) if dense.kernel_quantizer.is_binary else None for dense in _dense_layers(model)]
+    codes = [
+        dense.kernel_code().map(ops.convert_to_numpy) if dense.kernel_quantizer.is_binary else None
+        for dense in _dense_layers(model)
+    ]
     restore = any(kernel is not None and not code.is_constant(kernel.offset) for kernel in codes)
     config = model.get_config()
     stored = quantizers.StoredSign(weight.levels, restore, name="weight")
@@ -206,12 +209,6 @@ def _with_stored_signs(model):
             if restore:
                 quantizer.offset.assign(np.broadcast_to(kernel.offset, quantizer.offset.shape))
     return copy, layers
-
-
-def _kernel_code(dense):
-    # As a plain tensor: Larq's functions have no gradient for a variable, which an eager call would ask for.
-    kernel = ops.convert_to_tensor(ops.convert_to_numpy(dense.kernel))
-    return dense.kernel_quantizer(kernel).map(ops.convert_to_numpy)
 
 
 class _Collector(execution.KerasExecutor):

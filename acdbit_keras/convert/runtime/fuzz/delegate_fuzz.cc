@@ -258,14 +258,14 @@ class Builder {
 
   void attend() {
     const int heads = bytes_->choose({1, 2, 3, 6});
-    int head_words = bytes_->choose({1, 2, 3, 4, 7, 8, 9});
+    int head_words = bytes_->choose({1, 2, 3, 4, 7, 5, 8});  // the last is too wide
     int queries = bytes_->choose({5, 1, 15, 16, 17, 40});
     int keys = bytes_->choose({31, 1, 5, 32, 33, 64, 65, 100, 257, 300});
     // What the tiles and the widths of counters do not hold.
     const int extreme = bytes_->byte();
     if (extreme == 255) keys = 16500, queries = 2, head_words = 1;
     if (extreme == 254) keys = 4200, queries = 2, head_words = 1;
-    if (extreme == 253) keys = 3, queries = 2, head_words = 2100;
+    if (extreme == 253) keys = 3, queries = 2, head_words = 2100;  // likewise
     const int words = heads * head_words;
     const bool square = bytes_->byte() % 4 == 0;
     if (square) keys = queries;
@@ -283,26 +283,39 @@ class Builder {
     if (square) keys = static_cast<int>(rows);
     const int key = square && bytes_->flag() ? query : add_tensor(kTfLiteInt32, shape(keys));
     const int value = square && bytes_->flag() ? query : add_tensor(kTfLiteInt32, shape(keys));
-    const bool key_bias = bytes_->byte() % 3 == 1, dynamic = bytes_->byte() % 3 == 1;
-    FlexOptions options = {{"version", flex_option(int64_t{1})},
+    struct {
+      bool key_bias, dynamic;
+    } options;
+    options.key_bias = bytes_->byte() % 3 == 1;
+    options.dynamic = bytes_->byte() % 3 == 1;
+    FlexOptions written = {{"version", flex_option(kContractVersion)},
                            {"heads", flex_option(int64_t{real_heads})},
-                           {"rule", flex_option(int64_t{bytes_->byte() % 4})},
+                           {"rule", flex_option(int64_t{bytes_->byte() % kRules})},
                            {"ratio", flex_option(static_cast<double>(bytes_->choose({0.5f, 0.0f, 1.0f, 2.0f, -1.0f})))},
-                           {"key_bias", flex_option(key_bias)},
-                           {"dynamic", flex_option(dynamic)}};
-    const size_t channels = 32 * static_cast<size_t>(c);
-    std::vector<int> inputs = {query, key, value, add_floats(real_heads, true)};
-    if (key_bias) inputs.push_back(add_floats(channels));
-    inputs.push_back(add_floats(channels));
-    inputs.push_back(add_floats(channels));
-    inputs.push_back(add_floats(real_heads, true));
-    for (int i = 0; i < 4 && dynamic; i++)
-      inputs.push_back(add_tensor(kTfLiteFloat32, {static_cast<int>((i < 2 ? rows : keys) * real_heads)}));
+                           {"key_bias", flex_option(options.key_bias)},
+                           {"dynamic", flex_option(options.dynamic)}};
+    const size_t channels = kWordBits * static_cast<size_t>(c);
+    std::vector<int> inputs = {query, key, value};
+    {
+      const size_t heads = real_heads, queries = rows;
+      const auto is_scale = [](const std::string& name) {
+        return name == "score_scale" || name == "probability_scale";
+      };
+#define ACDBIT_CONSTANT(name, length, given) \
+  if (given) inputs.push_back(add_floats(length, is_scale(#name)));
+#define ACDBIT_STATISTIC(name, length, given) \
+  if (given) inputs.push_back(add_tensor(kTfLiteFloat32, {static_cast<int>(length)}));
+      ACDBIT_ATTENTION_CONSTANTS(ACDBIT_CONSTANT)
+      ACDBIT_ATTENTION_STATISTICS(ACDBIT_STATISTIC)
+#undef ACDBIT_CONSTANT
+#undef ACDBIT_STATISTIC
+    }
     dims.back() = static_cast<int>(channels);
     std::vector<int> outputs = {add_tensor(kTfLiteFloat32, dims)};
     if (bytes_->flag())
-      outputs.push_back(add_tensor(kTfLiteInt32, {real_heads, static_cast<int>(rows), (keys + 31) / 32}));
-    add("AcdBinaryAttention", inputs, outputs, options);
+      outputs.push_back(
+          add_tensor(kTfLiteInt32, {real_heads, static_cast<int>(rows), (keys + kWordBits - 1) / kWordBits}));
+    add(kAttentionName, inputs, outputs, written);
   }
 
   void block() {
@@ -314,7 +327,7 @@ class Builder {
     BlockOptions block = {};
     block.heads = dims[3] % (heads * 32) == 0 ? heads : 1;
     block.mlp_ratio = bytes_->choose({2, 1, 3, 4});
-    block.rule = static_cast<Rule>(bytes_->byte() % 4);
+    block.rule = static_cast<Rule>(bytes_->byte() % kRules);
     block.ratio = bytes_->choose({0.5f, 0.0f, 2.0f});
     block.key_bias = bytes_->flag();
     block.branches = bytes_->flag();
@@ -323,7 +336,7 @@ class Builder {
     block.dynamic_attention = bytes_->flag();
     size_t vectors = 1, words = 1, taps = 1;
     block_sizes(block, dims[3], dims[1], dims[2], &vectors, &words, &taps);
-    const FlexOptions options = {{"version", flex_option(int64_t{1})},
+    const FlexOptions options = {{"version", flex_option(kContractVersion)},
                                  {"heads", flex_option(int64_t{block.heads})},
                                  {"mlp_ratio", flex_option(int64_t{block.mlp_ratio})},
                                  {"rule", flex_option(static_cast<int64_t>(block.rule))},
@@ -336,7 +349,7 @@ class Builder {
     const std::vector<int> inputs = {input, add_words({static_cast<int>(words)}), add_floats(vectors, bytes_->flag())};
     std::vector<int> outputs = {add_tensor(kTfLiteFloat32, dims)};
     if (bytes_->flag()) outputs.push_back(add_tensor(kTfLiteInt32, {static_cast<int>(taps) * dims[0]}));
-    add("AcdBinaryBlock", inputs, outputs, options);
+    add(kBlockName, inputs, outputs, options);
   }
 
   // --- Damage
@@ -386,9 +399,7 @@ class Builder {
       case 9: tensor.zero_point = any_index(); return;
       case 10: node.version = any_index(); return;
       case 11: tensor.variable = true; return;
-      case 12:
-        node.op = bytes_->choose({"LceBconv2d", "LceBMaxPool2d", "AcdBinaryBlock", "LceQuantize", "Other"});
-        return;
+      case 12: node.op = bytes_->choose({"LceBconv2d", "LceBMaxPool2d", kBlockName, "LceQuantize", "Other"}); return;
       case 13:
         if (tensor.constant && tensor.data.size() >= 4) {
           const float x = bytes_->any_float();

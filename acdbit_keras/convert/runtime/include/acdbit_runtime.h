@@ -27,7 +27,7 @@ extern "C" {
 /* The version of the library, ACDBIT_VERSION when it was compiled. */
 ACDBIT_EXPORT const char* acdbit_version(void);
 
-/* The kernels that a delegate takes by default on this CPU: "avx512", "avx2", "neon" or "portable"; "" if
+/* The kernels that a delegate takes by default on this CPU, such as "avx2" or "portable"; "" if
  * ACDBIT_KERNELS names none that it can run. */
 ACDBIT_EXPORT const char* acdbit_kernel_path(void);
 

@@ -5,68 +5,46 @@
 #include <string.h>
 
 #include "attention_layout.h"
+#include "layout.h"
 
 namespace acdbit {
 namespace {
 
-constexpr size_t kAlignment = 64;
 constexpr double kOne = 2147483648.0;  // 2^31 stands for the probability of the row's largest score, before the sum
 
-// Byte offsets of the parts of a head, and the bytes of a head.
-struct Layout {
-  size_t values, table, table_values, factors, factor_values;
-  size_t key_scale, key_offset, key_sum, key_bias, key_factor, bounds, bytes;
+// Byte offsets of the parts of a head, whose keys come first, and the bytes of a head.
+struct HeadLayout {
+  size_t values, table, factors, key_scale, key_offset, key_sum, key_bias, key_factor, bounds;
+  Layout layout;
 };
 
-// Places `count` elements of `size` bytes at the end of what is laid out so far; false on overflow.
-bool place(size_t count, size_t size, size_t* end) {
-  size_t bytes;
-  if (__builtin_mul_overflow(count, size, &bytes)) return false;
-  if (__builtin_add_overflow(bytes, kAlignment - 1, &bytes)) return false;
-  return !__builtin_add_overflow(*end, bytes / kAlignment * kAlignment, end);
-}
-
-bool lay_out(int head_dim, int keys, Layout* layout) {
+HeadLayout lay_out(int head_dim, int keys) {
   const size_t padded = (size_t(keys) + 63) / 64 * 64;
   const size_t row = size_t(head_dim) / 4;  // the roomiest layout spends a byte on four bits
-  size_t end = 0;
-  bool fits = place(padded, row, &end);
-  layout->values = end;
-  fits = fits && place(padded, row, &end);
-  layout->table = end;
-  fits = fits && place(1, sizeof(AttentionTable), &end);
-  layout->table_values = end;
-  fits = fits && place(size_t(head_dim) + kTableStep, sizeof(uint32_t), &end);
-  layout->factors = end;
-  fits = fits && place(1, sizeof(AttentionFactors), &end);
-  layout->factor_values = end;
-  fits = fits && place(size_t(head_dim) + 1 > kTablePlane ? size_t(head_dim) + 1 : kTablePlane, sizeof(float), &end);
-  size_t* const vectors[] = {&layout->key_scale, &layout->key_offset, &layout->key_sum, &layout->key_bias,
-                             &layout->key_factor};
-  for (size_t* vector : vectors) {
-    *vector = end;
-    fits = fits && place(padded, sizeof(float), &end);
-  }
-  layout->bounds = end;
-  fits = fits && place(1, sizeof(KeyBounds), &end);
-  layout->bytes = end;
-  return fits;
+  HeadLayout head = {};
+  head.layout.add(padded, row);
+  head.values = head.layout.add(padded, row);
+  head.table = head.layout.add(1, sizeof(AttentionTable));
+  head.factors = head.layout.add(1, sizeof(AttentionFactors));
+  size_t* const vectors[] = {&head.key_scale, &head.key_offset, &head.key_sum, &head.key_bias, &head.key_factor};
+  for (size_t* vector : vectors) *vector = head.layout.add(padded, sizeof(float));
+  head.bounds = head.layout.add(1, sizeof(KeyBounds));
+  return head;
 }
 
 }  // namespace
 
 size_t attention_workspace_bytes(int heads, int head_dim, int keys) {
-  Layout layout;
+  if (heads <= 0 || head_dim <= 0 || head_dim > kMaxHeadDim || keys <= 0) return 0;
+  const Layout layout = lay_out(head_dim, keys).layout;
   size_t bytes;
-  if (heads <= 0 || head_dim <= 0 || keys <= 0 || !lay_out(head_dim, keys, &layout)) return 0;
-  if (__builtin_mul_overflow(layout.bytes, size_t(heads), &bytes) || bytes > PTRDIFF_MAX) return 0;
+  if (!layout.ok || __builtin_mul_overflow(layout.bytes, size_t(heads), &bytes) || bytes > PTRDIFF_MAX) return 0;
   return bytes;
 }
 
 AttentionHead attention_head(const AttentionPlan& plan, int head) {
-  Layout layout;
-  lay_out(plan.head_dim, plan.keys, &layout);
-  uint8_t* const base = static_cast<uint8_t*>(plan.workspace) + layout.bytes * size_t(head);
+  const HeadLayout layout = lay_out(plan.head_dim, plan.keys);
+  uint8_t* const base = static_cast<uint8_t*>(plan.workspace) + layout.layout.bytes * size_t(head);
   AttentionHead result;
   result.keys = base;
   result.values = base + layout.values;
@@ -90,9 +68,6 @@ bool attention_has_factors(const AttentionPlan& plan) {
 }
 
 void attention_table(const AttentionPlan& plan, int head, AttentionTable* table) {
-  Layout layout;
-  lay_out(plan.head_dim, plan.keys, &layout);
-  table->values = reinterpret_cast<uint32_t*>(reinterpret_cast<uint8_t*>(table) + layout.table_values - layout.table);
   uint32_t* const values = table->values;
   const int entries = plan.head_dim + 1;
   const double step = -2.0 * double(plan.score_scale[head]);
@@ -113,7 +88,6 @@ void attention_table(const AttentionPlan& plan, int head, AttentionTable* table)
   table->last = table->ratio_steps = 0;
   for (int k = 0; k < entries && values[k] > 0; k++) table->last = k;
   while (table->ratio_steps < entries && double(values[table->ratio_steps]) >= ratio) table->ratio_steps++;
-  if (plan.head_dim > kNarrowHead) return;
   memset(table->planes, 0, sizeof table->planes);
   for (int k = 0; k < entries; k++) {
     for (int b = 0; b < 4; b++) table->planes[b][k] = uint8_t(values[k] >> (8 * b));
@@ -128,25 +102,17 @@ bool attention_factors(const AttentionPlan& plan, int head, float lowest_bias, f
   // False for NaN, too.
   factors->usable = scale >= 0.0 && 2.0 * scale * plan.head_dim + spread <= kLargestExponent;
   if (!factors->usable) return false;
-  Layout layout;
-  lay_out(plan.head_dim, plan.keys, &layout);
-  float* const values =
-      reinterpret_cast<float*>(reinterpret_cast<uint8_t*>(factors) + layout.factor_values - layout.factors);
-  factors->values = values;
-  const bool narrow = plan.head_dim <= kNarrowHead;
-  if (narrow) {
-    memset(factors->coarse, 0, sizeof factors->coarse);
-    memset(factors->planes, 0, sizeof factors->planes);
-    memset(values, 0, kTablePlane * sizeof(float));
-  }
+  float* const values = factors->values;
+  memset(factors->coarse, 0, sizeof factors->coarse);
+  memset(factors->planes, 0, sizeof factors->planes);
+  memset(values, 0, sizeof factors->values);
   const double step = -2.0 * scale;
   for (int i = 0; i < kFactorStep; i++) factors->fine[i] = factors->fine[i + kFactorStep] = float(exp(step * i));
   for (int first = 0; first <= plan.head_dim; first += kFactorStep) {
     const float coarse = float(exp(step * first));
-    if (narrow) factors->coarse[first / kFactorStep] = coarse;
+    factors->coarse[first / kFactorStep] = coarse;
     for (int k = first; k <= plan.head_dim && k < first + kFactorStep; k++) {
       values[k] = coarse * factors->fine[k - first];
-      if (!narrow) continue;
       uint32_t bits;
       memcpy(&bits, values + k, sizeof bits);
       for (int b = 0; b < 4; b++) factors->planes[b][k] = uint8_t(bits >> (8 * b));

@@ -4,12 +4,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "contract.h"
+
 namespace acdbit {
-
-enum class Rule { kElastic = 0, kMaxRatio = 1, kZero = 2, kMean = 3 };
-
-// Distances of wider heads would not fit 16 bits, of which 65535 stands for absent keys.
-constexpr int kMaxHeadDim = 65504;
 
 // What one call of the op works on. Rows of bits are `stride` words apart; a row holds heads * head_dim bits.
 struct AttentionPlan {
@@ -35,11 +32,11 @@ struct AttentionPlan {
   const float* key_offset;
   // Where to write the kept probabilities, [heads][queries][ceil(keys / 32)], bit j of a row = key j is kept; or null.
   uint32_t* probabilities;
-  // attention_workspace_bytes, 64-byte aligned; filled by attention_keys, read by attention_rows of every thread.
+  // attention_workspace_bytes, aligned to kAlignment; filled by attention_keys, read by attention_rows of every thread.
   void* workspace;
 };
 
-// Bytes of the workspace, enough for every instruction set; 0 if the sizes overflow.
+// Bytes of the workspace, enough for every instruction set; 0 if the sizes overflow or the heads are too wide.
 size_t attention_workspace_bytes(int heads, int head_dim, int keys);
 
 }  // namespace acdbit

@@ -8,151 +8,51 @@
 // Rows are taken several at a time through one step after the other: within a step they do not wait for each other, as
 // the steps of one row do (nearest key, sum, bound).
 //
-// attention_<isa>.inl provides, for narrow heads (distances are bytes; absent keys, up to a multiple of 32, get 255):
+// attention_<path>.inl provides (distances are bytes; absent keys, up to a multiple of 32, get 255):
 //   pack_keys, pack_values: bits of a head into the layout that the others read
 //   distances:   popcount(query xor key) of a range of keys that starts at a multiple of kTileStep
 //   table_sum:   sum of the table over the distances beyond the nearest
 //   steps_above: how many entries of the table, which does not increase, exceed a weight
 //   keep:        bit j = distance j < limit, returns how many; writes words for all of the range
 //   count_kept:  per channel, how many kept keys have a value of +1
-//   negate_where: lanes of a vector, where a bit is 1; or signed_sums, which is made of it
+//   negate_where: lanes of a vector, where a bit is 1
 //   load_distances: sixteen distances as floats
 //   weigh:       softmax weights of a range of keys, from factors by distance and by key; returns the lanes' sums
+// It may also provide, saying so with a macro ACDBIT_HAS_..., what otherwise is made of these here, row by row or
+// sixteen keys at a time; it then need not have what only that is made of:
+//   distances_of_rows, table_sums_of_rows, weigh_rows, count_kept_of_rows: of rows that are `stride` apart, where one
+//                function for all of them gains something; sums are added to
 //   keep_weights: bit j of words = weight j > bound, or with `inclusive` that it is not below; returns how many
-#include <math.h>
-
-#include "attention_layout.h"
-
+//   signed_sums: of each key the sum of the channels' weights, negated where its bit is 1
 namespace acdbit {
 namespace ACDBIT_ISA {
 namespace attention {
 
-struct Range {
-  int lowest;
-  int highest;  // or an upper bound where finding it would cost more than it saves
-};
-
-constexpr int kTileStep = 256;
-constexpr int kMostRows = 8;
-constexpr int kIntegerTile = 16384;  // distances held at once, over all rows
-constexpr int kFloatTile = 4096;     // likewise scores
-static_assert(kIntegerTile % kTileStep == 0 && kFloatTile % kTileStep == 0, "tiles start where distances can");
-
-static inline int words_of(int bits) { return (bits + 31) / 32; }
-
-static inline uint32_t load_word(const void* p) {
-  uint32_t word;
-  memcpy(&word, p, 4);
-  return word;
-}
-
-// Compilers turn this into the instruction where there is one.
-static inline int popcount32(uint32_t x) {
-  x -= x >> 1 & 0x55555555u;
-  x = (x & 0x33333333u) + (x >> 2 & 0x33333333u);
-  x = (x + (x >> 4)) & 0x0f0f0f0fu;
-  return int(x * 0x01010101u >> 24);
-}
-
-// 64 or fewer words of one column of packed rows.
-static inline void load_column(const uint32_t* rows, ptrdiff_t stride, int count, int padded, uint32_t* column) {
-  for (int j = 0; j < count; j++) column[j] = rows[j * stride];
-  for (int j = count; j < padded; j++) column[j] = 0;
-}
-
-// Byte b of word j to planes[b][j].
-template <int kWords>
-static inline void split_bytes(const uint32_t* words, uint8_t (*planes)[kWords]) {
-  for (int j = 0; j < kWords; j++) {
-    planes[0][j] = uint8_t(words[j]);
-    planes[1][j] = uint8_t(words[j] >> 8);
-    planes[2][j] = uint8_t(words[j] >> 16);
-    planes[3][j] = uint8_t(words[j] >> 24);
-  }
-}
-
-}  // namespace attention
-}  // namespace ACDBIT_ISA
-}  // namespace acdbit
-
-namespace acdbit {
-namespace ACDBIT_ISA {
-namespace attention {
-
-// Where `lookup` gives the factors of sixteen distances. Keys beyond the last, up to a multiple of 16, weigh 0.
-template <class Lookup, class Distance>
-static inline F16 weigh_with(const Lookup& lookup, const Distance* distances, int keys, const float* key_factor,
-                             float* weights, F16 sum) {
-  for (int j = 0; j < keys; j += 16) {
-    const F16 weight = lookup(distances + j) * load(key_factor + j);
-    store(weights + j, weight);
-    sum = sum + weight;
-  }
-  return sum;
-}
-
-// One by one.
-struct PlainLookup {
-  const float* values;
-  int last;
-
-  F16 operator()(const uint8_t* distances) const {
-    float lanes[16];
-    for (int i = 0; i < 16; i++) lanes[i] = values[distances[i]];
-    return load(lanes);
-  }
-  // Absent keys are not in the table of a wide head.
-  F16 operator()(const uint16_t* distances) const {
-    float lanes[16];
-    for (int i = 0; i < 16; i++) lanes[i] = values[distances[i] < last ? distances[i] : last];
-    return load(lanes);
-  }
-};
-
-}  // namespace attention
-}  // namespace ACDBIT_ISA
-}  // namespace acdbit
-
-#if defined(ACDBIT_AVX512)
-#include "attention_avx512.inl"
-#elif defined(ACDBIT_AVX2)
-#include "attention_avx2.inl"
-#elif defined(ACDBIT_NEON)
-#include "attention_neon.inl"
-#else
-#include "attention_portable.inl"
-#endif
-#include "attention_wide.inl"
-
-namespace acdbit {
-namespace ACDBIT_ISA {
-namespace attention {
-
-// Rows `stride` apart. Instruction sets that gain from taking several rows in one function overload these.
-template <class Distance>
+#if !defined(ACDBIT_HAS_DISTANCES_OF_ROWS)
 static inline void distances_of_rows(const uint32_t* query, ptrdiff_t stride, int num_rows, const uint8_t* packed,
-                                     int head_dim, int first, int keys, Distance* out, ptrdiff_t out_stride,
+                                     int head_dim, int first, int keys, uint8_t* out, ptrdiff_t out_stride,
                                      Range* range) {
   for (int r = 0; r < num_rows; r++)
     range[r] = distances(query + r * stride, packed, head_dim, first, keys, out + r * out_stride);
 }
+#endif
 
-// Adds to the sums.
-template <class Distance>
-static inline void table_sums_of_rows(const Distance* distances, ptrdiff_t stride, int num_rows, int keys,
+#if !defined(ACDBIT_HAS_TABLE_SUMS_OF_ROWS)
+static inline void table_sums_of_rows(const uint8_t* distances, ptrdiff_t stride, int num_rows, int keys,
                                       const Range* range, const AttentionTable& table, uint64_t* sums) {
   for (int r = 0; r < num_rows; r++) sums[r] += table_sum(distances + r * stride, keys, range[r], table);
 }
+#endif
 
-// Likewise; weights are as far apart as distances.
-template <class Distance>
-static inline void weigh_rows(const Distance* distances, ptrdiff_t stride, int num_rows, int keys, const Range* range,
+#if !defined(ACDBIT_HAS_WEIGH_ROWS)
+static inline void weigh_rows(const uint8_t* distances, ptrdiff_t stride, int num_rows, int keys, const Range* range,
                               const AttentionFactors& factors, const float* key_factor, float* weights, F16* sums) {
   for (int r = 0; r < num_rows; r++)
     sums[r] = weigh(distances + r * stride, keys, range[r], factors, key_factor, weights + r * stride, sums[r]);
 }
+#endif
 
-#if !defined(ACDBIT_NEON)
+#if !defined(ACDBIT_HAS_COUNT_KEPT_OF_ROWS)
 static inline void count_kept_of_rows(const uint32_t* words, ptrdiff_t words_stride, int num_rows, int first_key,
                                       int keys, const uint8_t* values, int head_dim, int32_t* counts,
                                       ptrdiff_t stride) {
@@ -226,7 +126,7 @@ struct Tiling {
         rows(capacity / keys < kMostRows ? capacity / keys : kMostRows) {}
 };
 
-#if !defined(ACDBIT_NEON) && !defined(ACDBIT_AVX512)
+#if !defined(ACDBIT_HAS_KEEP_WEIGHTS)
 static inline int keep_weights(const float* weights, int keys, float bound, bool inclusive, uint32_t* words) {
   const F16 threshold = splat(bound);
   int count = 0;
@@ -242,11 +142,10 @@ static inline int keep_weights(const float* weights, int keys, float bound, bool
 }
 #endif
 
-template <class Distance>
 static void integer_rows(const Rows& rows, const AttentionHead& packed, const Tiling& tiling) {
   const AttentionPlan& plan = rows.plan;
   const AttentionTable& table = *packed.table;
-  alignas(64) Distance near[kIntegerTile];
+  alignas(64) uint8_t near[kIntegerTile];
   alignas(64) uint32_t words[kIntegerTile / 32];
   Range range[kMostRows];
   int limit[kMostRows];
@@ -342,10 +241,9 @@ static inline F16 tail(int keys, float present, float absent) {
   return load(lanes);
 }
 
-template <class Distance>
 static void float_rows(const Rows& rows, const AttentionHead& packed, const Tiling& tiling) {
   const AttentionPlan& plan = rows.plan;
-  alignas(64) Distance near[kFloatTile];
+  alignas(64) uint8_t near[kFloatTile];
   alignas(64) float scores[kFloatTile];
   alignas(64) uint32_t words[kFloatTile / 32];
   QueryTerms terms[kMostRows];
@@ -358,20 +256,20 @@ static void float_rows(const Rows& rows, const AttentionHead& packed, const Tili
   const F16 times_tail = tail(plan.keys, 1.0f, 0.0f);
 
   // Sixteen scores from key j of the tile on.
-  const auto dynamic_score = [&](const QueryTerms& row, const Distance* distances, int key) {
+  const auto dynamic_score = [&](const QueryTerms& row, const uint8_t* distances, int key) {
     const F16 dot = multiply_add(load_distances(distances), splat(row.slope), splat(row.start));
     const F16 rest = multiply_add(load(packed.key_sum + key), splat(row.bias), splat(-row.base));
     return multiply_add(load(packed.key_scale + key), dot,
                         multiply_add(load(packed.key_offset + key), splat(row.offset), rest));
   };
-  const auto frozen_score = [&](const Distance* distances, int key) {
+  const auto frozen_score = [&](const uint8_t* distances, int key) {
     const F16 scale = splat(plan.score_scale[rows.head] + plan.score_scale[rows.head]);
     return scale * (splat(float(plan.head_dim / 2)) - load_distances(distances)) + load(packed.key_bias + key);
   };
   // Scores of a tile from its distances, -inf for absent keys; returns the lanes' maxima.
   const auto score = [&](int r, int first, int keys, F16 maximum) {
     const QueryTerms row = terms[r];
-    const Distance* const from = near + r * tile;
+    const uint8_t* const from = near + r * tile;
     float* const out = scores + r * tile;
     const int last = (keys - 1) / 16 * 16;
     for (int j = 0; j <= last; j += 16) {
@@ -399,7 +297,7 @@ static void float_rows(const Rows& rows, const AttentionHead& packed, const Tili
   // Both at once, where a base serves. The tail of a tile that is not the last has all keys.
   const auto weigh_distances = [&](int r, int first, int keys, F16 sum) {
     const QueryTerms row = terms[r];
-    const Distance* const from = near + r * tile;
+    const uint8_t* const from = near + r * tile;
     float* const out = scores + r * tile;
     const int last = (keys - 1) / 16 * 16;
     for (int j = 0; j < last; j += 16) {
@@ -485,11 +383,10 @@ static void float_rows(const Rows& rows, const AttentionHead& packed, const Tili
 }
 
 // With usable factors and any rule but ZERO.
-template <class Distance>
 static void factor_rows(const Rows& rows, const AttentionHead& packed, const Tiling& tiling) {
   const AttentionPlan& plan = rows.plan;
   const AttentionFactors& factors = *packed.factors;
-  alignas(64) Distance near[kFloatTile];
+  alignas(64) uint8_t near[kFloatTile];
   alignas(64) float weights[kFloatTile];
   alignas(64) uint32_t words[kFloatTile / 32];
   int num_kept[kMostRows];
@@ -536,7 +433,7 @@ static void factor_rows(const Rows& rows, const AttentionHead& packed, const Til
   }
 }
 
-#if !defined(ACDBIT_NEON)
+#if !defined(ACDBIT_HAS_SIGNED_SUMS)
 // Of each key the sum over the channels of the weights, negated where its bit is 1.
 static void signed_sums(const float* weights, const uint32_t* keys, ptrdiff_t stride, int num_keys, int num_words,
                         float* sums) {
@@ -610,11 +507,7 @@ static void attention_keys(const AttentionPlan* plan, int head) {
   const ptrdiff_t first_word = ptrdiff_t(head) * (plan->head_dim / 32);
   const uint32_t* const key = plan->key + first_word;
   const uint32_t* const value = plan->value + first_word;
-  if (plan->head_dim <= kNarrowHead) {
-    attention::pack_keys(key, plan->key_stride, plan->keys, plan->head_dim, packed.keys);
-  } else {
-    attention::pack_wide_keys(key, plan->key_stride, plan->keys, plan->head_dim, packed.keys);
-  }
+  attention::pack_keys(key, plan->key_stride, plan->keys, plan->head_dim, packed.keys);
   attention::pack_values(value, plan->value_stride, plan->keys, plan->head_dim, packed.values);
   if (attention_is_integer(*plan)) {
     attention_table(*plan, head, packed.table);
@@ -626,7 +519,6 @@ static void attention_keys(const AttentionPlan* plan, int head) {
 
 static void attention_rows(const AttentionPlan* plan, int first, int num_rows, int32_t* counts, int32_t* kept) {
   const bool integer = attention_is_integer(*plan);
-  const bool narrow = plan->head_dim <= kNarrowHead;
   const attention::Tiling tiling(integer ? attention::kIntegerTile : attention::kFloatTile, plan->keys);
   const ptrdiff_t channels = ptrdiff_t(plan->heads) * plan->head_dim;
   for (int head = 0; head < plan->heads; head++) {
@@ -639,19 +531,12 @@ static void attention_rows(const AttentionPlan* plan, int first, int num_rows, i
                                     count,
                                     counts + r * channels + ptrdiff_t(head) * plan->head_dim,
                                     kept + ptrdiff_t(r) * plan->heads + head};
-      const bool factors = attention_has_factors(*plan) && packed.factors->usable;
-      if (factors && narrow) {
-        attention::factor_rows<uint8_t>(rows, packed, tiling);
-      } else if (factors) {
-        attention::factor_rows<uint16_t>(rows, packed, tiling);
-      } else if (integer && narrow) {
-        attention::integer_rows<uint8_t>(rows, packed, tiling);
-      } else if (integer) {
-        attention::integer_rows<uint16_t>(rows, packed, tiling);
-      } else if (narrow) {
-        attention::float_rows<uint8_t>(rows, packed, tiling);
+      if (integer) {
+        attention::integer_rows(rows, packed, tiling);
+      } else if (attention_has_factors(*plan) && packed.factors->usable) {
+        attention::factor_rows(rows, packed, tiling);
       } else {
-        attention::float_rows<uint16_t>(rows, packed, tiling);
+        attention::float_rows(rows, packed, tiling);
       }
     }
   }

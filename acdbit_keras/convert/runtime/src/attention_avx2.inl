@@ -2,6 +2,8 @@
 // bits choosing the table, one lookup is both the xor (or the and) and the count.
 //
 // Keys: per 32 keys, per four bits of the head, 32 bytes below 16. Values: V+ per four keys, per channel, such a byte.
+#include "attention_common.inl"
+
 namespace acdbit {
 namespace ACDBIT_ISA {
 namespace attention {
@@ -141,7 +143,7 @@ static Range distances(const uint32_t* query, const uint8_t* packed, int head_di
 }
 
 // The table in chunks of 16 entries. Adding 0x70 makes every index outside a chunk negative, for which the shuffle
-// gives 0. Absent keys, at 255, lie beyond the last chunk: no distance of a narrow head is within 16 of them.
+// gives 0. Absent keys, at 255, lie beyond the last chunk: no distance is within 16 of them.
 static uint64_t table_sum(const uint8_t* distances, int keys, Range range, const AttentionTable& table) {
   const int span = range.highest - range.lowest < table.last ? range.highest - range.lowest : table.last;
   const __m256i outside = _mm256_set1_epi8(0x70);
@@ -227,7 +229,7 @@ struct VectorLookup {
 static F16 weigh(const uint8_t* distances, int keys, Range range, const AttentionFactors& factors,
                  const float* key_factor, float* weights, F16 sum) {
   if (!VectorLookup::covers(range))
-    return weigh_with(PlainLookup{factors.values, range.highest}, distances, keys, key_factor, weights, sum);
+    return weigh_with(PlainLookup{factors.values}, distances, keys, key_factor, weights, sum);
   return weigh_with(VectorLookup(factors, range), distances, keys, key_factor, weights, sum);
 }
 

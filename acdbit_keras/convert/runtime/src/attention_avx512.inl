@@ -2,6 +2,13 @@
 // table of exponentials in four, one for each byte of its values.
 //
 // Keys: per 64 keys, per byte of the head's bits, 64 bytes. Values: V+ per 32 keys, per channel, one word.
+#include "attention_common.inl"
+
+#define ACDBIT_HAS_DISTANCES_OF_ROWS
+#define ACDBIT_HAS_TABLE_SUMS_OF_ROWS
+#define ACDBIT_HAS_WEIGH_ROWS
+#define ACDBIT_HAS_KEEP_WEIGHTS
+
 namespace acdbit {
 namespace ACDBIT_ISA {
 namespace attention {

@@ -9,32 +9,30 @@
 
 namespace acdbit {
 
-// Up to this width of a head a distance, popcount(query xor key), fits a byte and leaves 255 free for absent keys.
-constexpr int kNarrowHead = 224;
-
 constexpr int kTablePlane = 256;
 constexpr int kTableStep = 16;
 constexpr int kFactorStep = 8;
+// What a byte can say is in the tables, the distance 255 of absent keys too.
+static_assert(kMaxHeadDim < 255 && kTablePlane == 256, "distances are bytes");
 
 // Weights of the softmax by distance beyond the row's nearest key: values[k] = round(2^31 exp(-2 score_scale k)),
 // which never grows with k.
 struct AttentionTable {
-  uint8_t planes[4][kTablePlane];  // byte b of values[k]; zero beyond head_dim; narrow heads only
-  int32_t last;                    // the largest k whose value is not 0
-  int32_t ratio_steps;             // how many k pass Rule::kMaxRatio
-  uint32_t* values;                // [head_dim + 1], and zeros up to a multiple of kTableStep
+  uint8_t planes[4][kTablePlane];            // byte b of values[k]; zero beyond head_dim
+  alignas(64) uint32_t values[kTablePlane];  // to head_dim, and zeros up to a multiple of kTableStep
+  int32_t last;                              // the largest k whose value is not 0
+  int32_t ratio_steps;                       // how many k pass Rule::kMaxRatio
 };
 
 // With a frozen key bias a softmax weight is a factor by distance times one by key, exp(-2 score_scale distance) and
 // exp(beta - largest beta), neither of them relative to the row. Here are the factors by distance.
 struct AttentionFactors {
-  // values[k] = coarse[k / kFactorStep] * fine[k % kFactorStep]; what follows is zero beyond head_dim and, but for
-  // `fine`, there for narrow heads only.
+  // values[k] = coarse[k / kFactorStep] * fine[k % kFactorStep]; all but `fine` is zero beyond head_dim.
   float fine[2 * kFactorStep];          // twice the same
   float coarse[40];                     // eight may be read from any of the first 32 on
   uint8_t planes[4][kTablePlane + 64];  // byte b of values[k]
+  float values[kTablePlane];
   bool usable;
-  float* values;  // [head_dim + 1], and zeros up to kTablePlane
 };
 
 // With statistics per token, the largest magnitudes over the keys.

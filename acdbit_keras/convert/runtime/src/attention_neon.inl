@@ -2,6 +2,14 @@
 //
 // Keys: per 16 keys, per 64 bits of the head, 8 bytes of each key; the last key fills up its sixteen, and zeros the
 // last 64 bits. Values: V+ per 8 keys, per channel, one byte.
+#include "attention_common.inl"
+
+#define ACDBIT_HAS_DISTANCES_OF_ROWS
+#define ACDBIT_HAS_TABLE_SUMS_OF_ROWS
+#define ACDBIT_HAS_COUNT_KEPT_OF_ROWS
+#define ACDBIT_HAS_KEEP_WEIGHTS
+#define ACDBIT_HAS_SIGNED_SUMS
+
 namespace acdbit {
 namespace ACDBIT_ISA {
 namespace attention {
@@ -228,7 +236,7 @@ static void table_sums_of_rows(const uint8_t* distances, ptrdiff_t stride, int n
     lowest = range[r].lowest > lowest ? range[r].lowest : lowest;
   }
   span = span < table.last ? span : table.last;
-  // An absent key, at 255, must lie beyond the entries. It does if there is one row, as kNarrowHead leaves 31 free.
+  // An absent key, at 255, must lie beyond the entries. It does if there is one row, as kMaxHeadDim leaves 31 free.
   if (num_rows > 1 && 255 - lowest < span / 16 * 16 + 16) {
     for (int r = 0; r < num_rows; r++)
       table_sums_of_rows(distances + r * stride, 0, 1, keys, range + r, table, sums + r);
@@ -319,7 +327,7 @@ static F16 weigh(const uint8_t* distances, int keys, Range range, const Attentio
     case 2: return weigh_entries<3>(distances, keys, range, factors, key_factor, weights, sum);
     case 3: return weigh_entries<4>(distances, keys, range, factors, key_factor, weights, sum);
   }
-  return weigh_with(PlainLookup{factors.values, range.highest}, distances, keys, key_factor, weights, sum);
+  return weigh_with(PlainLookup{factors.values}, distances, keys, key_factor, weights, sum);
 }
 
 // Bit i of sixteen, in byte i, = weight i is kept.

@@ -1,6 +1,8 @@
 // Binary attention without vector instructions: eight keys to a 64-bit word, a byte each.
 //
 // Keys: per 64 keys, per byte of the head's bits, 64 bytes. Values: V+ per 32 keys, per channel, one word.
+#include "attention_common.inl"
+
 namespace acdbit {
 namespace ACDBIT_ISA {
 namespace attention {
@@ -132,9 +134,9 @@ static inline F16 negate_where(F16 a, uint32_t bits) {
   return a;
 }
 
-static F16 weigh(const uint8_t* distances, int keys, Range range, const AttentionFactors& factors,
-                 const float* key_factor, float* weights, F16 sum) {
-  return weigh_with(PlainLookup{factors.values, range.highest}, distances, keys, key_factor, weights, sum);
+static F16 weigh(const uint8_t* distances, int keys, Range, const AttentionFactors& factors, const float* key_factor,
+                 float* weights, F16 sum) {
+  return weigh_with(PlainLookup{factors.values}, distances, keys, key_factor, weights, sum);
 }
 
 ACDBIT_ALONE static void count_kept(const uint32_t* words, int first_key, int keys, const uint8_t* values, int head_dim,

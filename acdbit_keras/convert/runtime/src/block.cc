@@ -5,30 +5,10 @@
 #include <string.h>
 
 #include "kernels.h"
+#include "layout.h"
 
 namespace acdbit {
 namespace {
-
-constexpr size_t kAlignment = 64;
-constexpr int kWordBits = 32;
-
-// Adds up the parts of one piece of memory; `ok` turns false where a size overflows.
-struct Layout {
-  size_t bytes = 0;
-  bool ok = true;
-
-  // Offset of `count` elements of `size` bytes, aligned.
-  size_t add(size_t count, size_t size) {
-    const size_t offset = bytes;
-    size_t part;
-    if (__builtin_mul_overflow(count, size, &part) || __builtin_add_overflow(part, kAlignment - 1, &part) ||
-        __builtin_add_overflow(bytes, part / kAlignment * kAlignment, &bytes)) {
-      ok = false;
-      return 0;
-    }
-    return offset;
-  }
-};
 
 struct Workspace {
   size_t bits[3];
@@ -75,78 +55,74 @@ BlockScratch scratch_layout(const BlockOptions& options, int channels) {
   return s;
 }
 
-// Hands out the constants in the order of block_vectors and block_kernels in acdbit_keras/device_ops.py. Without
-// `vectors` it only counts.
+// Hands out sections of one input after the other. Without a start it only counts.
+template <typename T>
 struct Reader {
-  const float* vectors;
-  const uint32_t* words;
-  size_t floats_read = 0;
-  size_t words_read = 0;
+  const T* start;
+  size_t taken = 0;
 
-  const float* take(size_t count) {
-    const float* result = vectors ? vectors + floats_read : nullptr;
-    floats_read += count;
-    return result;
-  }
-  const uint32_t* take_kernel(int outputs, int inputs) {
-    const uint32_t* result = words ? words + words_read : nullptr;
-    words_read += size_t(outputs) * size_t(inputs / kWordBits);
-    return result;
-  }
-  void take_product(int inputs, int outputs, bool dynamic, ProductPlan* product) {
-    product->inputs = inputs;
-    product->outputs = outputs;
-    product->threshold = take(size_t(inputs));
-    product->multiplier = take(size_t(outputs));
-    product->bias = take(size_t(outputs));
-    product->slope = take(size_t(outputs));
-    product->row = dynamic ? take(size_t(outputs)) : nullptr;
-    product->restore = dynamic ? take(size_t(outputs)) : nullptr;
+  const T* take(size_t count) {
+    const T* section = start ? start + taken : nullptr;
+    taken += count;
+    return section;
   }
 };
 
-void read_vectors(const BlockOptions& options, int channels, Reader* reader, BlockPlan* plan) {
-  const size_t c = size_t(channels), heads = size_t(options.heads);
-  const int hidden = channels * options.mlp_ratio;
-  const bool dynamic = options.dynamic_activation;
-  plan->gain_1 = reader->take(c);
-  plan->shift_1 = reader->take(c);
-  reader->take_product(channels, channels, dynamic, &plan->query);
-  reader->take_product(channels, channels, dynamic, &plan->key);
-  reader->take_product(channels, channels, dynamic, &plan->value);
-  plan->query_threshold = reader->take(c);
-  plan->key_threshold = reader->take(c);
-  plan->value_threshold = reader->take(c);
-  plan->attention.score_scale = reader->take(heads);
-  plan->attention.probability_scale = reader->take(heads);
-  plan->attention.key_weights = options.key_bias ? reader->take(c) : nullptr;
-  plan->query_center = options.dynamic_attention ? reader->take(heads) : nullptr;
-  plan->key_center = options.dynamic_attention ? reader->take(heads) : nullptr;
-  plan->context_count_multiplier = reader->take(c);
-  plan->context_kept_multiplier = reader->take(c);
-  plan->context_bias = reader->take(c);
-  plan->context_slope = reader->take(c);
-  reader->take_product(channels, channels, dynamic, &plan->output);
-  plan->output.gain = options.branches ? reader->take(c) : nullptr;
-  plan->output.shift = reader->take(c);
-  plan->gain_2 = reader->take(c);
-  plan->shift_2 = reader->take(c);
-  reader->take_product(channels, hidden, dynamic, &plan->mlp_1);
-  reader->take_product(hidden, channels, options.dynamic_hidden, &plan->mlp_2);
-  plan->mlp_2.gain = options.branches ? reader->take(c) : nullptr;
-  plan->mlp_2.shift = reader->take(c);
-  for (const float*& gain : plan->pooling) gain = options.branches ? reader->take(c) : nullptr;
+// Points the plan to its vectors; returns how many floats they have.
+size_t read_vectors(const BlockOptions& options, int num_channels, const float* vectors, BlockPlan* plan) {
+  const size_t channels = size_t(num_channels), heads = size_t(options.heads);
+  const size_t hidden = channels * size_t(options.mlp_ratio);
+  Reader<float> reader = {vectors};
+#define ACDBIT_READ(name, length, given) plan->name = (given) ? reader.take(length) : nullptr;
+  ACDBIT_BLOCK_VECTORS(ACDBIT_READ)
+#undef ACDBIT_READ
+  return reader.taken;
 }
 
-// The products, in the order of block_kernels.
-struct Products {
-  ProductPlan* products[6];
-
-  explicit Products(BlockPlan* plan)
-      : products{&plan->query, &plan->key, &plan->value, &plan->output, &plan->mlp_1, &plan->mlp_2} {}
-  ProductPlan* const* begin() const { return products; }
-  ProductPlan* const* end() const { return products + 6; }
+// One of the products, in the order of their kernels.
+struct Product {
+  ProductPlan* plan;
+  const uint32_t* kernel;
 };
+struct Products {
+#define ACDBIT_COUNT(...) +1
+  static constexpr int kCount = 0 ACDBIT_BLOCK_KERNELS(ACDBIT_COUNT);
+#undef ACDBIT_COUNT
+  Product products[kCount];
+  size_t words;  // of all kernels
+
+  const Product* begin() const { return products; }
+  const Product* end() const { return products + kCount; }
+};
+
+// Sets the sizes of the products, and finds their kernels.
+Products read_kernels(const BlockOptions& options, int channels, const uint32_t* kernels, BlockPlan* plan) {
+  const int hidden = channels * options.mlp_ratio;
+  Reader<uint32_t> reader = {kernels};
+  const auto read = [&reader](ProductPlan* product, int outputs, int inputs) {
+    product->outputs = outputs;
+    product->inputs = inputs;
+    return Product{product, reader.take(size_t(outputs) * size_t(inputs / kWordBits))};
+  };
+#define ACDBIT_READ(name, outputs, inputs) read(&plan->name, outputs, inputs),
+  Products all = {{ACDBIT_BLOCK_KERNELS(ACDBIT_READ)}, 0};
+#undef ACDBIT_READ
+  all.words = reader.taken;
+  return all;
+}
+
+// Points to the sections of the taps; returns how many words they have.
+size_t place_taps(int num_heads, int num_channels, int mlp_ratio, int num_tokens, uint32_t* words, BlockTaps* taps) {
+  const size_t heads = size_t(num_heads), channels = size_t(num_channels), tokens = size_t(num_tokens);
+  const size_t hidden = channels * size_t(mlp_ratio);
+  size_t placed = 0;
+#define ACDBIT_PLACE(name, rows, bits)           \
+  taps->name = words ? words + placed : nullptr; \
+  placed += (rows) * ((bits + kWordBits - 1) / kWordBits);
+  ACDBIT_BLOCK_TAPS(ACDBIT_PLACE)
+#undef ACDBIT_PLACE
+  return placed;
+}
 
 size_t packed_words(const ProductPlan& product, const Kernels* kernels) {
   return kernels->packed_weights_words(product.outputs, product.inputs / kWordBits);
@@ -177,22 +153,17 @@ bool block_sizes(const BlockOptions& options, int channels, int height, int widt
   if (!workspace_layout(options, channels, height, width).layout.ok) return false;
 
   BlockPlan plan;
-  Reader reader = {nullptr, nullptr};
-  read_vectors(options, channels, &reader, &plan);
-  for (ProductPlan* product : Products(&plan)) reader.take_kernel(product->outputs, product->inputs);
-  *vectors = reader.floats_read;
-  *kernels = reader.words_read;
-  const size_t row_words = size_t(tokens) * size_t(channels / kWordBits);
-  *taps = row_words * (8 + size_t(options.mlp_ratio)) + size_t(options.heads) * size_t(tokens) * bit_rows;
+  *vectors = read_vectors(options, channels, nullptr, &plan);
+  *kernels = read_kernels(options, channels, nullptr, &plan).words;
+  *taps = place_taps(options.heads, channels, options.mlp_ratio, tokens, nullptr, &plan.taps);
   return true;
 }
 
 size_t block_weights_bytes(const BlockOptions& options, int channels, const Kernels* kernels) {
   BlockPlan plan;
-  Reader reader = {nullptr, nullptr};
-  read_vectors(options, channels, &reader, &plan);
   Layout layout;
-  for (ProductPlan* product : Products(&plan)) layout.add(packed_words(*product, kernels), sizeof(uint32_t));
+  for (const Product& product : read_kernels(options, channels, nullptr, &plan))
+    layout.add(packed_words(*product.plan, kernels), sizeof(uint32_t));
   return layout.bytes;
 }
 
@@ -216,14 +187,15 @@ void block_prepare(const BlockOptions& options, int channels, const float* vecto
   plan->attention.head_dim = channels / options.heads;
   plan->attention.rule = options.rule;
   plan->attention.ratio = options.ratio;
-  Reader reader = {vectors, kernel_words};
-  read_vectors(options, channels, &reader, plan);
+  read_vectors(options, channels, vectors, plan);
+  plan->attention.score_scale = plan->score_scale;
+  plan->attention.probability_scale = plan->probability_scale;
+  plan->attention.key_weights = plan->key_weights;
   Layout layout;
-  for (ProductPlan* product : Products(plan)) {
-    uint32_t* packed = at<uint32_t>(weights, layout.add(packed_words(*product, kernels), sizeof(uint32_t)));
-    kernels->pack_weights(reader.take_kernel(product->outputs, product->inputs), product->outputs,
-                          product->inputs / kWordBits, packed);
-    product->weights = packed;
+  for (const Product& product : read_kernels(options, channels, kernel_words, plan)) {
+    uint32_t* packed = at<uint32_t>(weights, layout.add(packed_words(*product.plan, kernels), sizeof(uint32_t)));
+    kernels->pack_weights(product.kernel, product.plan->outputs, product.plan->inputs / kWordBits, packed);
+    product.plan->weights = packed;
   }
 }
 
@@ -261,10 +233,8 @@ void block_place(const BlockOptions& options, int height, int width, void* works
 void block_bind(const float* input, float* output, uint32_t* taps, BlockPlan* plan) {
   plan->input = input;
   plan->output_rows = output;
-  plan->taps = taps;
-  // After the inputs and outputs of query, key and value, see block_taps in acdbit_keras/device_ops.py.
-  const size_t row_words = size_t(plan->height) * size_t(plan->width) * size_t(plan->channels / kWordBits);
-  plan->attention.probabilities = taps ? taps + 6 * row_words : nullptr;
+  place_taps(plan->heads, plan->channels, plan->mlp_ratio, plan->height * plan->width, taps, &plan->taps);
+  plan->attention.probabilities = plan->taps.probabilities;
 }
 
 }  // namespace acdbit

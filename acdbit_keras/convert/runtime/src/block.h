@@ -13,6 +13,7 @@
 #include <stdint.h>
 
 #include "attention.h"
+#include "contract.h"
 
 namespace acdbit {
 
@@ -24,7 +25,8 @@ constexpr int kBlockRows = 32;
 constexpr int kBlockChunk = 128;
 constexpr int kProjectChunk = 64;
 
-// One binary product: threshold of its input, packed weights, and per output count * multiplier + bias, then PReLU.
+// One binary product: threshold of its input, packed weights, and per output count * multiplier + bias, then PReLU. Its
+// vectors, and those of the plan, have the names that the contract gives them.
 struct ProductPlan {
   int inputs;
   int outputs;
@@ -52,6 +54,13 @@ struct BlockScratch {
   size_t bytes;
 };
 
+// Where the signs go, section by section; all null without taps.
+struct BlockTaps {
+#define ACDBIT_TAP(name, rows, bits) uint32_t* name;
+  ACDBIT_BLOCK_TAPS(ACDBIT_TAP)
+#undef ACDBIT_TAP
+};
+
 struct BlockPlan {
   int height;
   int width;
@@ -64,15 +73,19 @@ struct BlockPlan {
   const float* query_threshold;
   const float* key_threshold;
   const float* value_threshold;
+  const float* score_scale;
+  const float* probability_scale;
+  const float* key_weights;   // with a key bias only, else null
   const float* query_center;  // dynamic attention only, else null
   const float* key_center;
-  const float* context_count_multiplier;
-  const float* context_kept_multiplier;
-  const float* context_bias;
-  const float* context_slope;
+  struct {
+    const float *count_multiplier, *kept_multiplier, *bias, *slope;
+  } context;
   const float* gain_2;
   const float* shift_2;
-  const float* pooling[4];  // vertical 3, 5, horizontal 3, 5; null without branches
+  struct {
+    const float *vertical_3, *vertical_5, *horizontal_3, *horizontal_5;
+  } pooling;                // null without branches
   AttentionPlan attention;  // its bits and statistics are those below
   BlockScratch scratch;
   const Kernels* kernels;
@@ -89,7 +102,7 @@ struct BlockPlan {
   // Of one call, see block_bind.
   const float* input;  // [tokens][channels]
   float* output_rows;  // [tokens][channels]
-  uint32_t* taps;      // see block_taps of acdbit_keras/device_ops.py, or null
+  BlockTaps taps;
 };
 
 // The op's options.
@@ -111,7 +124,7 @@ bool block_sizes(const BlockOptions& options, int channels, int height, int widt
                  size_t* taps);
 
 // Bytes of the packed weights for these kernels, of the shared workspace (bits, statistics, attention, w), and of one
-// thread's scratch memory. All memory handed to the plan is 64-byte aligned.
+// thread's scratch memory. All memory handed to the plan is aligned to kAlignment.
 size_t block_weights_bytes(const BlockOptions& options, int channels, const Kernels* kernels);
 size_t block_workspace_bytes(const BlockOptions& options, int channels, int height, int width);
 size_t block_scratch_bytes(const BlockOptions& options, int channels);

@@ -1,7 +1,7 @@
 // The stages of a fused transformer block, see block.h; the arithmetic is in acdbit_keras/device_ops.py.
 //
-// Products run over kBlockRows rows and a chunk of outputs; then, for a group of outputs at a time, the constants are
-// loaded once and a loop over the rows does everything that follows from the counts.
+// Products run over kBlockRows rows and a chunk of outputs; then, for a group of outputs at a time (group_*.inl), the
+// constants are loaded once and a loop over the rows does everything that follows from the counts.
 
 #include "block.h"
 
@@ -16,41 +16,6 @@ static inline T* at(void* memory, size_t offset) {
 
 static inline int smaller(int a, int b) { return a < b ? a : b; }
 
-// === Groups of channels ===
-
-// Those that a loop over rows takes at a time: a word of bits. With NEON it is half a word, for the constants of most
-// loops then stay in registers, where a vector has four lanes.
-#if defined(ACDBIT_NEON)
-using Group = F16;
-constexpr int kGroup = 16;
-static inline Group load_group(const float* p) { return load(p); }
-static inline Group splat_group(float x) { return splat(x); }
-static inline Group convert_group(const int32_t* p) { return convert(p); }
-static inline void store_less(uint32_t* row, int channel, Group a, Group b) {
-  const uint16_t bits = uint16_t(less(a, b));
-  memcpy(reinterpret_cast<char*>(row) + channel / 8, &bits, sizeof bits);
-}
-#else
-struct Group {
-  F16 low, high;
-};
-constexpr int kGroup = 32;
-static inline Group load_group(const float* p) { return {load(p), load(p + 16)}; }
-static inline Group splat_group(float x) { return {splat(x), splat(x)}; }
-static inline Group convert_group(const int32_t* p) { return {convert(p), convert(p + 16)}; }
-static inline void store(float* p, Group a) {
-  store(p, a.low);
-  store(p + 16, a.high);
-}
-static inline Group operator+(Group a, Group b) { return {a.low + b.low, a.high + b.high}; }
-static inline Group operator*(Group a, Group b) { return {a.low * b.low, a.high * b.high}; }
-static inline Group operator*(Group a, F16 b) { return {a.low * b, a.high * b}; }
-static inline Group prelu(Group z, Group slope) { return {prelu(z.low, slope.low), prelu(z.high, slope.high)}; }
-static inline void store_less(uint32_t* row, int channel, Group a, Group b) {
-  row[channel / 32] = less32(a.low, b.low, a.high, b.high);
-}
-#endif
-
 // === Statistics ===
 
 // Sums of sixteen lanes each for a row: kSums of them, kBlockRows rows.
@@ -58,15 +23,6 @@ constexpr int kSums = 4;
 constexpr int kRowSums = kSums * 16;
 constexpr int kMean = 3;  // of BlockScratch::means; before it the mean deviations
 
-#if defined(ACDBIT_NEON)
-static inline F16 add(F16 sums, Group a) { return sums + a; }
-static inline F16 add_deviations(F16 sums, Group a, Group threshold) { return sums + absolute(a - threshold); }
-#else
-static inline F16 add(F16 sums, Group a) { return (sums + a.low) + a.high; }
-static inline F16 add_deviations(F16 sums, Group a, Group threshold) {
-  return (sums + absolute(a.low - threshold.low)) + absolute(a.high - threshold.high);
-}
-#endif
 static inline void add_to(float* sums, Group a, Group threshold) {
   const F16 deviation = add_deviations(load(sums), a, threshold), value = add(load(sums + 16), a);
   store(sums, deviation);
@@ -75,39 +31,11 @@ static inline void add_to(float* sums, Group a, Group threshold) {
 
 static void clear_sums(float* sums) { memset(sums, 0, kBlockRows * kRowSums * sizeof *sums); }
 
-// Lane r of sixteen = sum(load(rows + r * kRowSums)). AVX-512 folds two rows into one vector at every level of the
-// tree.
-#if defined(ACDBIT_AVX512)
-static inline __m512 fold_halves(__m512 a, __m512 b) {
-  return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
-}
-static inline __m512 fold_quarters(__m512 a, __m512 b) {
-  return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
-}
-static inline F16 row_sums(const float* rows) {
-  __m512 fours[4];  // of rows i, i + 4, i + 8, i + 12: four lanes each
-  for (int i = 0; i < 4; i++, rows += kRowSums)
-    fours[i] = fold_quarters(fold_halves(load(rows).v, load(rows + 4 * kRowSums).v),
-                             fold_halves(load(rows + 8 * kRowSums).v, load(rows + 12 * kRowSums).v));
-  __m512 twos[2];  // of rows 2 i and 2 i + 1 of each four
-  for (int i = 0; i < 2; i++)
-    twos[i] = _mm512_add_ps(_mm512_shuffle_ps(fours[2 * i], fours[2 * i + 1], 0x44),
-                            _mm512_shuffle_ps(fours[2 * i], fours[2 * i + 1], 0xee));
-  return {_mm512_add_ps(_mm512_shuffle_ps(twos[0], twos[1], 0x88), _mm512_shuffle_ps(twos[0], twos[1], 0xdd))};
-}
-#else
-static inline F16 row_sums(const float* rows) {
-  float sums[16];
-  for (int r = 0; r < 16; r++) sums[r] = sum(load(rows + r * kRowSums));
-  return load(sums);
-}
-#endif
-
 // means[row] = sum `index` of the row / number
 static void reduce_sums(const float* sums, int index, int number, float* means) {
   static_assert(kBlockRows % 16 == 0, "vectors of rows");
   for (int r = 0; r < kBlockRows; r += 16)
-    store(means + r, row_sums(sums + r * kRowSums + 16 * index) * splat(1.0f / float(number)));
+    store(means + r, sixteen_sums(sums + r * kRowSums + 16 * index, kRowSums) * splat(1.0f / float(number)));
 }
 
 // Deviation and mean of the values that are a product's only input.
@@ -151,14 +79,10 @@ struct Columns<true> {
   }
 };
 
-// Copies the bits of some rows into section `section` of the taps, of those with `channels / 32` words to a row;
-// sections after the probabilities count from there.
-static void write_tap(const BlockPlan& plan, int section, const uint32_t* bits, int first_row, int rows, int words) {
-  const size_t tokens = size_t(plan.height) * size_t(plan.width);
-  const size_t row_words = size_t(plan.channels / 32);
-  size_t offset = size_t(section) * tokens * row_words;
-  if (section >= 6) offset += size_t(plan.heads) * tokens * ((tokens + 31) / 32);
-  memcpy(plan.taps + offset + size_t(first_row) * size_t(words), bits, size_t(rows) * size_t(words) * sizeof *bits);
+// Copies the bits of some rows into their section of the taps, if there are any.
+static void write_tap(uint32_t* section, const uint32_t* bits, int first_row, int rows, int words) {
+  if (section == nullptr) return;
+  memcpy(section + size_t(first_row) * size_t(words), bits, size_t(rows) * size_t(words) * sizeof *bits);
 }
 
 // === Project ===
@@ -319,11 +243,12 @@ static void project_rows(const BlockPlan& plan, int first_row, int rows, void* s
         write_statistics(plan, channel / head_dim, first_row, rows, sums);
     }
   }
-  if (!plan.taps) return;
-  for (int i = 0; i < 3; i++) write_tap(plan, i, bits + i * kBlockRows * words, first_row, rows, words);
-  write_tap(plan, 3, plan.query_bits + bits_offset, first_row, rows, words);
-  write_tap(plan, 4, plan.key_bits + bits_offset, first_row, rows, words);
-  write_tap(plan, 5, plan.value_bits + bits_offset, first_row, rows, words);
+  const BlockTaps& taps = plan.taps;
+  uint32_t* const inputs[3] = {taps.query_input, taps.key_input, taps.value_input};
+  for (int i = 0; i < 3; i++) write_tap(inputs[i], bits + i * kBlockRows * words, first_row, rows, words);
+  write_tap(taps.query, plan.query_bits + bits_offset, first_row, rows, words);
+  write_tap(taps.key, plan.key_bits + bits_offset, first_row, rows, words);
+  write_tap(taps.value, plan.value_bits + bits_offset, first_row, rows, words);
 }
 
 // === Finish ===
@@ -336,9 +261,9 @@ static void context_rows(const BlockPlan& plan, int rows, const int32_t* counts,
   if constexpr (kDynamic) clear_sums(sums);
   for (int c = 0; c < channels; c += kGroup) {
     const int32_t* head_kept = kept + c / head_dim;
-    const Group count_multiplier = load_group(plan.context_count_multiplier + c);
-    const Group kept_multiplier = load_group(plan.context_kept_multiplier + c);
-    const Group bias = load_group(plan.context_bias + c), slope = load_group(plan.context_slope + c);
+    const Group count_multiplier = load_group(plan.context.count_multiplier + c);
+    const Group kept_multiplier = load_group(plan.context.kept_multiplier + c);
+    const Group bias = load_group(plan.context.bias + c), slope = load_group(plan.context.slope + c);
     const Group threshold = load_group(plan.output.threshold + c);
     for (int r = 0; r < rows; r++) {
       float* out = rows_out + r * channels + c;
@@ -399,57 +324,8 @@ static void output_columns(const BlockPlan& plan, int channel, int rows, const i
   }
 }
 
-// Averages of kRatio adjacent channels of f, where a step of `hidden_columns` has as many averages as a vector lanes:
-// a0 + a1, a2 + a3, ..., b0 + b1, ...
-#if defined(ACDBIT_AVX512)
-static inline F16 pair_sums(F16 a, F16 b) {
-  const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-  const __m512i odd = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
-  return {_mm512_add_ps(_mm512_permutex2var_ps(a.v, even, b.v), _mm512_permutex2var_ps(a.v, odd, b.v))};
-}
-#elif defined(ACDBIT_AVX2)
-static inline __m256 pair_sums(__m256 a, __m256 b) {
-  return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(_mm256_hadd_ps(a, b)), 0xd8));
-}
-static inline F16 pair_sums(F16 a, F16 b) { return {{pair_sums(a.v[0], a.v[1]), pair_sums(b.v[0], b.v[1])}}; }
-#elif !defined(ACDBIT_NEON)
-static inline F16 pair_sums(F16 a, F16 b) {
-  F16 r;
-  for (int i = 0; i < 8; i++) {
-    r.v[i] = a.v[2 * i] + a.v[2 * i + 1];
-    r.v[8 + i] = b.v[2 * i] + b.v[2 * i + 1];
-  }
-  return r;
-}
-#endif
-
-// How many groups of outputs of mlp_1 `hidden_columns` takes at a time, and how many outputs make up a chunk of a
-// product. A ratio of 0 stands for all others, whose averages are taken from f in memory.
-#if defined(ACDBIT_NEON)
-constexpr int hidden_groups(int) { return 1; }
-template <int kRatio>
-static inline void store_averages(float* average, Group f) {
-  const float32x4_t low = vpaddq_f32(f.v0, f.v1), high = vpaddq_f32(f.v2, f.v3);
-  if constexpr (kRatio == 2) {
-    vst1q_f32(average, vmulq_n_f32(low, 0.5f));
-    vst1q_f32(average + 4, vmulq_n_f32(high, 0.5f));
-  } else {
-    vst1q_f32(average, vmulq_n_f32(vpaddq_f32(low, high), 0.25f));
-  }
-}
-#else
-constexpr int hidden_groups(int ratio) { return ratio == 4 ? 2 : 1; }
-template <int kRatio>
-static inline void store_averages(float* average, Group f) {
-  static_assert(kRatio == 2, "half as many averages");
-  store(average, pair_sums(f.low, f.high) * splat(0.5f));
-}
-template <int kRatio>
-static inline void store_averages(float* average, Group f, Group next) {
-  static_assert(kRatio == 4, "a quarter as many averages");
-  store(average, pair_sums(pair_sums(f.low, f.high), pair_sums(next.low, next.high)) * splat(0.25f));
-}
-#endif
+// How many outputs of mlp_1 make up a chunk of a product. A ratio of 0 stands for all but 1, 2 and 4, whose averages
+// are taken from f in memory.
 static int hidden_chunk(int ratio) { return ratio == 1 || ratio == 2 || ratio == 4 ? kBlockChunk : 32 * ratio; }
 
 // f of hidden_groups groups: its bits and sums, and the averages; for a ratio of 0 f itself, in place of the counts.
@@ -561,7 +437,7 @@ static void finish_rows(const BlockPlan& plan, int first_row, int rows, void* sc
   int32_t* context = at<int32_t>(scratch, plan.scratch.context);
   attention_rows(&plan.attention, first_row, rows, context, kept);
   context_rows<kDynamic>(plan, rows, context, kept, rows_out, bits, means, sums);
-  if (plan.taps) write_tap(plan, 6, bits, first_row, rows, words);
+  write_tap(plan.taps.output_input, bits, first_row, rows, words);
 
   if constexpr (kDynamic) clear_sums(sums);
   uint32_t* normed_bits = bits + kBlockRows * words;
@@ -573,7 +449,7 @@ static void finish_rows(const BlockPlan& plan, int first_row, int rows, void* sc
                                means, sums);
   }
   if constexpr (kDynamic) reduce_input(sums, channels, means);
-  if (plan.taps) write_tap(plan, 7, normed_bits, first_row, rows, words);
+  write_tap(plan.taps.mlp_1_input, normed_bits, first_row, rows, words);
 
   float* average = at<float>(scratch, plan.scratch.context);
   auto* hidden = plan.mlp_ratio == 1   ? hidden_rows<kDynamic, kStatistics, 1>
@@ -581,7 +457,7 @@ static void finish_rows(const BlockPlan& plan, int first_row, int rows, void* sc
                  : plan.mlp_ratio == 4 ? hidden_rows<kDynamic, kStatistics, 4>
                                        : hidden_rows<kDynamic, kStatistics, 0>;
   hidden(plan, rows, normed_bits, normed, counts, hidden_bits, average, means, sums);
-  if (plan.taps) write_tap(plan, 8, hidden_bits, first_row, rows, plan.mlp_2.inputs / 32);
+  write_tap(plan.taps.mlp_2_input, hidden_bits, first_row, rows, plan.mlp_2.inputs / 32);
   mlp_2_rows<kStatistics>(plan, rows, hidden_bits, average, counts, rows_out, means);
 }
 
@@ -609,17 +485,6 @@ static void block_finish(const BlockPlan* plan, int first_row, int num_rows, voi
     finish(*plan, first_row + r, block::smaller(kBlockRows, num_rows - r), scratch);
 }
 
-// The next sixteen of a row.
-static inline F16 take(const float** next) {
-  const F16 values = load(*next);
-  *next += 16;
-#if defined(ACDBIT_NEON)
-  // The load moves the pointer itself, unless GCC makes all of them one and adds the distances each time.
-  asm("" : "+r"(*next));
-#endif
-  return values;
-}
-
 static void block_pool(const BlockPlan* plan, int first_row, int num_rows) {
   const int channels = plan->channels, width = plan->width, height = plan->height;
   const ptrdiff_t down = ptrdiff_t(width) * channels;
@@ -635,17 +500,17 @@ static void block_pool(const BlockPlan* plan, int first_row, int num_rows) {
     const float* left1 = j > 0 ? w - channels : plan->zeros;
     const float* right1 = j + 1 < width ? w + channels : plan->zeros;
     const float* right2 = j + 2 < width ? w + 2 * channels : plan->zeros;
-    const float *down_3 = plan->pooling[0], *down_5 = plan->pooling[1];
-    const float *across_3 = plan->pooling[2], *across_5 = plan->pooling[3];
+    const float *down_3 = plan->pooling.vertical_3, *down_5 = plan->pooling.vertical_5;
+    const float *across_3 = plan->pooling.horizontal_3, *across_5 = plan->pooling.horizontal_5;
     for (const float* const end = w + channels; w < end;) {
-      // One direction after the other, for the sixteen channels of many tokens do not fit the registers of NEON.
-      const F16 center = take(&w);
-      const F16 vertical_3 = (take(&up1) + center) + take(&down1);
-      F16 total = splat(0.0f) + vertical_3 * take(&down_3);
-      total = total + ((vertical_3 + take(&up2)) + take(&down2)) * take(&down_5);
-      const F16 horizontal_3 = (take(&left1) + center) + take(&right1);
-      total = total + horizontal_3 * take(&across_3);
-      total = total + ((horizontal_3 + take(&left2)) + take(&right2)) * take(&across_5);
+      // One direction after the other, for the sixteen channels of many tokens do not fit few registers.
+      const F16 center = load_next(&w);
+      const F16 vertical_3 = (load_next(&up1) + center) + load_next(&down1);
+      F16 total = splat(0.0f) + vertical_3 * load_next(&down_3);
+      total = total + ((vertical_3 + load_next(&up2)) + load_next(&down2)) * load_next(&down_5);
+      const F16 horizontal_3 = (load_next(&left1) + center) + load_next(&right1);
+      total = total + horizontal_3 * load_next(&across_3);
+      total = total + ((horizontal_3 + load_next(&left2)) + load_next(&right2)) * load_next(&across_5);
       store(out, load(out) + total);
       out += 16;
     }

@@ -456,11 +456,7 @@ const char* acdbit_kernel_path(void) {
 
 const char* acdbit_kernel_paths(void) {
   static thread_local char names[64];
-  names[0] = '\0';
-  for (const acdbit::Kernels* kernels : acdbit::supported_kernels()) {
-    if (names[0] != '\0') strcat(names, ",");
-    strcat(names, kernels->name);
-  }
+  acdbit::supported_names(",", names, sizeof names);
   return names;
 }
 

@@ -1,10 +1,15 @@
-// What differs between CPUs: one table of functions per instruction set, chosen once at run time (cpu.h).
+// What differs between CPUs: one table of functions per path, chosen once at run time (cpu.h).
+//
+// A path is a translation unit, kernels_<path>.cc: it names itself and includes its rooms - vec_*.h, gemm_*.inl,
+// attention_*.inl and group_*.inl, some of which paths may share - and then table.inl, which has what all paths have.
+// No shared code asks for which CPU it is compiled.
 //
 // Packed bits are those of Larq Compute Engine: 32-bit words along the channels, bit i of word w is channel 32 w + i,
 // 1 is negative, bits beyond the last channel are 0. The dot product of two packed rows of `channels` signs is
 // channels - 2 * popcount(a xor b).
 //
-// Every table computes the same bits: products are integers, float passes work on 16 lanes in one fixed order (vec.h).
+// Every table computes the same bits: products are integers, float passes work on 16 lanes in one fixed order
+// (vec.inl).
 #pragma once
 
 #include <stddef.h>
@@ -19,7 +24,7 @@ struct BlockPlan;
 constexpr int kOutputTile = 32;
 
 struct Kernels {
-  const char* name;  // "portable", "avx2", "avx512", "neon"
+  const char* name;  // such as "avx2"
 
   // --- Binary GEMM (gemm_*.inl)
   // Words that `pack_weights` writes: the weights in the order in which `xor_popcount` reads them.
@@ -54,13 +59,5 @@ struct Kernels {
   void (*block_finish)(const BlockPlan* plan, int first_row, int num_rows, void* scratch);
   void (*block_pool)(const BlockPlan* plan, int first_row, int num_rows);
 };
-
-extern const Kernels kPortableKernels;
-#if defined(__x86_64__)
-extern const Kernels kAvx2Kernels;
-extern const Kernels kAvx512Kernels;
-#elif defined(__aarch64__)
-extern const Kernels kNeonKernels;
-#endif
 
 }  // namespace acdbit

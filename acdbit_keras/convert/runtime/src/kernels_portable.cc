@@ -4,8 +4,13 @@
 #define ACDBIT_TABLE_NAME "portable"
 
 #include "kernels.h"
-#include "vec.h"
+
+#include "vec_portable.h"
 
 #include "gemm_portable.inl"
+
+#include "attention_portable.inl"
+
+#include "group_32.inl"
 
 #include "table.inl"

@@ -154,6 +154,20 @@ bool option_bool(const Session& session, const Node* node, const FlexMap& option
   return check_found(session, node, flex_bool(options, key, value), key, "a bool");
 }
 
+bool check_version(const Session& session, const Node* node, const FlexMap& options) {
+  int64_t version;
+  if (!option_int(session, node, options, "version", 1, INT64_MAX, &version)) return false;
+  if (version > kContractVersion)
+    return refuse(session, node, "its version %lld is newer than the version %lld this library knows",
+                  static_cast<long long>(version), static_cast<long long>(kContractVersion));
+  return true;
+}
+
+bool check_head_dim(const Session& session, const Node* node, int64_t head_dim) {
+  return head_dim <= kMaxHeadDim || refuse(session, node, "its heads have %lld channels, at most %d are supported",
+                                           static_cast<long long>(head_dim), kMaxHeadDim);
+}
+
 void* allocate(size_t bytes) {
   void* memory = nullptr;
   if (bytes > SIZE_MAX / 2) return nullptr;

@@ -8,6 +8,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "contract.h"
 #include "flexbuffer.h"
 #include "kernels.h"
 #include "pool.h"
@@ -18,8 +19,6 @@ namespace acdbit {
 constexpr int kMaxRank = 6;
 constexpr int kMaxInputs = 16;
 constexpr int kMaxOutputs = 2;
-// Every buffer starts at a multiple of this many bytes: a cache line, and the widest vector.
-constexpr size_t kAlignment = 64;
 // Sizes, strides and numbers of channels of any tensor stay below this, so that products of two fit into 64 bits.
 constexpr int64_t kMaxSize = int64_t{1} << 30;
 
@@ -120,6 +119,10 @@ bool option_int(const Session& session, const Node* node, const FlexMap& options
                 int64_t max, int64_t* value);
 bool option_float(const Session& session, const Node* node, const FlexMap& options, const char* key, float* value);
 bool option_bool(const Session& session, const Node* node, const FlexMap& options, const char* key, bool* value);
+// The option version of our own ops is one that this library knows.
+bool check_version(const Session& session, const Node* node, const FlexMap& options);
+// Heads of so many channels are supported.
+bool check_head_dim(const Session& session, const Node* node, int64_t head_dim);
 
 // --- Memory
 

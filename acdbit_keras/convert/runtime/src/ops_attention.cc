@@ -9,10 +9,34 @@
 namespace acdbit {
 namespace {
 
-constexpr int64_t kVersion = 1;
 constexpr int kRows = 16;  // queries per task
 
-enum { kQuery, kKey, kValue, kScoreScale };
+struct Options {
+  int64_t heads, rule;
+  float ratio;
+  bool key_bias, dynamic;
+};
+
+// Numbers of the op's inputs, -1 where an option leaves one out.
+struct Inputs {
+#define ACDBIT_NUMBER(name, ...) int name;
+  ACDBIT_ATTENTION_BITS(ACDBIT_NUMBER)
+  ACDBIT_ATTENTION_CONSTANTS(ACDBIT_NUMBER)
+  ACDBIT_ATTENTION_STATISTICS(ACDBIT_NUMBER)
+#undef ACDBIT_NUMBER
+  int count;
+
+  explicit Inputs(const Options& options) {
+    count = 0;
+#define ACDBIT_BITS(name, rows) name = count++;
+#define ACDBIT_FLOATS(name, length, given) name = (given) ? count++ : -1;
+    ACDBIT_ATTENTION_BITS(ACDBIT_BITS)
+    ACDBIT_ATTENTION_CONSTANTS(ACDBIT_FLOATS)
+    ACDBIT_ATTENTION_STATISTICS(ACDBIT_FLOATS)
+#undef ACDBIT_BITS
+#undef ACDBIT_FLOATS
+  }
+};
 
 struct State {
   bool ready;
@@ -20,7 +44,12 @@ struct State {
   float* kept_multiplier;
   AttentionPlan plan;  // of one image; the pointers to its tensors are set by invoke
   int images;
-  const Value* statistics[4];
+  const Value* bits[3];  // query, key, value
+  struct {
+#define ACDBIT_STATISTIC(name, ...) const Value* name;
+    ACDBIT_ATTENTION_STATISTICS(ACDBIT_STATISTIC)
+#undef ACDBIT_STATISTIC
+  } statistics;  // null where they are frozen
   size_t counts_bytes;
 };
 
@@ -66,93 +95,92 @@ bool set_epilogue(const Session& session, Node* node, State* state, const float*
   return true;
 }
 
+bool read_options(const Session& session, const Node* node, Options* options) {
+  FlexMap map;
+  return open_options(session, node, &map) && check_version(session, node, map) &&
+         option_int(session, node, map, "heads", 1, kMaxSize, &options->heads) &&
+         option_int(session, node, map, "rule", 0, kRules - 1, &options->rule) &&
+         option_float(session, node, map, "ratio", &options->ratio) &&
+         option_bool(session, node, map, "key_bias", &options->key_bias) &&
+         option_bool(session, node, map, "dynamic", &options->dynamic);
+}
+
+// Statistics of `count` tokens and heads, null if input `number` is left out.
+bool read_statistic(const Session& session, const Node* node, int number, int64_t count, const Value** statistic) {
+  *statistic = nullptr;
+  if (number < 0) return true;
+  if (!check_input(session, node, number, kTfLiteFloat32, 1, kMaxRank)) return false;
+  *statistic = node->inputs[number];
+  return (*statistic)->count == count ||
+         refuse(session, node, "input %d has %lld elements, it must have one per token and head, %lld", number,
+                static_cast<long long>((*statistic)->count), static_cast<long long>(count));
+}
+
 bool prepare(const Session& session, Node* node) {
   State* state = static_cast<State*>(node->state);
   AttentionPlan* plan = &state->plan;
-  FlexMap options;
-  int64_t version, heads, rule;
-  bool key_bias, dynamic;
-  if (!open_options(session, node, &options) || !option_int(session, node, options, "version", 1, INT64_MAX, &version))
+  Options options;
+  if (!read_options(session, node, &options)) return false;
+  const Inputs inputs(options);
+  const int64_t heads = options.heads;
+  if (!check_counts(session, node, inputs.count, inputs.count, 1, 2) || !check_output(session, node, 0, kTfLiteFloat32))
     return false;
-  if (version > kVersion)
-    return refuse(session, node, "its version %lld is newer than the version %lld this library knows",
-                  static_cast<long long>(version), static_cast<long long>(kVersion));
-  if (!option_int(session, node, options, "heads", 1, kMaxSize, &heads) ||
-      !option_int(session, node, options, "rule", 0, 3, &rule) ||
-      !option_float(session, node, options, "ratio", &plan->ratio) ||
-      !option_bool(session, node, options, "key_bias", &key_bias) ||
-      !option_bool(session, node, options, "dynamic", &dynamic))
-    return false;
-  const int inputs = 7 + key_bias + 4 * dynamic;
-  if (!check_counts(session, node, inputs, inputs, 1, 2) || !check_output(session, node, 0, kTfLiteFloat32))
-    return false;
-  for (int i = kQuery; i <= kValue; i++)
-    if (!check_input(session, node, i, kTfLiteInt32, 2, kMaxRank)) return false;
+  enum { kQuery, kKey, kValue };
+  const int bits[] = {inputs.query, inputs.key, inputs.value};
+  for (int number : bits)
+    if (!check_input(session, node, number, kTfLiteInt32, 2, kMaxRank)) return false;
 
-  const Value* query = node->inputs[kQuery];
+  const Value* query = node->inputs[inputs.query];
   const int words = query->dims[query->rank - 1];
   int images[3], rows[3];
   for (int i = kQuery; i <= kValue; i++) {
-    const Value* value = node->inputs[i];
+    const Value* value = state->bits[i] = node->inputs[bits[i]];
     if (value->dims[value->rank - 1] != words)
-      return refuse(session, node, "input %d has %d words per row, the query has %d", i, value->dims[value->rank - 1],
-                    words);
-    if (!read_rows(session, node, i, &images[i], &rows[i])) return false;
+      return refuse(session, node, "input %d has %d words per row, the query has %d", bits[i],
+                    value->dims[value->rank - 1], words);
+    if (!read_rows(session, node, bits[i], &images[i], &rows[i])) return false;
     if (images[i] != images[kQuery])
-      return refuse(session, node, "input %d holds %d images, the query %d", i, images[i], images[kQuery]);
+      return refuse(session, node, "input %d holds %d images, the query %d", bits[i], images[i], images[kQuery]);
   }
   if (rows[kValue] != rows[kKey])
     return refuse(session, node, "there are %d keys and %d values", rows[kKey], rows[kValue]);
   if (words % heads != 0)
-    return refuse(session, node, "%d words do not divide into %lld heads whose width is a multiple of 32", words,
-                  static_cast<long long>(heads));
-  if (32 * (words / heads) > kMaxHeadDim)
-    return refuse(session, node, "its heads have %lld channels, at most %d are supported",
-                  32 * static_cast<long long>(words / heads), kMaxHeadDim);
+    return refuse(session, node, "%d words do not divide into %lld heads whose width is a multiple of %d", words,
+                  static_cast<long long>(heads), kWordBits);
+  if (!check_head_dim(session, node, kWordBits * (words / heads))) return false;
   if (words >= kMaxSize / 128 || int64_t{rows[kKey]} * words >= kMaxSize / 128)
     return refuse(session, node, "its inputs are too large");
-  const int channels = 32 * words;
+  const int channels = kWordBits * words;
+  const int64_t queries = int64_t{images[kQuery]} * rows[kQuery], keys = int64_t{images[kKey]} * rows[kKey];
 
-  int next = kScoreScale;
-  const int score_scale = next++;
-  const int key_weights = key_bias ? next++ : -1;
-  const int value_scale = next++, value_offset = next++, probability_scale = next++;
-  if (!check_constant(session, node, score_scale, kTfLiteFloat32, heads) ||
-      !check_positive(session, node, score_scale) ||
-      (key_bias && !check_constant(session, node, key_weights, kTfLiteFloat32, channels)) ||
-      !check_constant(session, node, value_scale, kTfLiteFloat32, channels) ||
-      !check_constant(session, node, value_offset, kTfLiteFloat32, channels) ||
-      !check_constant(session, node, probability_scale, kTfLiteFloat32, heads) ||
-      !check_positive(session, node, probability_scale))
+#define ACDBIT_CHECK(name, length, given) \
+  if ((given) && !check_constant(session, node, inputs.name, kTfLiteFloat32, length)) return false;
+  ACDBIT_ATTENTION_CONSTANTS(ACDBIT_CHECK)
+#undef ACDBIT_CHECK
+  if (!check_positive(session, node, inputs.score_scale) || !check_positive(session, node, inputs.probability_scale))
     return false;
-  for (int i = 0; i < 4; i++) {
-    state->statistics[i] = nullptr;
-    if (!dynamic) continue;
-    if (!check_input(session, node, next, kTfLiteFloat32, 1, kMaxRank)) return false;
-    const int64_t count = int64_t{images[kQuery]} * (i < 2 ? rows[kQuery] : rows[kKey]) * heads;
-    state->statistics[i] = node->inputs[next];
-    if (state->statistics[i]->count != count)
-      return refuse(session, node, "input %d has %lld elements, it must have one per token and head, %lld", next,
-                    static_cast<long long>(state->statistics[i]->count), static_cast<long long>(count));
-    next++;
-  }
+#define ACDBIT_READ(name, count, given) \
+  if (!read_statistic(session, node, inputs.name, count, &state->statistics.name)) return false;
+  ACDBIT_ATTENTION_STATISTICS(ACDBIT_READ)
+#undef ACDBIT_READ
 
   const auto constant = [node](int number) { return reinterpret_cast<const float*>(node->inputs[number]->data); };
   plan->heads = static_cast<int>(heads);
   plan->head_dim = static_cast<int>(channels / heads);
   plan->queries = rows[kQuery];
   plan->keys = rows[kKey];
-  plan->rule = static_cast<Rule>(rule);
+  plan->rule = static_cast<Rule>(options.rule);
+  plan->ratio = options.ratio;
   plan->query_stride = plan->key_stride = plan->value_stride = words;
-  plan->score_scale = constant(score_scale);
-  plan->probability_scale = constant(probability_scale);
-  plan->key_weights = key_bias ? constant(key_weights) : nullptr;
+  plan->score_scale = constant(inputs.score_scale);
+  plan->probability_scale = constant(inputs.probability_scale);
+  plan->key_weights = options.key_bias ? constant(inputs.key_weights) : nullptr;
   plan->probabilities = nullptr;
   state->images = images[kQuery];
   if (!state->ready) {
     release(state);
     state->count_multiplier = state->kept_multiplier = nullptr;
-    if (!set_epilogue(session, node, state, constant(value_scale), constant(value_offset))) return false;
+    if (!set_epilogue(session, node, state, constant(inputs.value_scale), constant(inputs.value_offset))) return false;
     state->ready = true;
   }
 
@@ -161,7 +189,7 @@ bool prepare(const Session& session, Node* node) {
   dims[query->rank - 1] = channels;
   if (!set_shape(session, node, node->outputs[0], query->rank, dims)) return false;
   if (node->num_outputs == 2) {
-    const int64_t kept[] = {heads * state->images, plan->queries, (plan->keys + 31) / 32};
+    const int64_t kept[] = {heads * state->images, plan->queries, words_for(plan->keys)};
     if (!check_output(session, node, 1, kTfLiteInt32) || !set_shape(session, node, node->outputs[1], 3, kept))
       return false;
   }
@@ -208,24 +236,23 @@ void invoke(const Session& session, Node* node) {
   AttentionPlan* plan = &call.plan;
   plan->workspace = session.shared;
   const int64_t words = plan->query_stride;
-  const auto bits = [node](int number, int64_t offset) {
-    return reinterpret_cast<const uint32_t*>(node->inputs[number]->data) + offset;
+  const auto bits = [state](int number, int64_t offset) {
+    return reinterpret_cast<const uint32_t*>(state->bits[number]->data) + offset;
   };
-  const auto statistic = [state](int number, int64_t offset) -> const float* {
-    const Value* value = state->statistics[number];
+  const auto statistic = [](const Value* value, int64_t offset) -> const float* {
     return value == nullptr ? nullptr : reinterpret_cast<const float*>(value->data) + offset;
   };
   const int64_t cost = int64_t{plan->queries} * plan->keys * words;
   const int threads = cost < (1 << 15) ? 1 : session.threads;
   for (int image = 0; image < state->images; image++) {
     const int64_t queries = int64_t{image} * plan->queries, keys = int64_t{image} * plan->keys;
-    plan->query = bits(kQuery, queries * words);
-    plan->key = bits(kKey, keys * words);
-    plan->value = bits(kValue, keys * words);
-    plan->query_scale = statistic(0, queries * plan->heads);
-    plan->query_offset = statistic(1, queries * plan->heads);
-    plan->key_scale = statistic(2, keys * plan->heads);
-    plan->key_offset = statistic(3, keys * plan->heads);
+    plan->query = bits(0, queries * words);
+    plan->key = bits(1, keys * words);
+    plan->value = bits(2, keys * words);
+    plan->query_scale = statistic(state->statistics.query_scale, queries * plan->heads);
+    plan->query_offset = statistic(state->statistics.query_offset, queries * plan->heads);
+    plan->key_scale = statistic(state->statistics.key_scale, keys * plan->heads);
+    plan->key_offset = statistic(state->statistics.key_offset, keys * plan->heads);
     if (node->num_outputs == 2 && node->outputs[1]->read)
       plan->probabilities =
           reinterpret_cast<uint32_t*>(node->outputs[1]->data) + image * (node->outputs[1]->count / state->images);
@@ -237,6 +264,6 @@ void invoke(const Session& session, Node* node) {
 
 }  // namespace
 
-const Op kAttentionOp = {"AcdBinaryAttention", sizeof(State), prepare, invoke, release};
+const Op kAttentionOp = {kAttentionName, sizeof(State), prepare, invoke, release};
 
 }  // namespace acdbit

@@ -8,8 +8,6 @@
 namespace acdbit {
 namespace {
 
-constexpr int64_t kVersion = 1;
-
 enum { kInput, kWords, kVectors };
 
 struct State {
@@ -24,15 +22,11 @@ void release(void* pointer) { free(static_cast<State*>(pointer)->weights); }
 
 bool read_options(const Session& session, Node* node, BlockOptions* block) {
   FlexMap options;
-  int64_t version, heads, mlp_ratio, rule;
-  if (!open_options(session, node, &options) || !option_int(session, node, options, "version", 1, INT64_MAX, &version))
-    return false;
-  if (version > kVersion)
-    return refuse(session, node, "its version %lld is newer than the version %lld this library knows",
-                  static_cast<long long>(version), static_cast<long long>(kVersion));
-  if (!option_int(session, node, options, "heads", 1, 1 << 20, &heads) ||
+  int64_t heads, mlp_ratio, rule;
+  if (!open_options(session, node, &options) || !check_version(session, node, options) ||
+      !option_int(session, node, options, "heads", 1, 1 << 20, &heads) ||
       !option_int(session, node, options, "mlp_ratio", 1, 1 << 20, &mlp_ratio) ||
-      !option_int(session, node, options, "rule", 0, 3, &rule) ||
+      !option_int(session, node, options, "rule", 0, kRules - 1, &rule) ||
       !option_float(session, node, options, "ratio", &block->ratio) ||
       !option_bool(session, node, options, "key_bias", &block->key_bias) ||
       !option_bool(session, node, options, "branches", &block->branches) ||
@@ -62,9 +56,10 @@ bool prepare(const Session& session, Node* node) {
   const BlockOptions& options = state->options;
   const Value* input = node->inputs[kInput];
   const int height = input->dims[1], width = input->dims[2], channels = input->dims[3];
-  if (channels % options.heads != 0 || channels / options.heads % 32 != 0)
-    return refuse(session, node, "%d channels do not divide into %d heads whose width is a multiple of 32", channels,
-                  options.heads);
+  if (channels % options.heads != 0 || channels / options.heads % kWordBits != 0)
+    return refuse(session, node, "%d channels do not divide into %d heads whose width is a multiple of %d", channels,
+                  options.heads, kWordBits);
+  if (!check_head_dim(session, node, channels / options.heads)) return false;
   size_t vectors, words, taps;
   if (!block_sizes(options, channels, height, width, &vectors, &words, &taps))
     return refuse(session, node, "its input of %d x %d tokens and %d channels is too large", height, width, channels);
@@ -162,6 +157,6 @@ void invoke(const Session& session, Node* node) {
 
 }  // namespace
 
-const Op kBlockOp = {"AcdBinaryBlock", sizeof(State), prepare, invoke, release};
+const Op kBlockOp = {kBlockName, sizeof(State), prepare, invoke, release};
 
 }  // namespace acdbit

@@ -1,4 +1,6 @@
-// What every instruction set shares after its GEMM, and its table of functions, named ACDBIT_TABLE.
+// What every path has beside its own rooms, and its table of functions, named ACDBIT_TABLE.
+
+#include "vec.inl"
 
 #include "affine.inl"
 #include "quantize.inl"
@@ -6,6 +8,8 @@
 #include "block.inl"
 
 namespace acdbit {
+
+extern const Kernels ACDBIT_TABLE;
 
 const Kernels ACDBIT_TABLE = {
     ACDBIT_TABLE_NAME,          ACDBIT_ISA::packed_weights_words,

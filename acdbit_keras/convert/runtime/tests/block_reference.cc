@@ -2,6 +2,7 @@
 
 #include <math.h>
 
+#include <algorithm>
 #include <map>
 #include <string>
 
@@ -20,46 +21,22 @@ struct Slices {
   std::map<std::string, const uint32_t*> kernels;
   size_t floats = 0, words = 0;
 
-  Slices(const BlockOptions& options, int channels, const float* first_float, const uint32_t* first_word) {
-    const size_t c = channels, heads = options.heads, hidden = c * options.mlp_ratio;
-    auto vector = [&](const std::string& name, size_t length) {
-      vectors[name] = first_float + floats;
-      floats += length;
+  Slices(const BlockOptions& options, size_t channels, const float* first_float, const uint32_t* first_word) {
+    const size_t heads = options.heads, hidden = channels * options.mlp_ratio;
+    const auto vector = [&](const char* name, size_t length, bool given) {
+      if (given) vectors[name] = first_float + floats;
+      floats += given ? length : 0;
     };
-    auto product = [&](const std::string& name, size_t inputs, size_t outputs, bool dynamic) {
-      vector(name + ".threshold", inputs);
-      for (const char* part : {".multiplier", ".bias", ".slope"}) vector(name + part, outputs);
-      if (dynamic) vector(name + ".row", outputs);
-      if (dynamic) vector(name + ".restore", outputs);
-    };
-    vector("gain_1", c);
-    vector("shift_1", c);
-    for (const char* name : {"query", "key", "value"}) product(name, c, c, options.dynamic_activation);
-    for (const char* name : {"query_threshold", "key_threshold", "value_threshold"}) vector(name, c);
-    vector("score_scale", heads);
-    vector("probability_scale", heads);
-    if (options.key_bias) vector("key_weights", c);
-    if (options.dynamic_attention) vector("query_center", heads);
-    if (options.dynamic_attention) vector("key_center", heads);
-    for (const char* part : {"count_multiplier", "kept_multiplier", "bias", "slope"})
-      vector(std::string("context.") + part, c);
-    product("output", c, c, options.dynamic_activation);
-    if (options.branches) vector("output.gain", c);
-    vector("output.shift", c);
-    vector("gain_2", c);
-    vector("shift_2", c);
-    product("mlp_1", c, hidden, options.dynamic_activation);
-    product("mlp_2", hidden, c, options.dynamic_hidden);
-    if (options.branches) vector("mlp_2.gain", c);
-    vector("mlp_2.shift", c);
-    if (options.branches)
-      for (const char* name : {"vertical_3", "vertical_5", "horizontal_3", "horizontal_5"}) vector(name, c);
-
-    for (const char* name : {"query", "key", "value", "output", "mlp_1", "mlp_2"}) {
-      const std::string product_name = name;
+    const auto kernel = [&](const char* name, size_t outputs, size_t inputs) {
       kernels[name] = first_word + words;
-      words += product_name == "mlp_1" ? hidden * (c / 32) : product_name == "mlp_2" ? c * (hidden / 32) : c * (c / 32);
-    }
+      words += outputs * (inputs / 32);
+    };
+#define ACDBIT_VECTOR(name, length, given) vector(#name, length, given);
+#define ACDBIT_KERNEL(name, outputs, inputs) kernel(#name, outputs, inputs);
+    ACDBIT_BLOCK_VECTORS(ACDBIT_VECTOR)
+    ACDBIT_BLOCK_KERNELS(ACDBIT_KERNEL)
+#undef ACDBIT_VECTOR
+#undef ACDBIT_KERNEL
   }
   const float* operator[](const std::string& name) const { return vectors.at(name); }
 };
@@ -237,8 +214,8 @@ BlockResult block(const BlockOptions& options, int channels, int height, int wid
   }
 
   if (options.branches) {
-    const float* pooling[2][2] = {{slices["horizontal_3"], slices["horizontal_5"]},
-                                  {slices["vertical_3"], slices["vertical_5"]}};
+    const float* pooling[2][2] = {{slices["pooling.horizontal_3"], slices["pooling.horizontal_5"]},
+                                  {slices["pooling.vertical_3"], slices["pooling.vertical_5"]}};
     for (int t = 0; t < tokens; t++) {
       for (int channel = 0; channel < c; channel++) {
         float sum = 0.0f;
@@ -259,10 +236,16 @@ BlockResult block(const BlockOptions& options, int channels, int height, int wid
     }
   }
 
-  auto append = [&](const Words& words) { result.taps.insert(result.taps.end(), words.begin(), words.end()); };
-  for (const char* name : {"query.input", "key.input", "value.input", "query", "key", "value"}) append(bits[name]);
-  append(probabilities);
-  for (const char* name : {"output.input", "mlp_1.input", "mlp_2.input"}) append(bits[name]);
+  std::map<std::string, Words> taps = {{"probabilities", probabilities}};
+  for (const auto& entry : bits) {
+    std::string name = entry.first;
+    std::replace(name.begin(), name.end(), '.', '_');
+    taps[name] = entry.second;
+  }
+#define ACDBIT_APPEND(name, rows, bits) \
+  result.taps.insert(result.taps.end(), taps.at(#name).begin(), taps.at(#name).end());
+  ACDBIT_BLOCK_TAPS(ACDBIT_APPEND)
+#undef ACDBIT_APPEND
   return result;
 }
 

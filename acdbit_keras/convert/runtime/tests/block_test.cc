@@ -5,8 +5,10 @@
 #include <string.h>
 
 #include <algorithm>
+#include <map>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "block.h"
@@ -45,53 +47,65 @@ struct Inputs {
   std::vector<uint32_t> kernels;
 };
 
-// Values of a trained block's order of magnitude, so that signs and kept probabilities are mixed.
+// Center and deviation of a vector's values, of a trained block's order of magnitude, so that signs and kept
+// probabilities are mixed. `fan_in` is the number of inputs of the product that it belongs to.
+std::pair<float, float> distribution(const std::string& name, bool dynamic, int fan_in) {
+  static const std::map<std::string, std::pair<float, float>> kOf = {
+      {"gain_1", {1.0f, 0.3f}},
+      {"gain_2", {1.0f, 0.3f}},
+      {"key_weights", {0.0f, 0.1f}},
+      {"query_center", {0.0f, 0.2f}},
+      {"key_center", {0.0f, 0.2f}},
+      {"context.count_multiplier", {0.05f, 0.02f}},
+      {"context.kept_multiplier", {-0.03f, 0.02f}},
+      {"context.bias", {0.0f, 0.3f}},
+      {"context.slope", {0.25f, 0.2f}},
+  };
+  if (const auto found = kOf.find(name); found != kOf.end()) return found->second;
+  const float scale = 1.0f / sqrtf(float(fan_in));
+  const std::string part = name.substr(name.find('.') + 1);
+  if (part == "multiplier") return {-2.0f * scale, 0.6f * scale};
+  if (part == "bias") return {dynamic ? 0.0f : float(fan_in) * scale, 0.5f};
+  if (part == "slope") return {0.25f, 0.3f};
+  if (part == "row") return {float(fan_in) * scale, 0.5f};
+  if (part == "restore") return {0.0f, 0.5f};
+  if (part == "gain") return {0.5f, 0.2f};
+  if (part == "shift") return {0.0f, 0.1f};
+  if (name.compare(0, 8, "pooling.") == 0) return {0.0f, 0.2f};
+  return {0.0f, name.find("_threshold") != std::string::npos ? 0.5f : 0.3f};
+}
+
 Inputs random_inputs(const Case& test, std::mt19937& random) {
   const BlockOptions& options = test.options;
-  const int c = test.channels, heads = options.heads, hidden = c * options.mlp_ratio;
+  const int channels = test.channels, heads = options.heads, hidden = channels * options.mlp_ratio;
+  const int tokens = test.height * test.width;
   Inputs inputs;
   std::normal_distribution<float> normal;
-  auto value = [&](float center, float deviation) {
+  const auto value = [&](float center, float deviation) {
     const float x = center + deviation * normal(random);
     return test.coarse ? roundf(2.0f * x) * 0.5f : x;
   };
-  auto vector = [&](int length, float center, float deviation) {
-    for (int i = 0; i < length; i++) inputs.vectors.push_back(value(center, deviation));
+  const auto vector = [&](const std::string& name, int length, bool given) {
+    const bool mlp_2 = name.compare(0, 6, "mlp_2.") == 0;
+    const auto [center, deviation] =
+        distribution(name, mlp_2 ? options.dynamic_hidden : options.dynamic_activation, mlp_2 ? hidden : channels);
+    for (int i = 0; i < length && given; i++) {
+      if (name == "score_scale") {
+        inputs.vectors.push_back(sqrtf(float(heads) / float(channels)) * (0.5f + 0.1f * i));
+      } else if (name == "probability_scale") {
+        inputs.vectors.push_back(2.0f / float(tokens));
+      } else if (name.find(".multiplier") != std::string::npos) {
+        inputs.vectors.push_back(center + deviation * normal(random));  // far below what is coarse
+      } else {
+        inputs.vectors.push_back(value(center, deviation));
+      }
+    }
   };
-  auto product = [&](int ins, int outs, bool dynamic) {
-    const float scale = 1.0f / sqrtf(float(ins));
-    vector(ins, 0.0f, 0.3f);
-    for (int i = 0; i < outs; i++) inputs.vectors.push_back(-2.0f * scale * (1.0f + 0.3f * normal(random)));
-    vector(outs, dynamic ? 0.0f : float(ins) * scale, 0.5f);
-    vector(outs, 0.25f, 0.3f);
-    if (dynamic) vector(outs, float(ins) * scale, 0.5f);
-    if (dynamic) vector(outs, 0.0f, 0.5f);
-  };
-  const bool dynamic = options.dynamic_activation;
-  vector(c, 1.0f, 0.3f);
-  vector(c, 0.0f, 0.3f);
-  for (int i = 0; i < 3; i++) product(c, c, dynamic);
-  vector(3 * c, 0.0f, 0.5f);
-  for (int h = 0; h < heads; h++) inputs.vectors.push_back(sqrtf(float(heads) / float(c)) * (0.5f + 0.1f * h));
-  for (int h = 0; h < heads; h++) inputs.vectors.push_back(2.0f / float(test.height * test.width));
-  if (options.key_bias) vector(c, 0.0f, 0.1f);
-  if (options.dynamic_attention) vector(2 * heads, 0.0f, 0.2f);
-  vector(c, 0.05f, 0.02f);
-  vector(c, -0.03f, 0.02f);
-  vector(c, 0.0f, 0.3f);
-  vector(c, 0.25f, 0.2f);
-  product(c, c, dynamic);
-  if (options.branches) vector(c, 0.5f, 0.2f);
-  vector(c, 0.0f, 0.1f);
-  vector(c, 1.0f, 0.3f);
-  vector(c, 0.0f, 0.3f);
-  product(c, hidden, dynamic);
-  product(hidden, c, options.dynamic_hidden);
-  if (options.branches) vector(c, 0.5f, 0.2f);
-  vector(c, 0.0f, 0.1f);
-  if (options.branches) vector(4 * c, 0.0f, 0.2f);
-  for (int i = 0; i < test.height * test.width * c; i++) inputs.x.push_back(value(0.0f, 1.0f));
-  inputs.kernels.resize(reference::block_kernels(options, c));
+#define ACDBIT_VECTOR(name, length, given) vector(#name, length, given);
+  ACDBIT_BLOCK_VECTORS(ACDBIT_VECTOR)
+#undef ACDBIT_VECTOR
+  for (int i = 0; i < tokens * channels; i++) inputs.x.push_back(value(0.0f, 1.0f));
+  inputs.kernels.resize(reference::block_kernels(options, channels));
   for (uint32_t& word : inputs.kernels) word = random();
   return inputs;
 }
@@ -176,7 +190,7 @@ BlockOptions options_of(int heads, int mlp_ratio, int rule, int flags) {
 TEST(Block, EveryCombinationOfOptions) {
   unsigned seed = 0;
   for (int ratio = 1; ratio <= 5; ratio++)
-    for (int rule = 0; rule < 4; rule++)
+    for (int rule = 0; rule < kRules; rule++)
       for (int flags = 0; flags < 32; flags++, seed++)
         check({options_of(seed % 2 + 1, ratio, rule, flags), 64, 5, 3, seed % 5 == 0}, seed);
 }
@@ -188,7 +202,8 @@ TEST(Block, EverySizeAndGrid) {
   for (const auto& size : sizes)
     for (const auto& grid : grids)
       for (int ratio = 1; ratio <= 4; ratio++, seed++)
-        check({options_of(size[1], ratio, int(seed % 4), int(seed * 13 % 32)), size[0], grid[0], grid[1], false}, seed);
+        check({options_of(size[1], ratio, int(seed % kRules), int(seed * 13 % 32)), size[0], grid[0], grid[1], false},
+              seed);
 }
 
 TEST(Block, SizesThatDoNotFit) {
@@ -202,6 +217,8 @@ TEST(Block, SizesThatDoNotFit) {
   EXPECT_FALSE(fits(-6, 4, 384, 14, 14));
   EXPECT_FALSE(fits(5, 4, 384, 14, 14));
   EXPECT_FALSE(fits(8, 4, 384, 14, 14));  // heads of 48
+  EXPECT_TRUE(fits(2, 4, 2 * kMaxHeadDim, 14, 14));
+  EXPECT_FALSE(fits(2, 4, 2 * (kMaxHeadDim + 32), 14, 14));
   EXPECT_FALSE(fits(6, 0, 384, 14, 14));
   EXPECT_FALSE(fits(6, -1, 384, 14, 14));
   EXPECT_FALSE(fits(6, 4, 0, 14, 14));

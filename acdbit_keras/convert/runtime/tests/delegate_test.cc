@@ -85,50 +85,65 @@ Model convolution() {
   return model;
 }
 
-Model attention() {
+// Self-attention over 40 tokens.
+Model attention_of(int heads, int head_dim) {
   Model model;
-  const int heads = 2, channels = 128;
+  const int channels = heads * head_dim;
   const int tokens = model.add(kTfLiteFloat32, {1, 40, channels});
-  const int bits = model.add(kTfLiteInt32, {1, 40, channels / 32});
+  const int bits = model.add(kTfLiteInt32, {1, 40, channels / kWordBits});
   model.add_node("LceQuantize", {tokens}, {bits}, {});
-  std::vector<int> inputs = {bits, bits, bits};
-  for (int size : {heads, channels, channels, channels, heads})
-    inputs.push_back(model.add_constant(kTfLiteFloat32, {size}));
+  struct {
+    bool key_bias = true;
+  } options;
+  std::vector<int> inputs;
+#define ACDBIT_BITS(name, rows) inputs.push_back(bits);
+#define ACDBIT_CONSTANT(name, length, given) \
+  if (given) inputs.push_back(model.add_constant(kTfLiteFloat32, {length}));
+  ACDBIT_ATTENTION_BITS(ACDBIT_BITS)
+  ACDBIT_ATTENTION_CONSTANTS(ACDBIT_CONSTANT)
+#undef ACDBIT_BITS
+#undef ACDBIT_CONSTANT
   const int context = model.add(kTfLiteFloat32, {1, 40, channels});
-  model.add_node("AcdBinaryAttention", inputs, {context},
-                 {{"version", flex_option(int64_t{1})},
+  model.add_node(kAttentionName, inputs, {context},
+                 {{"version", flex_option(kContractVersion)},
                   {"heads", flex_option(int64_t{heads})},
                   {"rule", flex_option(int64_t{0})},
                   {"ratio", flex_option(0.0)},
-                  {"key_bias", flex_option(true)},
+                  {"key_bias", flex_option(options.key_bias)},
                   {"dynamic", flex_option(false)}});
   model.spec.outputs = {context};
   return model;
 }
 
-Model block() {
+Model attention() { return attention_of(2, 64); }
+
+// A block on 5 x 6 tokens.
+Model block_of(int heads, int head_dim) {
   Model model;
+  const int channels = heads * head_dim;
   BlockOptions options = {};
-  options.heads = 2;
+  options.heads = heads;
   options.mlp_ratio = 2;
   options.branches = options.dynamic_attention = true;
-  size_t vectors, words, taps;
-  EXPECT_TRUE(block_sizes(options, 64, 5, 6, &vectors, &words, &taps));
-  const int input = model.add(kTfLiteFloat32, {1, 5, 6, 64});
+  size_t vectors = 1, words = 1, taps;
+  EXPECT_EQ(block_sizes(options, channels, 5, 6, &vectors, &words, &taps), head_dim <= kMaxHeadDim);
+  const int input = model.add(kTfLiteFloat32, {1, 5, 6, channels});
   const int kernels = model.add_constant(kTfLiteInt32, {static_cast<int>(words)});
   const int constants = model.add_constant(kTfLiteFloat32, {static_cast<int>(vectors)});
-  const int output = model.add(kTfLiteFloat32, {1, 5, 6, 64});
-  FlexOptions written = {{"version", flex_option(int64_t{1})},
+  const int output = model.add(kTfLiteFloat32, {1, 5, 6, channels});
+  FlexOptions written = {{"version", flex_option(kContractVersion)},
                          {"heads", flex_option(int64_t{options.heads})},
                          {"mlp_ratio", flex_option(int64_t{options.mlp_ratio})},
                          {"rule", flex_option(int64_t{0})},
                          {"ratio", flex_option(0.0)}};
   for (const char* key : {"key_bias", "dynamic_activation", "dynamic_hidden"}) written[key] = flex_option(false);
   for (const char* key : {"branches", "dynamic_attention"}) written[key] = flex_option(true);
-  model.add_node("AcdBinaryBlock", {input, kernels, constants}, {output}, written);
+  model.add_node(kBlockName, {input, kernels, constants}, {output}, written);
   model.spec.outputs = {output};
   return model;
 }
+
+Model block() { return block_of(2, 32); }
 
 void* create_delegate() { return tflite_plugin_create_delegate(nullptr, nullptr, 0, nullptr); }
 
@@ -281,23 +296,15 @@ TEST(Refusal, MissingOutputs) {
   }
 }
 
-// Distances of such heads would not fit 16 bits.
 TEST(Refusal, TooWideHeads) {
-  Model model;
-  const int words = 2100;
-  const int bits = model.add(kTfLiteInt32, {2, words});
-  std::vector<int> inputs = {bits, bits, bits};
-  for (int size : {1, 32 * words, 32 * words, 1}) inputs.push_back(model.add_constant(kTfLiteFloat32, {size}));
-  const int context = model.add(kTfLiteFloat32, {2, 32 * words});
-  model.add_node("AcdBinaryAttention", inputs, {context},
-                 {{"version", flex_option(int64_t{1})},
-                  {"heads", flex_option(int64_t{1})},
-                  {"rule", flex_option(int64_t{0})},
-                  {"ratio", flex_option(0.0)},
-                  {"key_bias", flex_option(false)},
-                  {"dynamic", flex_option(false)}});
-  model.spec.outputs = {context};
-  EXPECT_NE(error_of(model.spec).find("its heads have 67200 channels"), std::string::npos) << error_of(model.spec);
+  for (int head_dim : {kMaxHeadDim + kWordBits, 67200}) {
+    const std::string sentence = "its heads have " + std::to_string(head_dim) + " channels, at most " +
+                                 std::to_string(kMaxHeadDim) + " are supported";
+    for (const Model& model : {attention_of(1, head_dim), block_of(1, head_dim)})
+      EXPECT_NE(error_of(model.spec).find(sentence), std::string::npos) << error_of(model.spec);
+  }
+  for (const Model& model : {attention_of(1, kMaxHeadDim), block_of(1, kMaxHeadDim)})
+    EXPECT_FALSE(expected(model.spec).empty());
 }
 
 // A pooling window and a stride far larger than the image are one window.

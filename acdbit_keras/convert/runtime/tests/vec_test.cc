@@ -2,7 +2,7 @@
 // what double precision loses.
 #define ACDBIT_ISA portable_under_test
 
-#include "vec.h"
+#include "vec_portable.h"
 
 #include <gtest/gtest.h>
 #include <math.h>
