@@ -238,7 +238,7 @@ def block_kernels(options, channels):
     hidden = channels * options["mlp_ratio"]
     square = (channels, channels // WORD_BITS)
     return {
-        **{name: square for name in ("query", "key", "value", "output")},
+        **dict.fromkeys(("query", "key", "value", "output"), square),
         "mlp_1": (hidden, channels // WORD_BITS),
         "mlp_2": (channels, hidden // WORD_BITS),
     }
@@ -251,7 +251,7 @@ def block_taps(options, channels, tokens):
     """
     row = (tokens, channels // WORD_BITS)
     return {
-        **{name: row for name in ("query.input", "key.input", "value.input", "query", "key", "value")},
+        **dict.fromkeys(("query.input", "key.input", "value.input", "query", "key", "value"), row),
         "probabilities": (options["heads"], tokens, -(-tokens // WORD_BITS)),
         "output.input": row,
         "mlp_1.input": row,
