@@ -1,6 +1,5 @@
 """What several commands share: their parser, the model and dataset they are given, the card of a file."""
 
-import json
 import pathlib
 
 
@@ -40,18 +39,12 @@ def dataset_of(options, model, required=True):
     """The dataset that `--dataset` names, or else that a model's folder says it was trained on."""
     if options.dataset:
         return options.dataset
-    folder = pathlib.Path(model)
-    folder = folder if folder.is_dir() else folder.parent
-    if (folder / "recipe.json").exists():
-        from acdbit_keras.models.train import recipe_of
+    from acdbit_keras.studies import subjects
 
-        return recipe_of(folder).dataset
-    if (folder / "card.json").exists():
-        # An entry of the zoo.
-        return json.loads((folder / "card.json").read_text())["data"]["dataset"]
-    if required:
+    dataset = subjects.dataset_of(model)
+    if required and dataset is None:
         raise ValueError(f"there is no recipe.json beside {model} that says which dataset it was trained on; pass --dataset")
-    return None
+    return dataset
 
 
 def card_of(path):

@@ -66,7 +66,8 @@ def add(run, name, zoo, data_dir=None, precision=None, limits=(), say=print):
     from acdbit_keras import convert
     from acdbit_keras.models import data
     from acdbit_keras.models.loading import load_model
-    from acdbit_keras.models.train import evaluate, recipe_of
+    from acdbit_keras.models.run import Run
+    from acdbit_keras.models.train import evaluate
     from acdbit_keras.models.zoo import entries
     from acdbit_keras.models.zoo.compact import PRECISIONS, load_compact, save_compact
 
@@ -75,11 +76,10 @@ def add(run, name, zoo, data_dir=None, precision=None, limits=(), say=print):
     precision = precision or "float24"
     if precision not in PRECISIONS:
         raise ValueError(f"--precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
-    run, folder = pathlib.Path(run), pathlib.Path(zoo) / name
-    recipe = recipe_of(run)
-    if not (run / "result.json").exists():
-        raise ValueError(f"the run in {run} is not finished; `acdbit train {recipe.name} --out {run}` goes on with it")
-    trained, facts = load_model(run), data.info(recipe.dataset)
+    folder = pathlib.Path(zoo) / name
+    run = Run(run)
+    recipe, result = run.recipe, run.result
+    trained, facts = load_model(run.folder), data.info(recipe.dataset)
     with tempfile.TemporaryDirectory() as scratch:
         # Complete before anything reaches the zoo.
         weights, file = pathlib.Path(scratch) / entries.WEIGHTS, pathlib.Path(scratch) / f"{name}.tflite"
@@ -110,7 +110,7 @@ def add(run, name, zoo, data_dir=None, precision=None, limits=(), say=print):
         "data": {"train_images": facts.train_examples, "test_images": facts.test_examples, **description},
         "recipe": _changed_settings(recipe) | {"name": recipe.name, "epochs": recipe.epochs, "seed": recipe.seed},
         "command": _command_line(recipe),
-        "training": json.loads((run / "result.json").read_text()),
+        "training": result,
         "accuracy": {"top1": scores["accuracy"], "top5": scores["top5"], "images": scores["images"]},
         "run": {"top1": run_scores["accuracy"], "equal_argmax": agreement},
         "parity": {key: value for key, value in parity.items() if key not in ("path", "partings")},

@@ -13,3 +13,10 @@ def card(model, dataset, data_dir=None):
         "std": list(facts.std),
         "classes": list(facts.class_names or data.class_names(dataset, data_dir)),
     }
+
+
+def card_of(path):
+    """The `card` that a `.tflite` file holds, `{}` if none."""
+    from acdbit_keras.convert import flatbuffer, rewrite
+
+    return rewrite.metadata(flatbuffer.read(path)).get("card", {})

@@ -28,16 +28,15 @@ def run(out, folders, data_dir=None, samples=None, say=print):
     from acdbit_keras.machine import processor
     from acdbit_keras.models import data
     from acdbit_keras.models.loading import load_model
-    from acdbit_keras.models.train import evaluate, recipe_of
+    from acdbit_keras.models.run import Run
+    from acdbit_keras.models.train import evaluate
     from acdbit_keras.studies.deployed import card
 
     out.mkdir(parents=True, exist_ok=True)
     runs, files = {}, {}
     for folder in folders:
-        recipe = recipe_of(folder)
-        result = folder / "result.json"
-        if not result.exists():
-            raise ValueError(f"the run in {folder} is not finished; `acdbit train {recipe.name} --out {folder}` goes on with it")
+        trained = Run(folder)
+        recipe, result = trained.recipe, trained.result
         model = load_model(folder)
         say(f"{recipe.name}: evaluating")
         entry = {
@@ -46,7 +45,7 @@ def run(out, folders, data_dir=None, samples=None, say=print):
             "dataset": recipe.dataset,
             "parameters": model.count_params(),
             "test": evaluate(model, recipe.dataset, data_dir),
-            "training": json.loads(result.read_text()),
+            "training": result,
             "files": {},
         }
         test = data.pipeline(recipe.dataset, "test", image_size=model.image_size, batch_size=64, data_dir=data_dir)
@@ -75,8 +74,8 @@ def run(out, folders, data_dir=None, samples=None, say=print):
             files[recipe.name, precision] = path
         runs[recipe.name] = entry
         # A scheme without training has no history.
-        if (folder / "history.csv").exists():
-            shutil.copy(folder / "history.csv", out / f"{recipe.name}.csv")
+        if trained.history_path.exists():
+            shutil.copy(trained.history_path, out / f"{recipe.name}.csv")
     say("timing the files side by side")
     timings = convert.benchmark([str(path) for path in files.values()], runs=100, profile=False)
     for (name, precision), timing in zip(files, timings):

@@ -1,7 +1,5 @@
 """One line that says where a table is: the run, its epoch, the time that remains."""
 
-import csv
-import pathlib
 import sys
 import time
 
@@ -68,12 +66,3 @@ def clock(seconds):
     if minutes < 2:
         return f"{seconds:.0f} s"
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
-
-
-def finished_epochs(folder):
-    """Number of rows in a run's history."""
-    try:
-        with (pathlib.Path(folder) / "history.csv").open(newline="") as file:
-            return max(sum(1 for _ in csv.reader(file)) - 1, 0)
-    except OSError:
-        return 0

@@ -20,6 +20,7 @@ import threading
 import traceback
 
 from acdbit_keras.files import write_beside
+from acdbit_keras.models.run import Run
 
 COMPARED_IMAGES = 1000  # test images on which a file is compared with Keras; its own accuracy is of all
 TIMED_RUNS = 100
@@ -63,13 +64,12 @@ def in_subprocess(task, tick=lambda: None):
 
 def is_complete(teacher):
     """Whether a run folder or file holds a finished teacher."""
-    return (teacher / "result.json").exists() or teacher.is_file()
+    return Run(teacher).is_finished or teacher.is_file()
 
 
 def digest(teacher):
     """SHA-256 of the file that `load_model` takes from a run's folder, or of the file itself."""
-    found = [path for path in (teacher / "model.keras", teacher / "best.keras", teacher) if path.is_file()]
-    return hashlib.sha256(found[0].read_bytes()).hexdigest()
+    return hashlib.sha256((Run(teacher).trained_path or teacher).read_bytes()).hexdigest()
 
 
 def perform(task):
@@ -103,7 +103,7 @@ def _prepare(recipe, rows, teacher, runs, data_dir):
     recipe = recipes.Recipe(**recipe)
     made_here = teacher is None
     teacher = pathlib.Path(runs) / recipe.teacher if made_here else pathlib.Path(teacher)
-    finished = not made_here or (teacher / "result.json").exists()
+    finished = not made_here or Run(teacher).is_finished
     model = load_model(teacher) if finished else _untrained(recipes.get(recipe.teacher))
     for key, row in rows.items():
         try:
