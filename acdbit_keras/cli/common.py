@@ -1,4 +1,4 @@
-"""What several commands share: their parser, the model and dataset they are given, the card of a file."""
+"""What several commands share: their parser, the model and dataset they are given."""
 
 import pathlib
 
@@ -45,10 +45,3 @@ def dataset_of(options, model, required=True):
     if required and dataset is None:
         raise ValueError(f"there is no recipe.json beside {model} that says which dataset it was trained on; pass --dataset")
     return dataset
-
-
-def card_of(path):
-    """The `card` that a `.tflite` file holds, `{}` if none."""
-    from acdbit_keras.convert import flatbuffer, rewrite
-
-    return rewrite.metadata(flatbuffer.read(path)).get("card", {})

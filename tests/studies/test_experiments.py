@@ -11,8 +11,8 @@ from acdbit_keras import quantizers, schemes
 from acdbit_keras.distillation import LabelDistillation
 from acdbit_keras.models import data, recipes
 from acdbit_keras.models.data.catalog import DATASETS
-from acdbit_keras.studies import experiments
-from acdbit_keras.studies.experiments import paper, plan, progress, worker
+from acdbit_keras.studies import experiments, progress
+from acdbit_keras.studies.experiments import paper, plan, worker
 from acdbit_keras.studies.experiments import results as results_file
 
 pytestmark = pytest.mark.any_backend

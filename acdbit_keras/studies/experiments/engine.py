@@ -15,10 +15,11 @@ import pathlib
 import keras
 
 from acdbit_keras import schemes
-from acdbit_keras.files import write_beside
+from acdbit_keras.files import write_text
 from acdbit_keras.models import recipes
 from acdbit_keras.models.run import Run
-from acdbit_keras.studies.experiments import figures, plan, progress, tables, worker
+from acdbit_keras.studies import progress
+from acdbit_keras.studies.experiments import figures, plan, tables, worker
 from acdbit_keras.studies.experiments import results as results_file
 
 TEACHER, FILES = "teacher", "files"
@@ -210,8 +211,8 @@ class _Table:
 
     def _write(self):
         results_file.write(self.out / "results.json", self.results)
-        write_beside(self.out / "table.md", lambda path: path.write_text(tables.markdown(self.results) + "\n"))
-        write_beside(self.out / "table.csv", lambda path: path.write_text(tables.comma_separated(self.results)))
+        write_text(self.out / "table.md", tables.markdown(self.results))
+        write_text(self.out / "table.csv", tables.comma_separated(self.results))
 
 
 def _epochs(recipe):
