@@ -1,6 +1,63 @@
-"""Checks of images and labels before they reach a model, made on the host so that the device is never waited for."""
+"""Checks of arguments, with one voice; and of images and labels before they reach a model.
+
+Those of images are made on the host, so that the device is never waited for.
+"""
+
+import difflib
+import numbers
 
 import numpy as np
+
+
+def choice(name, value, allowed):
+    """Checks that an argument is one of some values.
+
+    Args:
+        name: of the argument, as whoever gave it knows it.
+        value: what was given.
+        allowed: iterable of the values.
+
+    Raises:
+        ValueError: it is none of them; lists them, and the nearest.
+    """
+    allowed = list(allowed)
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {value!r}{did_you_mean(value, allowed)}")
+
+
+def choices(name, values, allowed):
+    """Checks that an argument holds some of some values, at least one.
+
+    Args, Raises: as `choice`.
+    """
+    allowed = list(allowed)
+    wrong = [value for value in values if value not in allowed]
+    if wrong or not len(values):
+        found = f"{wrong[0]!r}{did_you_mean(wrong[0], allowed)}" if wrong else "none"
+        raise ValueError(f"{name} must be some of {', '.join(map(repr, allowed))}, not {found}")
+
+
+def integer(name, value, lowest, highest=None):
+    """Checks that an argument is an integer, Python's or numpy's, within bounds; a bool is none.
+
+    Args:
+        name: of the argument, as whoever gave it knows it.
+        value: what was given.
+        lowest, highest: bounds, included; without the second there is none above.
+
+    Raises:
+        ValueError: it is not.
+    """
+    is_integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not is_integer or value < lowest or (highest is not None and value > highest):
+        bounds = f"of at least {lowest}" if highest is None else f"from {lowest} to {highest}"
+        raise ValueError(f"{name} must be an integer {bounds}, not {value!r}")
+
+
+def did_you_mean(value, known):
+    """`"; did you mean 'acd_bit'?"` for a value that is nearly one of the known texts, else `""`."""
+    near = difflib.get_close_matches(str(value), [each for each in known if isinstance(each, str)], n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def validate_arrays(images, labels, classes):

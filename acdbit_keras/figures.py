@@ -18,21 +18,39 @@ def new(rows=1, columns=1, size=(10, 4), **options):
     Raises:
         ImportError: matplotlib is not installed.
     """
+    figure = empty(size)
+    return figure, figure.subplots(rows, columns, squeeze=False, **options)
+
+
+def empty(size):
+    """A figure without axes.
+
+    Args:
+        size: width and height in inches.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError("pictures need the package matplotlib: pip install matplotlib") from error
     # Not from pyplot, which keeps figures in memory and picks a backend for the whole process.
-    figure = Figure(figsize=size, layout="constrained")
-    return figure, figure.subplots(rows, columns, squeeze=False, **options)
+    return Figure(figsize=size, layout="constrained")
 
 
-def save(figure, path):
+def png(figure, dots_per_inch=DOTS_PER_INCH):
+    """A figure as the bytes of a PNG file."""
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=dots_per_inch)
+    return picture.getvalue()
+
+
+def save(figure, path, dots_per_inch=DOTS_PER_INCH):
     """Writes a figure as PNG.
 
     Raises:
         OSError: the folder cannot be written; an older file stays as it was.
     """
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=DOTS_PER_INCH)
-    write_beside(path, lambda temporary: temporary.write_bytes(picture.getbuffer()))
+    content = png(figure, dots_per_inch)
+    write_beside(path, lambda temporary: temporary.write_bytes(content))

@@ -1,5 +1,6 @@
-"""Writing files so that an interruption never leaves half of one."""
+"""Files of the package's own: written so that an interruption never leaves half of one, JSON in one form."""
 
+import json
 import os
 import pathlib
 
@@ -27,3 +28,34 @@ def write_beside(path, write):
     finally:
         if temporary.exists():
             temporary.unlink()
+
+
+def write_text(path, text):
+    """Writes a text file, ended by a newline, whole or not at all.
+
+    Raises:
+        OSError: as `write_beside`.
+    """
+    write_beside(path, lambda temporary: temporary.write_text(text if text.endswith("\n") else f"{text}\n"))
+
+
+def write_json(path, value):
+    """Writes a value of plain types as JSON that people can read, whole or not at all.
+
+    Raises:
+        OSError: as `write_beside`.
+    """
+    write_text(path, json.dumps(value, indent=1))
+
+
+def read_json(path):
+    """The value in a JSON file.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not JSON; names the file.
+    """
+    try:
+        return json.loads(pathlib.Path(path).read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is truncated or not JSON: {error}") from error

@@ -1,10 +1,9 @@
 """What figures were measured on, and records of figures."""
 
-import json
 import pathlib
 import platform
 
-from acdbit_keras.files import write_beside
+from acdbit_keras.files import write_json
 
 
 def write_measurement(path, value):
@@ -14,7 +13,7 @@ def write_measurement(path, value):
     packages = ("acdbit-keras", "ai-edge-litert", "larq-compute-engine", "onnxruntime")
     known = {distribution.name: distribution.version for distribution in importlib.metadata.distributions()}
     value = {"processor": processor(), "versions": {name: known[name] for name in packages if name in known}, **value}
-    write_beside(path, lambda temporary: temporary.write_text(json.dumps(value, indent=1) + "\n"))
+    write_json(path, value)
 
 
 def processor():

@@ -39,7 +39,7 @@ def broken_files(tmp_path):
         (["verify", "{folder}/none.keras", "{folder}/garbage.tflite"], "there is no file"),
         (["bench", "{folder}/garbage.tflite"], "garbage.tflite"),
         (["bench", "{folder}/none.tflite"], "none.tflite"),
-        (["bench", "{folder}/none.tflite", "--runs", "0"], "--runs must be at least 1, not 0"),
+        (["bench", "{folder}/none.tflite", "--runs", "0"], "--runs must be an integer of at least 1, not 0"),
         (["bench", "--kernels", "--out", "{folder}/missing/a.json"], "there is no folder"),
         (["bench", "{folder}/none.tflite", "--plot", "{folder}/missing/a.png"], "there is no folder"),
         (["predict", "{folder}/garbage.tflite", "{folder}/text.png"], "garbage.tflite"),

@@ -1,7 +1,6 @@
 """Commands that look closely at trained models: `robustness` and `visualize`."""
 
 import pathlib
-import sys
 
 from acdbit_keras.cli import emit
 from acdbit_keras.cli.common import command
@@ -45,6 +44,7 @@ def robustness(options):
 
     from acdbit_keras.models import data
     from acdbit_keras.studies import subjects
+    from acdbit_keras.studies.progress import Bar
     from acdbit_keras.studies.robustness import Settings, report, run
 
     names = [field.name for field in dataclasses.fields(Settings)]
@@ -53,7 +53,7 @@ def robustness(options):
     dataset = subjects.shared_dataset(options.models, options.dataset)
     if options.samples is None:
         settings = dataclasses.replace(settings, samples=min(settings.samples, data.info(dataset).test_examples))
-    results = run(options.models, options.out, settings, dataset, options.data_dir, _progress(options, "evaluations"))
+    results = run(options.models, options.out, settings, dataset, options.data_dir, None if options.json else Bar("evaluations"))
     emit(options, f"{report.table(results)}\nin {options.out}: results.json, results.csv, curves.png", results)
 
 
@@ -78,6 +78,7 @@ def add_visualize(subparsers):
 def visualize(options):
     from acdbit_keras.models import data
     from acdbit_keras.studies import subjects
+    from acdbit_keras.studies.progress import Bar
     from acdbit_keras.studies.visualize import run, table
 
     dataset = subjects.shared_dataset(options.models, options.dataset)
@@ -90,22 +91,9 @@ def visualize(options):
         dataset=dataset,
         seed=options.seed,
         data_dir=options.data_dir,
-        progress=_progress(options, "steps"),
+        progress=None if options.json else Bar("steps"),
     )
     emit(options, f"{table(results)}\nopen {pathlib.Path(options.out) / 'index.html'}", results)
-
-
-def _progress(options, unit):
-    """A function of done and total that keeps one line of standard error up to date; none with --json or into a file."""
-    if options.json or not sys.stderr.isatty():
-        return None
-
-    def show(done, total):
-        filled = 30 * done // total
-        end = "\n" if done == total else ""
-        print(f"\r[{'=' * filled}{' ' * (30 - filled)}] {done}/{total} {unit}", end=end, file=sys.stderr, flush=True)
-
-    return show
 
 
 COMMANDS = (add_robustness, add_visualize)

@@ -2,6 +2,7 @@
 
 import pathlib
 
+from acdbit_keras import checks
 from acdbit_keras.cli import emit
 from acdbit_keras.cli.common import command, model_of
 from acdbit_keras.machine import write_measurement
@@ -56,8 +57,7 @@ def bench(options):
         raise ValueError("--teacher goes with --model")
     # Before minutes of converting and timing.
     for name, least in (("runs", 1), ("warmup", 0), ("threads", 1)):
-        if getattr(options, name) < least:
-            raise ValueError(f"--{name} must be at least {least}, not {getattr(options, name)}")
+        checks.integer(f"--{name}", getattr(options, name), least)
     for path in (options.plot, options.out):
         if path and not pathlib.Path(path).absolute().parent.is_dir():
             raise ValueError(f"there is no folder {pathlib.Path(path).absolute().parent} to write {pathlib.Path(path).name} to")

@@ -1,6 +1,5 @@
-"""What several commands share: their parser, the model and dataset they are given, the card of a file."""
+"""What several commands share: their parser, the model and dataset they are given."""
 
-import json
 import pathlib
 
 
@@ -54,15 +53,9 @@ def dataset_of(options, model, required=True):
         from acdbit_keras.models import zoo
 
         return zoo.card(model)["data"]["dataset"]
-    folder = pathlib.Path(model)
-    folder = folder if folder.is_dir() else folder.parent
-    if (folder / "recipe.json").exists():
-        from acdbit_keras.models.train import recipe_of
+    from acdbit_keras.studies import subjects
 
-        return recipe_of(folder).dataset
-    if (folder / "card.json").exists():
-        # An entry of the zoo.
-        return json.loads((folder / "card.json").read_text())["data"]["dataset"]
-    if required:
+    dataset = subjects.dataset_of(model)
+    if required and dataset is None:
         raise ValueError(f"there is no recipe.json beside {model} that says which dataset it was trained on; pass --dataset")
-    return None
+    return dataset

@@ -4,7 +4,7 @@ import pathlib
 
 from acdbit_keras.cli import emit
 from acdbit_keras.cli.common import MODEL, command, dataset_of, model_of
-from acdbit_keras.studies.deployed import card
+from acdbit_keras.studies import deployed
 
 
 def add_summary(subparsers):
@@ -45,27 +45,18 @@ def add_convert(subparsers):
 
 
 def convert(options):
-    from acdbit_keras.convert import to_tflite
-
     model = model_of(options.model)
-    calibration = None
     precision = options.precision or getattr(getattr(model, "scheme", None), "precision", None)
     dataset = dataset_of(options, options.model, required=precision == "int8")
-    if precision == "int8":
-        from acdbit_keras.models import data
-
-        calibration = data.pipeline(
-            dataset, "train", image_size=model.image_size, batch_size=128, data_dir=options.data_dir, augment="none"
-        ).take(2)
-    report = to_tflite(
+    report = deployed.convert(
         model,
         options.out,
-        precision=precision,
+        dataset,
+        options.data_dir,
+        precision,
         attention=options.attention,
         fuse_blocks=not options.layers,
         half=options.half,
-        calibration=calibration,
-        card=card(model, dataset, options.data_dir) if dataset else None,
         input=options.input,
     )
     emit(options, str(report), report.to_dict())
@@ -88,18 +79,18 @@ def add_verify(subparsers):
 
 
 def verify(options):
-    from acdbit_keras.convert import verify as compare
-    from acdbit_keras.models import data
-
     model = model_of(options.model)
     if options.samples is not None and options.samples < 1:
         raise ValueError(f"--samples must be at least 1, not {options.samples}")
-    test = data.pipeline(
-        dataset_of(options, options.model), "test", image_size=model.image_size, batch_size=64, data_dir=options.data_dir
+    parity = deployed.compare(
+        model,
+        options.file,
+        dataset_of(options, options.model),
+        options.data_dir,
+        options.samples,
+        tolerance=options.tolerance,
+        num_threads=options.threads,
     )
-    if options.samples is not None:
-        test = test.unbatch().take(options.samples).batch(64)
-    parity = compare(model, options.file, test, tolerance=options.tolerance, num_threads=options.threads)
     emit(options, str(parity), parity.to_dict())
     return 0 if parity.ok else 1
 
@@ -125,7 +116,7 @@ def predict(options):
     with contextlib.ExitStack() as stack:
         file = options.file
         if not pathlib.Path(file).suffix and not pathlib.Path(file).exists():
-            from acdbit_keras.cli import zoo
+            from acdbit_keras.studies import zoo
 
             file = zoo.converted(file, stack.enter_context(tempfile.TemporaryDirectory()))
         interpreter = Interpreter(file, options.threads)

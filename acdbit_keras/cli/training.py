@@ -3,8 +3,12 @@
 import pathlib
 import sys
 
+from acdbit_keras import checks
 from acdbit_keras.cli import emit
 from acdbit_keras.cli.common import add_settings, command, dataset_of, model_of
+from acdbit_keras.files import write_json
+from acdbit_keras.studies import deployed
+from acdbit_keras.studies.progress import speaker
 
 
 def add_demo(subparsers):
@@ -81,23 +85,10 @@ def evaluate(options):
 
 
 def _evaluate_file(options):
-    import numpy as np
-
-    from acdbit_keras.convert import Interpreter, pictures
-    from acdbit_keras.models import data
-
-    interpreter = Interpreter(options.model)
-    dataset = options.dataset or interpreter.card.get("dataset")
-    pixels = pictures.pixels_for(interpreter)
+    dataset = options.dataset or deployed.card_of(options.model).get("dataset")
     if not dataset:
         raise ValueError(f"{options.model} does not say which dataset it was trained on; pass --dataset")
-    test = data.pipeline(dataset, "test", image_size=interpreter.input_shape[0], data_dir=options.data_dir)
-    ranks = []
-    for images, labels in test.as_numpy_iterator():
-        logits = interpreter.predict(pixels.of(images) if pixels else images)
-        ranks.append((logits > np.take_along_axis(logits, labels[:, None], axis=1)).sum(axis=1))
-    ranks = np.concatenate(ranks)
-    return {"images": len(ranks), "accuracy": float((ranks < 1).mean()), "top5": float((ranks < 5).mean())}
+    return deployed.evaluate_file(options.model, dataset, options.data_dir)
 
 
 def add_report(subparsers):
@@ -110,9 +101,12 @@ def add_report(subparsers):
 def report(options):
     from acdbit_keras.studies import report as room
 
-    say = (lambda text: None) if options.json else (lambda text: print(text, flush=True))
     results = room.run(
-        pathlib.Path(options.out), [pathlib.Path(run) for run in options.runs], options.data_dir, options.samples, say
+        pathlib.Path(options.out),
+        [pathlib.Path(run) for run in options.runs],
+        options.data_dir,
+        options.samples,
+        speaker(quiet=options.json),
     )
     emit(options, room.markdown(results), results)
 
@@ -130,18 +124,14 @@ def add_speed(subparsers):
 
 
 def speed(options):
-    import json
-
-    from acdbit_keras.files import write_beside
     from acdbit_keras.studies.speed import measure
 
     for name in ("batch_size", "steps", "rounds"):
-        if getattr(options, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(options, name)}")
+        checks.integer(f"--{name.replace('_', '-')}", getattr(options, name), 1)
     rows = measure(options.preset, options.batch_size, options.steps, options.rounds, only=options.only)
     value = {"preset": options.preset, "batch_size": options.batch_size, "contenders": rows}
     if options.out:
-        write_beside(options.out, lambda path: path.write_text(json.dumps(value, indent=1) + "\n"))
+        write_json(options.out, value)
     text = "\n".join(
         f"{name:46}{row['images_per_second']:9.0f} images/s{row['relative_time']:7.2f} x binary_vit's time"
         f"{row['relative_cpu_time']:7.2f} x its processor time"

@@ -63,18 +63,18 @@ class Speed(keras.callbacks.Callback):
 
 
 class Checkpoints(keras.callbacks.Callback):
-    """Keeps in the run's folder what a resumed run needs (`state.npz`) and the best model (`best.keras`).
+    """Keeps in the run's folder the best model and what a resumed run needs.
 
     Args:
-        folder: the run's folder.
+        run: `Run`.
         network: the model that is being trained: the model itself, or the student of a distiller.
         monitor: validation metric, larger is better.
         best: best value so far, of a resumed run.
     """
 
-    def __init__(self, folder, network, monitor="val_accuracy", best=-math.inf):
+    def __init__(self, run, network, monitor="val_accuracy", best=-math.inf):
         super().__init__()
-        self.folder = pathlib.Path(folder)
+        self.run = run
         self.network = network
         self.monitor = monitor
         self.best = best
@@ -83,8 +83,8 @@ class Checkpoints(keras.callbacks.Callback):
         value = float(logs[self.monitor])
         if value > self.best:
             self.best = value
-            write_beside(self.folder / "best.keras", self.network.save)
-        save_state(self.folder / "state.npz", self.network, self.model.optimizer, epoch + 1, self.best)
+            write_beside(self.run.best_path, self.network.save)
+        save_state(self.run.state_path, self.network, self.model.optimizer, epoch + 1, self.best)
 
 
 def save_state(path, network, optimizer, finished_epochs, best):

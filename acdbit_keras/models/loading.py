@@ -10,11 +10,12 @@ import keras
 # Imported for what they register with Keras.
 from acdbit_keras import distillation, layers  # noqa: F401
 from acdbit_keras.models import blocks, pyramid, vit  # noqa: F401
+from acdbit_keras.models.run import Run
 from acdbit_keras.models.zoo.compact import SUFFIX, load_compact
 
 
 def load_model(path):
-    """A model from a run's folder (`model.keras`, else `best.keras`), a `.keras` or a compact file, this package's classes included.
+    """A model from a run's folder (`Run.trained_path`), a `.keras` or a compact file, this package's classes included.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -22,12 +23,11 @@ def load_model(path):
     """
     path = pathlib.Path(path)
     if path.is_dir():
-        found = [path / name for name in ("model.keras", "best.keras") if (path / name).exists()]
-        if not found:
-            raise ValueError(
-                f"{path} holds no model.keras and no best.keras; it is no run's folder, or its first epoch is not over"
-            )
-        path = found[0]
+        run = Run(path)
+        if run.trained_path is None:
+            names = f"no {run.model_path.name} and no {run.best_path.name}"
+            raise ValueError(f"{path} holds {names}; it is no run's folder, or its first epoch is not over")
+        path = run.trained_path
     if not path.exists():
         raise FileNotFoundError(f"there is no file {path}")
     if path.suffix == SUFFIX:

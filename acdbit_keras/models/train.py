@@ -1,22 +1,10 @@
 """Runs a recipe: data, model, distillation, stages, checkpoints, logs; resumes what was killed.
 
-A run's folder holds:
-    recipe.json       the recipe as it was run
-    history.csv       one row per epoch, of all stages
-    tensorboard/      the same for TensorBoard
-    stage_0.keras     the model at the end of the first stage, of a scheme with several; it is the start of the next
-    best.keras        the model of the best epoch by validation accuracy, of the stage at hand
-    model.keras       the model of the last epoch, once the run is finished
-    result.json       final and best accuracy, time, images per second, once the run is finished
-    state.npz         what a resumed run needs: weights, optimizer and random states after the last epoch
-
-A run of a scheme without training (`Scheme.post_training`) has no history and no state.
+What it leaves in the run's folder, `acdbit_keras.models.run` says.
 """
 
 import contextlib
-import csv
 import dataclasses
-import json
 import math
 import pathlib
 import time
@@ -29,6 +17,7 @@ from acdbit_keras.files import write_beside
 from acdbit_keras.models import data, distribution, recipes
 from acdbit_keras.models.callbacks import Checkpoints, Speed, StopOnNonFinite, read_progress, restore_state
 from acdbit_keras.models.loading import load_model
+from acdbit_keras.models.run import Run
 from acdbit_keras.models.sizes import build
 
 CALIBRATION_BATCHES = 10
@@ -61,17 +50,17 @@ def train(recipe, folder, data_dir=None, teacher=None, runs="runs", verbose="aut
         OSError: if the folder cannot be written; what was written before stays complete.
         FloatingPointError: if the loss stops being finite, naming the step.
     """
-    recipe, folder = recipes.get(recipe), pathlib.Path(folder)
-    finished = _finished(recipe, folder)
-    if finished:
-        return finished
-    run = _Run(recipe, folder, data_dir, teacher, runs, verbose, devices)
-    if run.scheme.post_training:
-        result = run.calibrate()
+    recipe, run = recipes.get(recipe), Run(folder)
+    _check_same_recipe(recipe, run)
+    if run.is_finished:
+        return run.result
+    training = _Training(recipe, run, data_dir, teacher, runs, verbose, devices)
+    if training.scheme.post_training:
+        result = training.calibrate()
     else:
         with distribution.using(devices, recipe.batch_size):
-            result = run.train()
-    write_beside(folder / "result.json", lambda path: path.write_text(json.dumps(result, indent=1)))
+            result = training.train()
+    run.write_result(result)
     return result
 
 
@@ -85,21 +74,21 @@ def check_teacher(recipe, teacher):
     Raises:
         ValueError: if it cannot, or on anything the recipe asks for that does not exist.
     """
-    run = _Run(recipes.get(recipe))
-    run.scheme.schedule(run.recipe.epochs)
-    network = run.network(run.scheme)
-    if run.scheme.post_training:
+    training = _Training(recipes.get(recipe))
+    training.scheme.schedule(training.recipe.epochs)
+    network = training.network(training.scheme)
+    if training.scheme.post_training:
         _take_over(teacher, network)
-    elif terms := _terms(run.recipe, run.scheme):
+    elif terms := _terms(training.recipe, training.scheme):
         Distiller(teacher, network, terms)
 
 
-class _Run:
-    """A recipe on its way into a folder; the arguments are those of `train`."""
+class _Training:
+    """A recipe on its way into a `Run`'s folder; the other arguments are those of `train`."""
 
-    def __init__(self, recipe, folder=None, data_dir=None, teacher=None, runs="runs", verbose="auto", devices=1):
+    def __init__(self, recipe, run=None, data_dir=None, teacher=None, runs="runs", verbose="auto", devices=1):
         self.recipe = recipe
-        self.folder = folder
+        self.run = run
         self.data_dir = data_dir
         self.teacher = teacher
         self.runs = runs
@@ -113,24 +102,24 @@ class _Run:
         """Every stage, from where the folder left off."""
         schedule = self.scheme.schedule(self.recipe.epochs)
         for index, (stage, scheme, first, end) in enumerate(schedule):
-            left = self._end_of_stage(index)
+            left = self.run.stage_path(index)
             is_last = index == len(schedule) - 1
             if is_last or not left.exists():
                 network = self._stage(index, stage, scheme, first, end)
-                write_beside(self.folder / "model.keras" if is_last else left, network.save)
-        return _result(self.recipe, self.folder, first)
+                write_beside(self.run.model_path if is_last else left, network.save)
+        return _result(self.recipe, self.run, first)
 
     def _stage(self, index, stage, scheme, first, end):
         """The network as it is at the end of a stage, whose finished epochs, if any, are in the state file."""
         recipe = self.recipe
-        epoch, best = read_progress(self.folder / "state.npz")
+        epoch, best = read_progress(self.run.state_path)
         if epoch <= first:
             # That state, if any, is the end of the stage before.
             epoch, best = first, -math.inf
         with self._precision():
             keras.utils.set_random_seed(recipe.seed)
             network = model = self.network(scheme)
-            previous = load_model(self._end_of_stage(index - 1)) if index else None
+            previous = load_model(self.run.stage_path(index - 1)) if index else None
             terms = _terms(recipe, scheme)
             if terms and self.has_teacher:
                 model = Distiller(previous if stage.teacher == "previous" else self._teacher(), network, terms)
@@ -155,13 +144,13 @@ class _Run:
                 jit_compile=recipe.jit_compile,
                 steps_per_execution=recipe.steps_per_execution,
             )
-        self._write_recipe()
+        self.run.write_recipe(recipe)
         if epoch > first:
-            restore_state(self.folder / "state.npz", network, model.optimizer)
+            restore_state(self.run.state_path, network, model.optimizer)
         elif previous is not None:
             copy_weights(previous, network)
         if epoch:
-            _drop_unfinished_rows(self.folder / "history.csv", epoch)
+            self.run.forget_epochs_from(epoch)
         if epoch < end:
             model.fit(
                 train_set,
@@ -175,9 +164,9 @@ class _Run:
                     StopOnNonFinite(),
                     Speed(steps * recipe.batch_size),
                     # Before the state: a row too many is dropped when the run is resumed, a missing one would stay missing.
-                    keras.callbacks.CSVLogger(str(self.folder / "history.csv"), append=epoch > 0),
-                    Checkpoints(self.folder, network, best=best),
-                    *_tensorboard(self.folder),
+                    keras.callbacks.CSVLogger(str(self.run.history_path), append=epoch > 0),
+                    Checkpoints(self.run, network, best=best),
+                    *_tensorboard(self.run.tensorboard_path),
                 ],
             )
         return network
@@ -194,13 +183,13 @@ class _Run:
         _take_over(teacher, network)
         options = dict(image_size=network.image_size, batch_size=recipe.batch_size, data_dir=self.data_dir, seed=recipe.seed)
         images, _ = data.load(recipe.dataset, augment="none", **options)
-        self._write_recipe()
+        self.run.write_recipe(recipe)
         start = time.perf_counter()
         with execution.using(execution.CalibrationExecutor()):
             for batch, *_ in images.take(CALIBRATION_BATCHES).as_numpy_iterator():
                 network(batch, training=False)
         seconds = time.perf_counter() - start
-        write_beside(self.folder / "model.keras", network.save)
+        write_beside(self.run.model_path, network.save)
         accuracy = evaluate(network, recipe.dataset, self.data_dir)["accuracy"]
         return {
             "recipe": recipe.name,
@@ -234,14 +223,6 @@ class _Run:
         size = distribution.test_batch_size(self.facts.test_examples, self.recipe.batch_size, self.devices)
         options = dict(image_size=image_size, batch_size=size, data_dir=self.data_dir, one_hot=one_hot)
         return data.pipeline(self.recipe.dataset, "test", **options)
-
-    def _end_of_stage(self, index):
-        return self.folder / f"stage_{index}.keras"
-
-    def _write_recipe(self):
-        _make_folder(self.folder)
-        content = json.dumps(dataclasses.asdict(self.recipe), indent=1)
-        write_beside(self.folder / "recipe.json", lambda path: path.write_text(content))
 
     @contextlib.contextmanager
     def _precision(self):
@@ -284,18 +265,6 @@ def _by_name(model, variables):
     return {name: variable for (root, _, name), variable in parts if root == model.name}
 
 
-def recipe_of(folder):
-    """The recipe that a run's folder was made with.
-
-    Raises:
-        ValueError: if the folder holds no run.
-    """
-    path = pathlib.Path(folder) / "recipe.json"
-    if not path.exists():
-        raise ValueError(f"{folder} is not a run: it has no recipe.json; `acdbit train RECIPE --out {folder}` makes one")
-    return recipes.Recipe(**json.loads(path.read_text()))
-
-
 def evaluate(model, dataset, data_dir=None, batch_size=256):
     """Top-1 and top-5 accuracy and cross-entropy of a backbone on the test images of a dataset.
 
@@ -322,17 +291,12 @@ def evaluate(model, dataset, data_dir=None, batch_size=256):
     return {"images": facts.test_examples, **{key: float(value) for key, value in values.items()}}
 
 
-def _finished(recipe, folder):
-    if not (folder / "recipe.json").exists():
-        return None
-    other = recipe_of(folder)
-    if other != recipe:
+def _check_same_recipe(recipe, run):
+    if run.exists and (other := run.recipe) != recipe:
         changed = [f.name for f in dataclasses.fields(recipe) if getattr(recipe, f.name) != getattr(other, f.name)]
         raise ValueError(
-            f"{folder} holds a run with other settings ({', '.join(changed)} differ); choose another folder or remove it"
+            f"{run.folder} holds a run with other settings ({', '.join(changed)} differ); choose another folder or remove it"
         )
-    path = folder / "result.json"
-    return json.loads(path.read_text()) if path.exists() else None
 
 
 def _terms(recipe, scheme):
@@ -372,37 +336,17 @@ def _label_loss(train_set):
     return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
-def _tensorboard(folder):
+def _tensorboard(path):
     try:
         import tensorboard  # noqa: F401
     except ImportError:
         return []
-    return [keras.callbacks.TensorBoard(str(folder / "tensorboard"), write_graph=False)]
+    return [keras.callbacks.TensorBoard(str(path), write_graph=False)]
 
 
-def _make_folder(folder):
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OSError(f"cannot make the run's folder {folder}: {error.strerror}") from error
-
-
-def _drop_unfinished_rows(path, finished_epochs):
-    """A run killed between its log and its checkpoint has a row that will be written again."""
-    if not path.exists():
-        return
-    header, *rows = list(csv.reader(path.open(newline="")))
-
-    def write(temporary):
-        with temporary.open("w", newline="") as file:
-            csv.writer(file).writerows([header, *[row for row in rows if int(row[0]) < finished_epochs]])
-
-    write_beside(path, write)
-
-
-def _result(recipe, folder, first):
+def _result(recipe, run, first):
     """The result of a run whose last stage began with the epoch `first`, counted from 0."""
-    rows = list(csv.DictReader((folder / "history.csv").open(newline="")))
+    rows = run.history
     accuracy = [float(row["val_accuracy"]) for row in rows[first:]]
     speed = sorted(float(row["images_per_second"]) for row in rows)
     return {

@@ -1,13 +1,19 @@
 """`acdbit demo`: the whole chain on the digits, ending with a table and two pictures."""
 
-import json
 import time
 
 import numpy as np
 
-from acdbit_keras import figures
-from acdbit_keras.files import write_beside
+from acdbit_keras import figures, text
+from acdbit_keras.convert import Interpreter
+from acdbit_keras.files import write_json
+from acdbit_keras.models import data, recipes
+from acdbit_keras.models.loading import load_model
+from acdbit_keras.models.train import train
+from acdbit_keras.studies import deployed
+from acdbit_keras.studies.progress import speaker
 
+DATASET = "digits"
 TEACHER, STUDENT = "digits_teacher", "digits_acd_bit"
 
 
@@ -22,14 +28,8 @@ def run(folder, settings=(), verbose=1):
     Returns:
         A dict of plain values: accuracies, sizes, parity, latencies, files, seconds.
     """
-    from acdbit_keras import convert
-    from acdbit_keras.models import data, recipes
-    from acdbit_keras.models.loading import load_model
-    from acdbit_keras.models.train import train
-    from acdbit_keras.studies.deployed import card
-
     start = time.perf_counter()
-    say = _speaker(verbose)
+    say = speaker(quiet=not verbose)
     say(f"1/5  training the float teacher ({TEACHER})")
     teacher_result = train(recipes.get(TEACHER).with_settings(settings), folder / TEACHER, verbose=0)
     say(f"     accuracy {teacher_result['accuracy']:.4f}")
@@ -38,21 +38,19 @@ def run(folder, settings=(), verbose=1):
     say(f"     accuracy {student_result['accuracy']:.4f}")
 
     teacher, student = load_model(folder / TEACHER), load_model(folder / STUDENT)
-    images, labels = _test_images()
-    train_images = data.pipeline("digits", "train", augment="none").take(4)
     files = {"float32": folder / "teacher.tflite", "int8": folder / "teacher_int8.tflite", "bits": folder / "student.tflite"}
     say("3/5  converting to .tflite")
-    facts = {"teacher": card(teacher, "digits"), "student": card(student, "digits")}
-    convert.to_tflite(teacher, files["float32"], precision="float32", card=facts["teacher"])
-    convert.to_tflite(teacher, files["int8"], precision="int8", calibration=train_images, card=facts["teacher"])
-    conversion = convert.to_tflite(student, files["bits"], card=facts["student"])
-    say(f"     {conversion}")
+    conversions = {
+        name: deployed.convert(student if name == "bits" else teacher, path, DATASET, precision=name)
+        for name, path in files.items()
+    }
+    say(f"     {conversions['bits']}")
     say("4/5  comparing Keras and the files on all test images")
-    parity = convert.verify(student, files["bits"], images)
+    parity = deployed.compare(student, files["bits"], DATASET)
     say(f"     {parity}")
-    accuracy = {name: _accuracy(convert.Interpreter(path), images, labels) for name, path in files.items()}
+    accuracy = {name: deployed.evaluate_file(path, DATASET)["accuracy"] for name, path in files.items()}
     say("5/5  timing the files side by side")
-    timings = convert.benchmark([str(files[name]) for name in files], runs=200, profile=False)
+    timings = deployed.time_files(files.values(), runs=200)
     report = {
         "teacher_accuracy": teacher_result["accuracy"],
         "student_accuracy": student_result["accuracy"],
@@ -61,55 +59,41 @@ def run(folder, settings=(), verbose=1):
             name: {
                 "file": str(files[name]),
                 "accuracy": accuracy[name],
-                "file_bytes": timing.file_bytes,
-                "arena_bytes": timing.arena_bytes,
-                "median_ms": timing.median_ms,
-                "p90_ms": timing.p90_ms,
-                "engine": timing.engine,
+                "file_bytes": conversions[name].bytes,
+                **timing,
             }
             for name, timing in zip(files, timings)
         },
         "pictures": [str(folder / "predictions.png"), str(folder / "distributions.png")],
     }
-    _draw_predictions(folder / "predictions.png", images, labels, convert.Interpreter(files["bits"]))
+    images, labels = (np.concatenate(parts) for parts in zip(*data.pipeline(DATASET, "test").as_numpy_iterator()))
+    _draw_predictions(folder / "predictions.png", images, labels, Interpreter(files["bits"]))
     _draw_distributions(folder / "distributions.png", student, images)
     report["seconds"] = time.perf_counter() - start
-    write_beside(folder / "demo.json", lambda path: path.write_text(json.dumps(report, indent=1)))
+    write_json(folder / "demo.json", report)
     return report
 
 
 def table(report):
     """The report as text."""
     names = {"float32": "teacher, float32", "int8": "teacher, int8", "bits": "student, 1 bit"}
-    lines = [f"{'':20}{'accuracy':>9}{'file kB':>9}{'arena kB':>10}{'median ms':>11}{'p90 ms':>8}  engine"]
-    for name, row in report["models"].items():
-        lines.append(
-            f"{names[name]:20}{row['accuracy']:9.4f}{row['file_bytes'] / 1e3:9.1f}{row['arena_bytes'] / 1e3:10.1f}"
-            f"{row['median_ms']:11.3f}{row['p90_ms']:8.3f}  {row['engine']}"
-        )
+    header = ["", "engine", "accuracy", "file kB", "arena kB", "median ms", "p90 ms"]
+    rows = [
+        [
+            names[name], row["engine"], f"{row['accuracy']:.4f}", f"{row['file_bytes'] / 1e3:.1f}",
+            f"{row['arena_bytes'] / 1e3:.1f}", f"{row['median_ms']:.3f}", f"{row['p90_ms']:.3f}",
+        ]
+        for name, row in report["models"].items()
+    ]  # fmt: skip
     parity = report["parity"]
-    lines += [
+    lines = [
+        text.table(header, rows, text_columns=2),
         f"Keras against the 1-bit file, {parity['samples']} images: argmax equal on {parity['equal_argmax']:.2%}, "
         f"largest logit difference {parity['largest_difference']:.1e}",
         f"pictures: {', '.join(report['pictures'])}",
         f"whole demo: {report['seconds']:.0f} s",
     ]
     return "\n".join(lines)
-
-
-def _speaker(verbose):
-    return (lambda text: print(text, flush=True)) if verbose else (lambda text: None)
-
-
-def _test_images():
-    from acdbit_keras.models import data
-
-    batches = list(data.pipeline("digits", "test").as_numpy_iterator())
-    return tuple(np.concatenate(parts) for parts in zip(*batches))
-
-
-def _accuracy(interpreter, images, labels):
-    return float((interpreter.predict(images).argmax(axis=1) == labels).mean())
 
 
 def _draw_predictions(path, images, labels, interpreter, count=24):

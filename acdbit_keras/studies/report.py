@@ -1,11 +1,15 @@
 """`acdbit report`: what finished runs gave - accuracy, parity, sizes, latencies, curves - in one folder to commit."""
 
 import csv
-import json
 import shutil
 
-from acdbit_keras import figures
-from acdbit_keras.files import write_beside
+from acdbit_keras import figures, text
+from acdbit_keras.files import write_json, write_text
+from acdbit_keras.machine import processor
+from acdbit_keras.models.loading import load_model
+from acdbit_keras.models.run import Run
+from acdbit_keras.models.train import evaluate
+from acdbit_keras.studies import deployed
 
 _PRECISIONS = {"float32": ("float32", "dynamic", "int8")}  # of files; any other scheme has one of its own precision
 _CURVES = (("accuracy", "training accuracy"), ("val_accuracy", "test accuracy"))
@@ -24,20 +28,11 @@ def run(out, folders, data_dir=None, samples=None, say=print):
     Returns:
         The content of `results.json`.
     """
-    from acdbit_keras import convert
-    from acdbit_keras.machine import processor
-    from acdbit_keras.models import data
-    from acdbit_keras.models.loading import load_model
-    from acdbit_keras.models.train import evaluate, recipe_of
-    from acdbit_keras.studies.deployed import card
-
     out.mkdir(parents=True, exist_ok=True)
     runs, files = {}, {}
     for folder in folders:
-        recipe = recipe_of(folder)
-        result = folder / "result.json"
-        if not result.exists():
-            raise ValueError(f"the run in {folder} is not finished; `acdbit train {recipe.name} --out {folder}` goes on with it")
+        trained = Run(folder)
+        recipe, result = trained.recipe, trained.result
         model = load_model(folder)
         say(f"{recipe.name}: evaluating")
         entry = {
@@ -46,75 +41,52 @@ def run(out, folders, data_dir=None, samples=None, say=print):
             "dataset": recipe.dataset,
             "parameters": model.count_params(),
             "test": evaluate(model, recipe.dataset, data_dir),
-            "training": json.loads(result.read_text()),
+            "training": result,
             "files": {},
         }
-        test = data.pipeline(recipe.dataset, "test", image_size=model.image_size, batch_size=64, data_dir=data_dir)
-        if samples is not None:
-            test = test.unbatch().take(samples).batch(64)
-        calibration = data.pipeline(
-            recipe.dataset, "train", image_size=model.image_size, batch_size=128, data_dir=data_dir, augment="none"
-        ).take(2)
         for precision in _PRECISIONS.get(model.scheme.precision, (model.scheme.precision,)):
             path = folder / f"{precision}.tflite"
             say(f"{recipe.name}: converting to {precision}")
-            report = convert.to_tflite(
-                model,
-                path,
-                precision=precision,
-                calibration=calibration if precision == "int8" else None,
-                card=card(model, recipe.dataset, data_dir),
-            )
-            entry["files"][precision] = {"bytes": report.bytes, "nodes": sum(report.op_counts.values())}
+            conversion = deployed.convert(model, path, recipe.dataset, data_dir, precision)
+            entry["files"][precision] = {"bytes": conversion.bytes, "nodes": sum(conversion.op_counts.values())}
             if precision in ("bits", "float32"):
                 say(f"{recipe.name}: comparing Keras and the {precision} file")
-                parity = convert.verify(model, path, test).to_dict()
-                # One entry per suspicious image is for the eyes of `acdbit verify --json`; here their places suffice.
-                del parity["partings"], parity["path"]
-                entry["files"][precision]["parity"] = parity
+                parity = deployed.compare(model, path, recipe.dataset, data_dir, samples)
+                entry["files"][precision]["parity"] = deployed.parity_facts(parity)
             files[recipe.name, precision] = path
         runs[recipe.name] = entry
         # A scheme without training has no history.
-        if (folder / "history.csv").exists():
-            shutil.copy(folder / "history.csv", out / f"{recipe.name}.csv")
+        if trained.history_path.exists():
+            shutil.copy(trained.history_path, out / f"{recipe.name}.csv")
     say("timing the files side by side")
-    timings = convert.benchmark([str(path) for path in files.values()], runs=100, profile=False)
-    for (name, precision), timing in zip(files, timings):
-        runs[name]["files"][precision].update(
-            engine=timing.engine,
-            median_ms=timing.median_ms,
-            p90_ms=timing.p90_ms,
-            arena_bytes=timing.arena_bytes,
-        )
+    for (name, precision), timing in zip(files, deployed.time_files(files.values())):
+        runs[name]["files"][precision].update(timing)
     names = " ".join(str(folder) for folder in folders)
     results = {"command": f"acdbit report {out} {names}", "machine": processor(), "runs": runs}
-    write_beside(out / "results.json", lambda path: path.write_text(json.dumps(results, indent=1) + "\n"))
-    write_beside(out / "results.md", lambda path: path.write_text(markdown(results) + "\n"))
+    write_json(out / "results.json", results)
+    write_text(out / "results.md", markdown(results))
     _draw_curves(out / "curves.png", {name: out / f"{name}.csv" for name in runs if (out / f"{name}.csv").exists()})
     return results
 
 
 def markdown(results):
     """The results as a Markdown table."""
-    lines = [
-        "| run | scheme | file | test top-1 | argmax as Keras | largest logit difference | on a threshold / unexplained "
-        "| file kB | arena kB | median ms | engine |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
+    header = ["run", "scheme", "file", "test top-1", "argmax as Keras", "largest logit difference"]
+    header += ["on a threshold / unexplained", "file kB", "arena kB", "median ms", "engine"]
+    rows = []
     for name, run_ in results["runs"].items():
         for precision, file in run_["files"].items():
-            parity = file.get("parity")
-            compared = (
-                f"{parity['equal_argmax']:.2%} | {parity['largest_difference']:.1e} | {parity['on_threshold']} / {parity['unexplained']}"
-                if parity
-                else "- | - | -"
-            )
-            lines.append(
-                f"| {name} | {run_['scheme']} | {precision} | {run_['test']['accuracy']:.2%} | {compared} "
-                f"| {file['bytes'] / 1e3:.0f} | {file['arena_bytes'] / 1e3:.0f} | {file['median_ms']:.2f} | {file['engine']} |"
-            )
-    lines += ["", f"Top-1 is of the Keras model. Command: `{results['command']}`"]
-    return "\n".join(lines)
+            sizes = [f"{file['bytes'] / 1e3:.0f}", f"{file['arena_bytes'] / 1e3:.0f}", f"{file['median_ms']:.2f}", file["engine"]]
+            scores = [name, run_["scheme"], precision, f"{run_['test']['accuracy']:.2%}"]
+            rows.append([*scores, *_compared(file.get("parity")), *sizes])
+    return f"{text.markdown(header, rows)}\n\nTop-1 is of the Keras model. Command: `{results['command']}`"
+
+
+def _compared(parity):
+    if parity is None:
+        return ["-"] * 3
+    parted = f"{parity['on_threshold']} / {parity['unexplained']}"
+    return [f"{parity['equal_argmax']:.2%}", f"{parity['largest_difference']:.1e}", parted]
 
 
 def _draw_curves(path, histories):

@@ -3,14 +3,17 @@
 A subject takes pixels of 0 to 255, as a sensor delivers them, so that a disturbance means the same for every model.
 """
 
-import json
 import pathlib
 
 import keras
 import numpy as np
 
+from acdbit_keras.files import read_json
 from acdbit_keras.models import data
 from acdbit_keras.models.loading import load_model
+from acdbit_keras.models.run import Run
+from acdbit_keras.models.zoo import entries
+from acdbit_keras.studies.deployed import card_of
 
 
 def is_file(path):
@@ -35,14 +38,14 @@ def names(paths):
 
 
 def dataset_of(path):
-    """The dataset a model was trained on, by the recipe beside it or the card inside it; `None` where neither says."""
-    path = pathlib.Path(path)
+    """The dataset a model was trained on, by the recipe or the zoo's card beside it or the card inside; `None` where none says."""
     if is_file(path):
-        from acdbit_keras.convert import flatbuffer, metadata
-
-        return metadata.card(flatbuffer.read(path)).get("dataset")
-    recipe = (path if path.is_dir() else path.parent) / "recipe.json"
-    return json.loads(recipe.read_text())["dataset"] if recipe.exists() else None
+        return card_of(path).get("dataset")
+    run = Run.around(path)
+    if run.exists:
+        return run.recipe.dataset
+    card = run.folder / entries.CARD
+    return read_json(card)["data"]["dataset"] if card.exists() else None
 
 
 def shared_dataset(paths, dataset=None):
@@ -176,9 +179,7 @@ class FileSubject:
 
     @property
     def scheme(self):
-        from acdbit_keras.convert import flatbuffer, metadata
-
-        return metadata.card(flatbuffer.read(self.path)).get("scheme")
+        return card_of(self.path).get("scheme")
 
     def logits(self, pixels):
         """As `KerasSubject.logits`."""

@@ -57,7 +57,7 @@ def test_stages_run_one_after_the_other_and_a_killed_run_goes_on_as_if_nothing_h
 
         def on_epoch_end(self, epoch, logs=None):
             super().on_epoch_end(epoch, logs)
-            shutil.copytree(self.folder, tmp_path / f"killed_{epoch + 1}")
+            shutil.copytree(self.run.folder, tmp_path / f"killed_{epoch + 1}")
 
     with monkeypatch.context() as patch:
         patch.setattr(train_module, "Distiller", Watched)

@@ -11,8 +11,9 @@ import pytest
 from acdbit_keras.models import build, recipes
 from acdbit_keras.models.callbacks import Speed, StopOnNonFinite, read_progress, restore_state, save_state
 from acdbit_keras.models.loading import load_model
+from acdbit_keras.models.run import Run
 from acdbit_keras.models.sizes import PRESETS
-from acdbit_keras.models.train import evaluate, recipe_of, train
+from acdbit_keras.models.train import evaluate, train
 from acdbit_keras.studies.speed import measure
 
 QUICK = recipes.get("digits_teacher").replace(epochs=1, jit_compile=False)
@@ -27,7 +28,7 @@ def finished(tmp_path_factory):
 
 def test_a_finished_run_leaves_what_the_other_commands_take(finished):
     result = json.loads((finished / "result.json").read_text())
-    assert recipe_of(finished) == QUICK
+    assert Run(finished).recipe == QUICK
     assert result["epochs"] == 1 and result["accuracy"] == result["best_accuracy"]
     model = load_model(finished)
     assert evaluate(model, "digits")["accuracy"] == pytest.approx(result["accuracy"], abs=1e-6)

@@ -102,7 +102,7 @@ def test_bad_input_leaves_no_entry(run, tmp_path, capsys):
         (["zoo", "add", str(run), "a/b"], "letters, digits and underscores, not 'a/b'"),
         (
             ["zoo", "add", str(run), "a", "--precision", "int8"],
-            "--precision must be one of float16, float24, float32, not 'int8'",
+            "precision must be one of 'float16', 'float24', 'float32', not 'int8'",
         ),
         (["zoo", "add", str(unfinished), "a"], "is not finished"),
         (["zoo", "add", str(tmp_path), "a"], "is not a run"),

@@ -11,8 +11,8 @@ from acdbit_keras import quantizers, schemes
 from acdbit_keras.distillation import LabelDistillation
 from acdbit_keras.models import data, recipes
 from acdbit_keras.models.data.catalog import DATASETS
-from acdbit_keras.studies import experiments
-from acdbit_keras.studies.experiments import paper, plan, progress, worker
+from acdbit_keras.studies import experiments, progress
+from acdbit_keras.studies.experiments import paper, plan, worker
 from acdbit_keras.studies.experiments import results as results_file
 
 pytestmark = pytest.mark.any_backend
@@ -463,8 +463,5 @@ def test_progress_that_is_no_terminal_gets_a_line_per_run():
     assert stream.getvalue() == "1 of 2  a\n2 of 2  b\n"
 
 
-def test_finished_epochs_are_read_from_the_history(tmp_path):
-    assert progress.finished_epochs(tmp_path) == 0
-    (tmp_path / "history.csv").write_text("epoch,loss\n0,1.0\n1,0.5\n")
-    assert progress.finished_epochs(tmp_path) == 2
+def test_time_left_is_said_in_words():
     assert [progress.clock(seconds) for seconds in (40, 119, 3000, 3900)] == ["40 s", "2 min", "50 min", "1 h 05 min"]

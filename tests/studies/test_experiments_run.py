@@ -13,8 +13,9 @@ import pytest
 
 from acdbit_keras.cli import main
 from acdbit_keras.models import recipes
+from acdbit_keras.models.run import Run
 from acdbit_keras.models.sizes import PRESETS
-from acdbit_keras.models.train import recipe_of, train
+from acdbit_keras.models.train import train
 from acdbit_keras.studies import experiments
 from acdbit_keras.studies.experiments import results as results_file
 from acdbit_keras.studies.experiments import worker
@@ -91,7 +92,7 @@ def test_a_run_of_a_table_is_the_run_that_train_makes(table):
     folder, results, _ = table
     cell = results["rows"][1]["cells"][1]
     run = folder / "runs" / "digits_binary_vit.cells" / cell["folder"]
-    assert recipe_of(run) == RECIPE.replace(seed=1)
+    assert Run(run).recipe == RECIPE.replace(seed=1)
     assert json.loads((run / "result.json").read_text())["accuracy"] == pytest.approx(cell["test"]["top1"], abs=1e-6)
 
 

@@ -6,6 +6,8 @@ import pytest
 from scipy import ndimage
 
 from acdbit_keras import models
+from acdbit_keras.models import recipes
+from acdbit_keras.models.run import Run
 from acdbit_keras.studies import subjects
 from acdbit_keras.studies.robustness import Settings, attacks, corruptions, measure, noise, report
 
@@ -286,9 +288,8 @@ def test_models_that_cannot_be_compared(tmp_path):
         subjects.open_all([path], "cifar10")
     with pytest.raises(ValueError, match="from 1 to 355"):
         subjects.pixels_of("digits", 8, 356)
-    (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "recipe.json").write_text('{"dataset": "cifar10"}')
-    (tmp_path / "recipe.json").write_text('{"dataset": "digits"}')
+    Run(tmp_path / "runs").write_recipe(recipes.get("cifar10_small_teacher"))
+    Run(tmp_path).write_recipe(recipes.get("digits_teacher"))
     with pytest.raises(ValueError, match="different datasets"):
         subjects.shared_dataset([path, tmp_path / "runs"])
     larger = models.build("vit_nano_patch2_8", "float32", classes=10, depth=1, image_size=16)

@@ -174,7 +174,7 @@ def test_the_five_views_and_the_page(saved, tmp_path, capsys):
 @pytest.mark.parametrize(
     "changes, sentence",
     [
-        (["--samples", "2"], "samples must be at least 3"),
+        (["--samples", "2"], "samples must be an integer of at least 3"),
         (["--samples", "356"], "samples must be from 1 to 355"),
         (["--pictures", "0"], "pictures must be an integer from 1 to 12"),
         (["--dataset", "digitz"], "did you mean 'digits'"),

@@ -21,7 +21,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from acdbit_keras import code, execution, quantizers
+from acdbit_keras import checks, code, execution, quantizers
 from acdbit_keras.files import write_beside
 
 # Imported for what they register with Keras.
@@ -59,8 +59,7 @@ def save_compact(model, path, precision="float24"):
         >>> acd.models.save_compact(student, "student.acdbit")
         >>> student = acd.models.load_compact("student.acdbit")
     """
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision must be one of {', '.join(map(repr, PRECISIONS))}, not {precision!r}")
+    checks.choice("precision", precision, PRECISIONS)
     stored, layers = _with_stored_signs(model)
     kernels = {dense.kernel.path: dense.kernel_quantizer.levels for dense in layers if dense.kernel_quantizer.is_binary}
     rows, bits, floats = [], [], {kind: [np.empty(0)] for kind in PRECISIONS}

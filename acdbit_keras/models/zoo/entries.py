@@ -4,9 +4,9 @@
 `card.md`. `acdbit zoo add` makes an entry from a finished run.
 """
 
-import json
 import pathlib
 
+from acdbit_keras.files import read_json
 from acdbit_keras.models.zoo.compact import SUFFIX, load_compact
 from acdbit_keras.registry import unknown
 
@@ -55,6 +55,6 @@ def card(name, zoo=FOLDER):
     """
     path = entry(name, zoo) / CARD
     try:
-        return json.loads(path.read_text())
+        return read_json(path)
     except (OSError, ValueError) as error:
         raise ValueError(f"the entry {name!r} has no readable {CARD}: {error}") from error

@@ -3,7 +3,7 @@ the bits cost that it could win back."""
 
 import itertools
 
-from acdbit_keras import schemes
+from acdbit_keras import checks, schemes
 from acdbit_keras.distillation import LabelDistillation, QueryKeyDistillation
 from acdbit_keras.studies.experiments import paper
 from acdbit_keras.studies.experiments.plan import Experiment, Row
@@ -44,8 +44,7 @@ def ablate(recipe, grid="paper", seeds=(0, 1, 2)):
     Raises:
         ValueError: an unknown grid, and what `Experiment` raises.
     """
-    if grid not in GRIDS:
-        raise ValueError(f"grid must be one of {', '.join(map(repr, GRIDS))}, not {grid!r}")
+    checks.choice("grid", grid, GRIDS)
     baseline = Row(
         "none",
         "none (BinaryViT)",

@@ -15,9 +15,11 @@ import pathlib
 import keras
 
 from acdbit_keras import schemes
-from acdbit_keras.files import write_beside
+from acdbit_keras.files import write_text
 from acdbit_keras.models import recipes
-from acdbit_keras.studies.experiments import figures, plan, progress, tables, worker
+from acdbit_keras.models.run import Run
+from acdbit_keras.studies import progress
+from acdbit_keras.studies.experiments import figures, plan, tables, worker
 from acdbit_keras.studies.experiments import results as results_file
 
 TEACHER, FILES = "teacher", "files"
@@ -101,7 +103,7 @@ class _Table:
                 self.results["teacher"] = {**earlier, "folder": str(where)}
                 return self.results["teacher"]
         teacher_recipe = recipes.get(recipe.teacher)
-        line = progress.Progress({TEACHER: teacher_recipe.epochs}, {TEACHER: progress.finished_epochs(where)}, self.stream)
+        line = progress.Progress({TEACHER: teacher_recipe.epochs}, {TEACHER: Run(where).finished_epochs}, self.stream)
         task = {
             "task": "prepare",
             "recipe": dataclasses.asdict(recipe),
@@ -111,7 +113,7 @@ class _Table:
             "data_dir": self.data_dir,
         }
         try:
-            answer = self.execute(task, lambda: line.show(TEACHER, progress.finished_epochs(where)))
+            answer = self.execute(task, lambda: line.show(TEACHER, Run(where).finished_epochs))
         finally:
             line.close()
         if "error" in answer:
@@ -135,7 +137,7 @@ class _Table:
     def _train(self, cells, folders):
         names = {(cell.row.key, cell.seed): f"{cell.row.title}, seed {cell.seed}" for cell in cells}
         epochs = {name: _epochs(cell.recipe) for name, cell in zip(names.values(), cells, strict=True)}
-        done = {name: progress.finished_epochs(folders[key]) for key, name in names.items()}
+        done = {name: Run(folders[key]).finished_epochs for key, name in names.items()}
         line = progress.Progress(epochs, done, self.stream)
         try:
             for cell in cells:
@@ -153,7 +155,7 @@ class _Table:
                     "runs": str(self.runs),
                     "data_dir": self.data_dir,
                 }
-                answer = self.execute(task, lambda f=folder, n=name: line.show(n, progress.finished_epochs(f)))
+                answer = self.execute(task, lambda f=folder, n=name: line.show(n, Run(f).finished_epochs))
                 if "value" in answer:
                     entry.update(status=results_file.FINISHED, **answer["value"])
                 else:
@@ -209,8 +211,8 @@ class _Table:
 
     def _write(self):
         results_file.write(self.out / "results.json", self.results)
-        write_beside(self.out / "table.md", lambda path: path.write_text(tables.markdown(self.results) + "\n"))
-        write_beside(self.out / "table.csv", lambda path: path.write_text(tables.comma_separated(self.results)))
+        write_text(self.out / "table.md", tables.markdown(self.results))
+        write_text(self.out / "table.csv", tables.comma_separated(self.results))
 
 
 def _epochs(recipe):

@@ -5,7 +5,7 @@ import hashlib
 import json
 import re
 
-from acdbit_keras import schemes
+from acdbit_keras import checks, schemes
 from acdbit_keras.distillation import LabelDistillation, QueryKeyDistillation
 from acdbit_keras.models import data
 from acdbit_keras.models.recipes import Recipe
@@ -91,8 +91,7 @@ class Experiment:
         if not self.seeds:
             raise ValueError(f"{self.kind} needs at least one seed, e.g. --seeds 0 1 2")
         for seed in self.seeds:
-            if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-                raise ValueError(f"a seed must be an integer of at least 0, not {seed!r}")
+            checks.integer("a seed", seed, 0)
         if repeated := _repeated(self.seeds):
             raise ValueError(f"seed {repeated[0]} is given twice; every run of a row needs a seed of its own")
         if not any(not row.is_teacher and row.skipped is None for row in self.rows):

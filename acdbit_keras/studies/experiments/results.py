@@ -9,10 +9,9 @@ rows[i]       key, title, labels, changes, paper, skipped, is_teacher; cells: pe
 """
 
 import dataclasses
-import json
 import statistics
 
-from acdbit_keras.files import write_beside
+from acdbit_keras.files import read_json, write_json
 
 FORMAT = 1
 FINISHED, FAILED, WAITING = "finished", "failed", "waiting"
@@ -47,7 +46,7 @@ def read(path, experiment):
     if not path.exists():
         return None
     try:
-        results = json.loads(path.read_text())
+        results = read_json(path)
         version = results["format"]
         if version == FORMAT:
             results["kind"], results["recipe"].items(), results["teacher"], [row["cells"] for row in results["rows"]]
@@ -68,7 +67,7 @@ def read(path, experiment):
 def write(path, results):
     """Adds the summaries and writes the file, whole or not at all."""
     summarise(results)
-    write_beside(path, lambda temporary: temporary.write_text(json.dumps(results, indent=1) + "\n"))
+    write_json(path, results)
 
 
 def row(results, key):

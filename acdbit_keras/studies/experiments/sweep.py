@@ -1,6 +1,6 @@
 """`acdbit sweep`: the weights of the two distillation terms, in both forms of the query-key term."""
 
-from acdbit_keras import schemes
+from acdbit_keras import checks, schemes
 from acdbit_keras.distillation import LabelDistillation
 from acdbit_keras.studies.experiments import paper
 from acdbit_keras.studies.experiments.plan import Experiment, Row
@@ -24,11 +24,8 @@ def sweep(recipe, forms=FORMS, readings=("label",), seeds=(0,)):
         ValueError: an unknown form or reading, a scheme that is not distilled from the teacher's labels, and what
             `Experiment` raises.
     """
-    for name, values, allowed in (("forms", forms, FORMS), ("readings", readings, READINGS)):
-        wrong = [value for value in values if value not in allowed]
-        if wrong or not values:
-            found = repr(wrong[0]) if wrong else "none"
-            raise ValueError(f"{name} must be some of {', '.join(map(repr, allowed))}, not {found}")
+    checks.choices("forms", forms, FORMS)
+    checks.choices("readings", readings, READINGS)
     if not _is_distilled(recipe.scheme):
         raise ValueError(
             f"{recipe.scheme} is not distilled from the teacher's labels, so there are no weights to sweep; schemes that are: "

@@ -3,6 +3,7 @@
 import csv
 import io
 
+from acdbit_keras import text
 from acdbit_keras.studies.experiments import results as results_file
 
 MISSING = "-"
@@ -12,8 +13,7 @@ def markdown(results):
     """The table, its failures and its notes as Markdown."""
     results_file.summarise(results)
     columns = _columns(results)
-    lines = ["| " + " | ".join(title for title, _ in columns) + " |", "|" + "---|" * len(columns)]
-    lines += ["| " + " | ".join(text(row) for _, text in columns) + " |" for row in results["rows"]]
+    rows = [[content(row) for _, content in columns] for row in results["rows"]]
     sentences = []
     if results["differences"]:
         sentences += [
@@ -31,7 +31,7 @@ def markdown(results):
     )
     if results.get("command"):
         sentences.append(f"Command: `{results['command']}`")
-    return "\n".join(lines) + "\n\n" + "\n\n".join(sentences)
+    return "\n\n".join([text.markdown([title for title, _ in columns], rows), *sentences])
 
 
 def comma_separated(results):

@@ -19,7 +19,9 @@ import tempfile
 import threading
 import traceback
 
-from acdbit_keras.files import write_beside
+from acdbit_keras.files import read_json, write_json
+from acdbit_keras.models.run import Run
+from acdbit_keras.studies import deployed
 
 COMPARED_IMAGES = 1000  # test images on which a file is compared with Keras; its own accuracy is of all
 TIMED_RUNS = 100
@@ -57,19 +59,18 @@ def in_subprocess(task, tick=lambda: None):
                 with contextlib.suppress(BrokenPipeError):
                     process.stdin.close()
         if answer.exists():
-            return json.loads(answer.read_text())
+            return read_json(answer)
         return {"error": _death(process.returncode, log.read_text(errors="replace"))}
 
 
 def is_complete(teacher):
     """Whether a run folder or file holds a finished teacher."""
-    return (teacher / "result.json").exists() or teacher.is_file()
+    return Run(teacher).is_finished or teacher.is_file()
 
 
 def digest(teacher):
     """SHA-256 of the file that `load_model` takes from a run's folder, or of the file itself."""
-    found = [path for path in (teacher / "model.keras", teacher / "best.keras", teacher) if path.is_file()]
-    return hashlib.sha256(found[0].read_bytes()).hexdigest()
+    return hashlib.sha256((Run(teacher).trained_path or teacher).read_bytes()).hexdigest()
 
 
 def perform(task):
@@ -103,7 +104,7 @@ def _prepare(recipe, rows, teacher, runs, data_dir):
     recipe = recipes.Recipe(**recipe)
     made_here = teacher is None
     teacher = pathlib.Path(runs) / recipe.teacher if made_here else pathlib.Path(teacher)
-    finished = not made_here or (teacher / "result.json").exists()
+    finished = not made_here or Run(teacher).is_finished
     model = load_model(teacher) if finished else _untrained(recipes.get(recipe.teacher))
     for key, row in rows.items():
         try:
@@ -166,45 +167,26 @@ def _measure(files, dataset, data_dir):
             found[key] = _convert(paths["model"], paths["file"], dataset, data_dir)
         except Exception as error:  # One file that cannot be made leaves the others to be timed.
             found[key] = {"error": f"no file: {' '.join(str(error).split()) or type(error).__name__}"}
-    from acdbit_keras import convert
-
     good = [key for key, facts in found.items() if "error" not in facts]
-    timings = convert.benchmark([files[key]["file"] for key in good], runs=TIMED_RUNS, profile=False) if good else []
+    timings = deployed.time_files([files[key]["file"] for key in good], TIMED_RUNS) if good else []
     for key, timing in zip(good, timings, strict=True):
-        found[key].update(engine=timing.engine, median_ms=timing.median_ms, p90_ms=timing.p90_ms, arena_bytes=timing.arena_bytes)
+        found[key].update(timing)
     return found
 
 
 def _convert(model, path, dataset, data_dir):
-    import numpy as np
-
-    from acdbit_keras import convert
-    from acdbit_keras.models import data
     from acdbit_keras.models.loading import load_model
 
     model = load_model(model)
-    options = dict(image_size=model.image_size, data_dir=data_dir)
-    precision = model.scheme.precision
-    calibration = (
-        data.pipeline(dataset, "train", batch_size=128, augment="none", **options).take(2) if precision == "int8" else None
-    )
     pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
-    report = convert.to_tflite(model, path, precision=precision, calibration=calibration)
-    interpreter = convert.Interpreter(path)
-    equal = compared = right = images = 0
-    for batch, labels in data.pipeline(dataset, "test", batch_size=100, **options).as_numpy_iterator():
-        answers = interpreter.predict(batch).argmax(axis=1)
-        if compared < COMPARED_IMAGES:
-            equal += int((answers == np.argmax(model.predict(batch, verbose=0), axis=1)).sum())
-            compared += len(batch)
-        right += int((answers == labels).sum())
-        images += len(batch)
+    conversion = deployed.convert(model, path, dataset, data_dir, model.scheme.precision, described=False)
+    scores = deployed.evaluate_file(path, dataset, data_dir, model, COMPARED_IMAGES)
     return {
-        "precision": report.precision,
-        "bytes": report.bytes,
-        "top1": right / images,
-        "images": compared,
-        "equal_argmax": equal / compared,
+        "precision": conversion.precision,
+        "bytes": conversion.bytes,
+        "top1": scores["accuracy"],
+        "images": scores["compared"],
+        "equal_argmax": scores["equal_argmax"],
     }
 
 
@@ -241,4 +223,4 @@ def main(answer):
     task = json.loads(sys.stdin.readline())
     threading.Thread(target=_leave_with_the_one_who_asked, daemon=True).start()
     value = perform(task)
-    write_beside(answer, lambda path: path.write_text(json.dumps(value)))
+    write_json(answer, value)

@@ -10,6 +10,8 @@ Both backends: gradients come from `KerasSubject.gradient`.
 
 import numpy as np
 
+from acdbit_keras import checks
+
 
 def check_epsilon(epsilon):
     """Raises ValueError unless epsilon is within the range of a pixel."""
@@ -50,8 +52,7 @@ def pgd(subject, pixels, labels, epsilon, steps=10, rng=None):
     Source: arXiv:1706.06083.
     """
     check_epsilon(epsilon)
-    if not isinstance(steps, int) or steps < 1:
-        raise ValueError(f"steps must be a positive integer, not {steps!r}")
+    checks.integer("steps", steps, 1)
     center = np.asarray(pixels, np.float32)
     attacked = center
     if rng is not None:

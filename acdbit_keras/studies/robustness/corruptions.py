@@ -27,6 +27,8 @@ import pathlib
 import numpy as np
 from scipy import ndimage
 
+from acdbit_keras import checks
+
 SEVERITIES = (1, 2, 3, 4, 5)
 
 
@@ -46,8 +48,7 @@ def corrupt(pixels, kind, severity, seed=0):
         ImportError: jpeg_compression, pixelate and photographs of frost need Pillow.
         ValueError: an unknown kind or a severity out of range.
     """
-    if kind not in KINDS:
-        raise ValueError(f"corruption must be one of {', '.join(KINDS)}, not {kind!r}")
+    checks.choice("corruption", kind, KINDS)
     check_severity(severity)
     function, constants = KINDS[kind]
     rng = np.random.default_rng([seed, list(KINDS).index(kind), severity])
@@ -58,8 +59,7 @@ def corrupt(pixels, kind, severity, seed=0):
 
 def check_severity(severity):
     """Raises ValueError unless a severity is one of the five."""
-    if severity not in SEVERITIES:
-        raise ValueError(f"severity must be one of {', '.join(map(str, SEVERITIES))}, not {severity}")
+    checks.choice("severity", severity, SEVERITIES)
 
 
 # --- noise ----------------------------------------------------------------------------------------------------------

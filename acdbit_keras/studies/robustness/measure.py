@@ -1,17 +1,16 @@
 """The measurement: every model on every disturbance, as rows of one table."""
 
 import dataclasses
-import difflib
-import json
 import pathlib
 import tempfile
 import zlib
 
 import numpy as np
 
-from acdbit_keras.files import write_beside
+from acdbit_keras import checks
+from acdbit_keras.files import write_beside, write_json
 from acdbit_keras.models import data
-from acdbit_keras.studies import subjects
+from acdbit_keras.studies import deployed, subjects
 from acdbit_keras.studies.robustness import attacks, bitflips, corruptions, noise, report
 
 TESTS = ("noise", "attack", "corruption", "bitflip")
@@ -51,15 +50,9 @@ class Settings:
     rates: tuple = (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 
     def __post_init__(self):
-        for test in self.tests:
-            if test not in TESTS:
-                near = difflib.get_close_matches(str(test), TESTS, n=1)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
-                raise ValueError(f"tests must be some of {', '.join(TESTS)}, not {test!r}{hint}")
+        checks.choices("tests", self.tests, TESTS)
         for name, lowest in (("samples", 1), ("repetitions", 1), ("steps", 1), ("seed", 0)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
-                raise ValueError(f"{name} must be an integer of at least {lowest}, not {value!r}")
+            checks.integer(name, getattr(self, name), lowest)
         for kind in noise.KINDS:
             for strength in getattr(self, kind):
                 noise.check_strength(kind, strength)
@@ -118,9 +111,9 @@ def run(paths, out, settings=None, dataset=None, data_dir=None, progress=None):
     }
     measurement.all(dataset, data_dir)
     results["corruption_means"] = report.corruption_means(results)
-    write_beside(out / "results.json", lambda path: path.write_text(json.dumps(results, indent=1) + "\n"))
+    write_json(out / "results.json", results)
     write_beside(out / "results.csv", lambda path: report.write_csv(path, results["rows"]))
-    write_beside(out / "curves.png", lambda path: report.draw(path, results))
+    report.draw(out / "curves.png", results)
     return results
 
 
@@ -192,7 +185,7 @@ class _Measurement:
                     self._row("corruption", kind, severity, "severity", 0, subject, self._evaluate(subject, corrupted))
 
     def _bitflip(self, dataset, data_dir):
-        from acdbit_keras.convert import Interpreter, flatbuffer, to_tflite
+        from acdbit_keras.convert import Interpreter, flatbuffer
 
         images = data.normalize(self.pixels, dataset)
         for subject, entry in zip(self.examined, self.models):
@@ -200,7 +193,7 @@ class _Measurement:
                 path = subject.path
                 if subject.model is not None:
                     path = f"{folder}/model.tflite"
-                    to_tflite(subject.model, path, **_conversion(subject.model, dataset, data_dir))
+                    deployed.convert(subject.model, path, dataset, data_dir, described=False)
                 file = flatbuffer.read(path)
             try:
                 regions, entry["flipped_bits_are"] = bitflips.weights(file)
@@ -234,11 +227,3 @@ class _Measurement:
                 "accuracy": accuracy,
             }
         )
-
-
-def _conversion(model, dataset, data_dir):
-    """What `to_tflite` must be told: integers need images to calibrate by."""
-    if getattr(model.scheme, "precision", None) != "int8":
-        return {}
-    images = data.pipeline(dataset, "train", image_size=model.image_size, batch_size=128, data_dir=data_dir, augment="none")
-    return {"precision": "int8", "calibration": images.take(2)}

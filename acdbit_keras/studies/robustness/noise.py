@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from acdbit_keras import checks
+
 
 class Noise(NamedTuple):
     """One kind of noise.
@@ -61,8 +63,7 @@ def add(kind, pixels, strength, rng):
     Raises:
         ValueError: an unknown kind or a strength out of its range.
     """
-    if kind not in KINDS:
-        raise ValueError(f"noise must be one of {', '.join(KINDS)}, not {kind!r}")
+    checks.choice("noise", kind, KINDS)
     check_strength(kind, strength)
     return np.clip(KINDS[kind].add(np.asarray(pixels, np.float32), np.float32(strength), rng), 0, 255)
 

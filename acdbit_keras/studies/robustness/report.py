@@ -4,6 +4,7 @@ import csv
 
 import numpy as np
 
+from acdbit_keras import figures, text
 from acdbit_keras.studies.robustness import noise
 
 # Colours that remain apart for colour-blind eyes and in print (Okabe and Ito), darkest first.
@@ -48,12 +49,10 @@ def corruption_means(results):
 def table(results):
     """Accuracies as text: one line per disturbance, one column per model."""
     models = [model["name"] for model in results["models"]]
-    width = max(10, *(len(name) + 2 for name in models))
-    lines = [f"{'':44}" + "".join(f"{name:>{width}}" for name in models)]
+    rows = []
 
     def line(label, values):
-        cells = (f"{values[name]:{width}.2%}" if name in values else f"{'-':>{width}}" for name in models)
-        lines.append(f"{label:44}" + "".join(cells))
+        rows.append([label, *(f"{values[name]:.2%}" if name in values else "-" for name in models)])
 
     line(f"clean, {results['settings']['samples']} test images", {model["name"]: model["clean"] for model in results["models"]})
     for test, kind in dict.fromkeys((row["test"], row["kind"]) for row in results["rows"] if row["test"] != "corruption"):
@@ -64,7 +63,7 @@ def table(results):
     means = results["corruption_means"]
     for severity in next(iter(means.values()), {}):
         line(f"mean of the corruptions, severity {severity}", {model: values[severity] for model, values in means.items()})
-    return "\n".join(lines)
+    return text.table(["", *models], rows)
 
 
 _LABELS = {
@@ -81,10 +80,7 @@ _LABELS |= {
 
 def draw(path, results):
     """Draws one figure: accuracy against strength for every disturbance, a curve per model."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    from matplotlib.lines import Line2D
 
     panels = _panels(results)
     kinds = list(dict.fromkeys(row["kind"] for row in results["rows"] if row["test"] == "corruption"))
@@ -94,9 +90,7 @@ def draw(path, results):
         model["name"]: dict(color=_COLORS[i % len(_COLORS)], marker=_MARKERS[i % len(_MARKERS)])
         for i, model in enumerate(results["models"])
     }
-    figure = plt.figure(
-        figsize=(max(3.3 * columns, 10.5 if kinds else 0), 2.9 * rows + (3.6 if kinds else 0) + 0.6), layout="constrained"
-    )
+    figure = figures.empty((max(3.3 * columns, 10.5 if kinds else 0), 2.9 * rows + (3.6 if kinds else 0) + 0.6))
     grid = figure.add_gridspec(rows + bool(kinds), columns, height_ratios=[1] * rows + [1.25] * bool(kinds))
     for number, panel in enumerate(panels):
         axes = figure.add_subplot(grid[number // columns, number % columns])
@@ -105,10 +99,9 @@ def draw(path, results):
             axes.set_ylabel("top-1 accuracy, %")
     if kinds:
         _draw_kinds(figure.add_subplot(grid[rows, :]), results, style, kinds)
-    handles = [plt.Line2D([], [], **style[name], markersize=4, label=name) for name in style]
+    handles = [Line2D([], [], **style[name], markersize=4, label=name) for name in style]
     figure.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), 4), frameon=False)
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+    figures.save(figure, path, dots_per_inch=130)
 
 
 def _panels(results):

@@ -1,14 +1,11 @@
 """The five views as pictures."""
 
-import io
-
 import matplotlib
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
 
+from acdbit_keras import figures
 from acdbit_keras.studies.visualize import measures
 
 # The places that every block of a transformer has, in order of execution.
@@ -37,20 +34,12 @@ _STYLE = {
 }
 
 
-def png(figure):
-    """The bytes of a figure as PNG; closes it."""
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=120)
-    plt.close(figure)
-    return content.getvalue()
-
-
 def distributions(observation):
     """Histograms of real values, bare signs and codes: a row per block, a column per place."""
     blocks = _chosen([place.block for place in observation.places if place.name == "query"])
     found = {(place.block, place.name): place for place in observation.places}
     names = [name for name in PLACES if any((block, name) in found for block in blocks)]
-    with plt.rc_context(_STYLE):
+    with matplotlib.rc_context(_STYLE):
         figure, axes = _grid(len(blocks), len(names), 1.95, 1.65, top=0.55)
         for row, block in enumerate(blocks):
             for column, name in enumerate(names):
@@ -62,11 +51,11 @@ def distributions(observation):
                 if row == 0:
                     cell.set_title(_TITLES.get(name, name), pad=16 if observation.is_binary else 6)
             axes[row, 0].set_ylabel(block.replace("_", " "))
-        handles = [plt.Rectangle((0, 0), 1, 1, color=_REAL, label="float")]
+        handles = [Rectangle((0, 0), 1, 1, color=_REAL, label="float")]
         if observation.is_binary:
             handles += [
-                plt.Line2D([], [], color=_SIGN, marker="o", markersize=4, label="bare signs, -1 and +1"),
-                plt.Line2D([], [], color=_CODE, label="code: signs with scale and mean restored"),
+                Line2D([], [], color=_SIGN, marker="o", markersize=4, label="bare signs, -1 and +1"),
+                Line2D([], [], color=_CODE, label="code: signs with scale and mean restored"),
             ][: 2 if any(place.is_restored for place in observation.places) else 1]
         figure.legend(handles=handles, loc="outside upper center", ncols=3)
     return figure
@@ -107,8 +96,9 @@ def alignment(observations):
         ("distance from float, std", (("distance_of_code", "-", "code"), ("distance_of_signs", ":", "bare signs"))),
         ("relative error of the code", (("relative_error", "-", "code"),)),
     )
-    with plt.rc_context(_STYLE):
-        figure, axes = plt.subplots(len(panels), 1, figsize=(12.5, 2.05 * len(panels) + 1.2), sharex=True, layout="constrained")
+    with matplotlib.rc_context(_STYLE):
+        figure, grid = figures.new(len(panels), size=(12.5, 2.05 * len(panels) + 1.2), sharex=True)
+        axes = grid[:, 0]
         for axis, (label, curves) in zip(axes, panels):
             for color, observation in zip(_MODELS, models):
                 summaries = [place.facts for place in observation.places if place.is_sign]
@@ -117,7 +107,7 @@ def alignment(observations):
             axis.set_ylabel(label)
             axis.grid(alpha=0.25, linewidth=0.6)
             axis.legend(
-                handles=[plt.Line2D([], [], color="#555555", linestyle=line, label=text) for _, line, text in curves],
+                handles=[Line2D([], [], color="#555555", linestyle=line, label=text) for _, line, text in curves],
                 loc="upper right",
                 fontsize=8.5,
                 ncols=2,
@@ -139,7 +129,7 @@ def alignment(observations):
             )
         axes[-1].set_xlim(-0.6, len(signs) - 0.4)
         figure.legend(
-            handles=[plt.Line2D([], [], color=color, label=model.name) for color, model in zip(_MODELS, models)],
+            handles=[Line2D([], [], color=color, label=model.name) for color, model in zip(_MODELS, models)],
             loc="outside upper center",
             ncols=4,
         )
@@ -155,10 +145,10 @@ def embeddings(observations, points, labels, class_names, titles):
     """
     classes = np.unique(labels)
     coloured = classes if len(classes) <= 20 else classes[:10]
-    palette = plt.get_cmap("tab10" if len(coloured) <= 10 else "tab20")
+    palette = matplotlib.colormaps["tab10" if len(coloured) <= 10 else "tab20"]
     columns = min(3, len(observations))
     rows = -(-len(observations) // columns)
-    with plt.rc_context(_STYLE):
+    with matplotlib.rc_context(_STYLE):
         figure, axes = _grid(rows, columns, 4.1, 3.9, top=0.8)
         for axis, place, title in zip(axes.flat, points, titles):
             others = ~np.isin(labels, coloured)
@@ -172,7 +162,7 @@ def embeddings(observations, points, labels, class_names, titles):
             for side in axis.spines.values():
                 side.set_visible(False)
         handles = [
-            plt.Line2D([], [], color=palette(number), marker="o", linestyle="none", markersize=5, label=class_names[label])
+            Line2D([], [], color=palette(number), marker="o", linestyle="none", markersize=5, label=class_names[label])
             for number, label in enumerate(coloured)
         ]
         figure.legend(
@@ -187,7 +177,7 @@ def embeddings(observations, points, labels, class_names, titles):
 
 def eigen_cams(observations, pixels, labels, class_names):
     """Images above their maps: a row per model, a column per image."""
-    with plt.rc_context(_STYLE):
+    with matplotlib.rc_context(_STYLE):
         figure, axes = _grid(1 + len(observations), len(pixels), 1.45, 1.6, top=0.1)
         for column, (image, label) in enumerate(zip(pixels, labels)):
             axes[0, column].imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255)
@@ -224,7 +214,7 @@ def attention_matrices(observation, teacher=None, picture=0, head=0):
     titles = (["teacher: softmax"] if with_twin else []) + (
         ["softmax P", f"{coded} $P_b$", "$|P - P_b|$"] if observation.is_quantized else ["softmax P"]
     )
-    with plt.rc_context(_STYLE):
+    with matplotlib.rc_context(_STYLE):
         figure, axes = _grid(len(blocks), len(titles), 2.7, 2.45, top=0.1)
         for row, block in enumerate(blocks):
             softmax, code = (matrices[picture, head] for matrices in found[block].shown)
@@ -250,8 +240,8 @@ def attention_matrices(observation, teacher=None, picture=0, head=0):
 def attention_errors(observations):
     """Error of the quantized attention per block, the share of keys it keeps and the mass of its rows; a line per model."""
     models = [observation for observation in observations if observation.is_quantized]
-    with plt.rc_context(_STYLE):
-        figure, axes = plt.subplots(1, 3, figsize=(12.5, 3.6), layout="constrained")
+    with matplotlib.rc_context(_STYLE):
+        figure, [axes] = figures.new(columns=3, size=(12.5, 3.6))
         for color, model in zip(_MODELS, models):
             blocks = range(len(model.attentions))
             errors = [np.concatenate(attention.errors) for attention in model.attentions]
@@ -295,7 +285,7 @@ def attention_errors(observations):
 
 
 def _grid(rows, columns, width, height, top):
-    return plt.subplots(rows, columns, figsize=(width * columns + 0.5, height * rows + top), squeeze=False, layout="constrained")
+    return figures.new(rows, columns, size=(width * columns + 0.5, height * rows + top))
 
 
 def _chosen(blocks):

@@ -1,12 +1,13 @@
 """From models and images to pictures, numbers and one page."""
 
 import importlib.util
-import json
 import pathlib
 
 import numpy as np
 
-from acdbit_keras.files import write_beside
+from acdbit_keras import checks, text
+from acdbit_keras.figures import png
+from acdbit_keras.files import write_beside, write_json, write_text
 from acdbit_keras.models import data
 from acdbit_keras.studies import subjects
 from acdbit_keras.studies.visualize import measures, page, sections
@@ -51,12 +52,9 @@ def run(paths, out, samples=500, pictures=8, dataset=None, seed=0, data_dir=None
     for path in paths:
         if subjects.is_file(path):
             raise ValueError(f"{path} does not hand out what happens inside it: name the Keras model it was converted from")
-    if isinstance(pictures, bool) or not isinstance(pictures, int) or not 1 <= pictures <= 12:
-        raise ValueError(f"pictures must be an integer from 1 to 12, not {pictures!r}")
-    if samples < 3:
-        raise ValueError(f"samples must be at least 3, the fewest points that an embedding can arrange, not {samples}")
-    if not 0 <= seed < 2**32:
-        raise ValueError(f"seed must be from 0 to {2**32 - 1}, not {seed}")
+    checks.integer("pictures", pictures, 1, 12)
+    checks.integer("samples", samples, 3)  # the fewest points that an embedding can arrange
+    checks.integer("seed", seed, 0, 2**32 - 1)
     # Only drawing needs matplotlib.
     from acdbit_keras.studies.visualize import figures
 
@@ -78,10 +76,10 @@ def run(paths, out, samples=500, pictures=8, dataset=None, seed=0, data_dir=None
 
     drawn = {}
     for observation in observations:
-        drawn[sections.picture_name("distributions", observation)] = figures.png(figures.distributions(observation))
+        drawn[sections.picture_name("distributions", observation)] = png(figures.distributions(observation))
         step()
     if any(observation.is_binary for observation in observations):
-        drawn["alignment"] = figures.png(figures.alignment(observations))
+        drawn["alignment"] = png(figures.alignment(observations))
     step()
     for name, embed in embedders.items():
         points = []
@@ -89,15 +87,15 @@ def run(paths, out, samples=500, pictures=8, dataset=None, seed=0, data_dir=None
             points.append(embed(observation.features))
             step()
         titles = [f"{model['name']}\nnearest of the same class: {model['neighbour_agreement']:.1%}" for model in models]
-        drawn[name] = figures.png(figures.embeddings(observations, points, labels, names, titles))
-    drawn["eigen_cam"] = figures.png(figures.eigen_cams(observations, pixels[:pictures], labels[:pictures], names))
+        drawn[name] = png(figures.embeddings(observations, points, labels, names, titles))
+    drawn["eigen_cam"] = png(figures.eigen_cams(observations, pixels[:pictures], labels[:pictures], names))
     step()
     for observation in observations:
         twin = teacher if observation is not teacher else None
-        drawn[sections.picture_name("attention", observation)] = figures.png(figures.attention_matrices(observation, twin))
+        drawn[sections.picture_name("attention", observation)] = png(figures.attention_matrices(observation, twin))
     step()
     if any(observation.is_quantized for observation in observations):
-        drawn["attention_error"] = figures.png(figures.attention_errors(observations))
+        drawn["attention_error"] = png(figures.attention_errors(observations))
     step()
 
     results = {
@@ -111,20 +109,22 @@ def run(paths, out, samples=500, pictures=8, dataset=None, seed=0, data_dir=None
     }
     for name, content in drawn.items():
         write_beside(out / f"{name}.png", lambda path, content=content: path.write_bytes(content))
-    write_beside(out / "results.json", lambda path: path.write_text(json.dumps(results, indent=1) + "\n"))
+    write_json(out / "results.json", results)
     write_beside(out / "layers.csv", lambda path: _write_csv(path, results["layers"]))
-    write_beside(out / "index.html", lambda path: path.write_text(_page(results, drawn, observations, teacher, names[labels[0]])))
+    write_text(out / "index.html", _page(results, drawn, observations, teacher, names[labels[0]]))
     return results
 
 
 def table(results):
     """The models' figures as text."""
+    return text.table(*_table(results))
+
+
+def _table(results):
+    """Header and rows of the models' figures."""
     keys = [key for key in _COLUMNS if any(model.get(key) is not None for model in results["models"])]
-    width = max(len(model["name"]) for model in results["models"]) + 2
-    lines = [" " * width + "".join(f"{_COLUMNS[key][0]:>23}" for key in keys)]
-    for model in results["models"]:
-        lines.append(f"{model['name']:{width}}" + "".join(f"{_cell(model, key):>23}" for key in keys))
-    return "\n".join(lines)
+    rows = [[model["name"], *(_cell(model, key) for key in keys)] for model in results["models"]]
+    return ["model", *(_COLUMNS[key][0] for key in keys)], rows
 
 
 def _cell(model, key):
@@ -197,8 +197,6 @@ def _write_csv(path, layers):
 
 def _page(results, drawn, observations, teacher, class_name):
     models, samples = results["models"], results["samples"]
-    keys = [key for key in _COLUMNS if any(model.get(key) is not None for model in models)]
-    rows = [[model["name"], *(_cell(model, key) for key in keys)] for model in models]
     found = [
         sections.distributions(drawn, observations, models),
         sections.features(drawn, samples),
@@ -213,4 +211,4 @@ def _page(results, drawn, observations, teacher, class_name):
         f"Made by acdbit visualize, seed {results['seed']}. Averages in the table are over all tensors of signs and all blocks; "
         "the figures of every tensor are in layers.csv."
     )
-    return page.render("Inside the models", lead, ["model", *(_COLUMNS[key][0] for key in keys)], rows, found, footer)
+    return page.render("Inside the models", lead, *_table(results), found, footer)

@@ -1,0 +1,149 @@
+"""What a run's folder holds.
+
+    recipe.json       the recipe as it was run
+    history.csv       one row per epoch, of all stages
+    tensorboard/      the same for TensorBoard
+    stage_0.keras     the model at the end of the first stage, of a scheme with several; it is the start of the next
+    best.keras        the model of the best epoch by validation accuracy, of the stage at hand
+    model.keras       the model of the last epoch, once the run is finished
+    result.json       final and best accuracy, time, images per second, once the run is finished
+    state.npz         what a resumed run needs: weights, optimizer and random states after the last epoch
+
+A run of a scheme without training (`Scheme.post_training`) has no history and no state.
+"""
+
+import csv
+import dataclasses
+import pathlib
+
+from acdbit_keras.files import read_json, write_beside, write_json
+from acdbit_keras.models.recipes import Recipe
+
+
+class Run:
+    """The folder of a training run, which need not be there yet.
+
+    Args:
+        folder: path of the folder.
+
+    Attributes:
+        folder: `pathlib.Path`.
+        recipe_path, history_path, best_path, model_path, result_path, state_path, tensorboard_path: of what is in it.
+
+    Example:
+        >>> Run("runs/digits_acd_bit").result["accuracy"]
+    """
+
+    def __init__(self, folder):
+        self.folder = pathlib.Path(folder)
+        self.recipe_path = self.folder / "recipe.json"
+        self.history_path = self.folder / "history.csv"
+        self.best_path = self.folder / "best.keras"
+        self.model_path = self.folder / "model.keras"
+        self.result_path = self.folder / "result.json"
+        self.state_path = self.folder / "state.npz"
+        self.tensorboard_path = self.folder / "tensorboard"
+
+    @classmethod
+    def around(cls, path):
+        """The run whose folder a path is, or whose folder the file at that path lies in."""
+        path = pathlib.Path(path)
+        return cls(path if path.is_dir() else path.parent)
+
+    def stage_path(self, index):
+        """Path of the model at the end of a stage, counted from 0."""
+        return self.folder / f"stage_{index}.keras"
+
+    @property
+    def exists(self):
+        """Whether the folder holds a run, finished or not."""
+        return self.recipe_path.exists()
+
+    @property
+    def is_finished(self):
+        return self.exists and self.result_path.exists()
+
+    @property
+    def trained_path(self):
+        """Path of the model to take: that of the last epoch, before the end of the run that of the best one; or `None`."""
+        return next((path for path in (self.model_path, self.best_path) if path.exists()), None)
+
+    @property
+    def recipe(self):
+        """The `Recipe` that the run is made with.
+
+        Raises:
+            ValueError: the folder holds no run, or one whose recipe this version cannot read.
+        """
+        if not self.exists:
+            name = self.recipe_path.name
+            raise ValueError(f"{self.folder} is not a run: it has no {name}; `acdbit train RECIPE --out {self.folder}` makes one")
+        try:
+            return Recipe(**read_json(self.recipe_path))
+        except TypeError as error:
+            raise ValueError(f"{self.recipe_path} is not a recipe of this version of acdbit-keras: {error}") from error
+
+    @property
+    def result(self):
+        """What the finished run gave: a dict of accuracies, epochs, seconds, images per second, backend.
+
+        Raises:
+            ValueError: the folder holds no run, or one that is not finished.
+        """
+        recipe = self.recipe
+        if not self.is_finished:
+            raise ValueError(
+                f"the run in {self.folder} is not finished; `acdbit train {recipe.name} --out {self.folder}` goes on with it"
+            )
+        return read_json(self.result_path)
+
+    @property
+    def history(self):
+        """The rows of the history so far, dicts from column to text; empty before the first epoch's end."""
+        try:
+            with self.history_path.open(newline="") as file:
+                return list(csv.DictReader(file))
+        except OSError:
+            return []
+
+    @property
+    def finished_epochs(self):
+        """Number of epochs in the history."""
+        return len(self.history)
+
+    def write_recipe(self, recipe):
+        """Writes the recipe, into a folder that is made where there is none.
+
+        Raises:
+            OSError: the folder or the file cannot be written.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(f"cannot make the run's folder {self.folder}: {error.strerror}") from error
+        write_json(self.recipe_path, dataclasses.asdict(recipe))
+
+    def write_result(self, result):
+        """Writes the result, which makes the run a finished one.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        write_json(self.result_path, result)
+
+    def forget_epochs_from(self, epoch):
+        """Drops the rows of the history from an epoch on, counted from 0.
+
+        A run killed between its log and its checkpoint has a row that will be written again.
+        """
+        rows = self.history
+        if not rows:
+            return
+
+        def write(path):
+            with path.open("w", newline="") as file:
+                writer = csv.DictWriter(file, list(rows[0]))
+                writer.writeheader()
+                writer.writerows(row for row in rows if int(row["epoch"]) < epoch)
+
+        write_beside(self.history_path, write)

@@ -1,0 +1,205 @@
+"""Making the entries of a zoo: a finished run becomes a compact file, and everything on its card is measured on that file."""
+
+import dataclasses
+import math
+import pathlib
+import shlex
+import tempfile
+
+import numpy as np
+
+from acdbit_keras import checks
+from acdbit_keras.convert import to_tflite
+from acdbit_keras.files import write_beside, write_json, write_text
+from acdbit_keras.machine import processor
+from acdbit_keras.models import data, recipes
+from acdbit_keras.models.loading import load_model
+from acdbit_keras.models.run import Run
+from acdbit_keras.models.train import evaluate
+from acdbit_keras.models.zoo import entries
+from acdbit_keras.models.zoo.compact import PRECISIONS, load_compact, save_compact
+from acdbit_keras.studies import deployed
+
+TIMED_RUNS = 200
+
+
+def add(run, name, zoo, data_dir=None, precision="float24", limits=(), say=print):
+    """Makes an entry of a zoo from a finished run.
+
+    Everything on its card is measured on the compact file as it is read back: accuracy and agreement with the run's model
+    on all test images, parity of the converted file with it, sizes, latency.
+
+    Args:
+        run: folder of the run.
+        name: of the entry.
+        zoo: folder of the entries.
+        data_dir: where the datasets are prepared.
+        precision: as for `save_compact`.
+        limits: sentences to add to the card's.
+        say: called with progress lines.
+
+    Returns:
+        The card, a dict.
+
+    Raises:
+        ValueError: a run that is not finished or not of a 1-bit scheme, or a name that is no folder's.
+        OSError: the entry cannot be written.
+    """
+    if not name.isidentifier():
+        raise ValueError(f"the name of an entry must be of letters, digits and underscores, not {name!r}")
+    checks.choice("precision", precision, PRECISIONS)
+    run, folder = Run(run), pathlib.Path(zoo) / name
+    recipe, result = run.recipe, run.result
+    trained = load_model(run.folder)
+    with tempfile.TemporaryDirectory() as scratch:
+        # Complete before anything reaches the zoo.
+        weights, file = pathlib.Path(scratch) / entries.WEIGHTS, pathlib.Path(scratch) / f"{name}.tflite"
+        compact_bytes = save_compact(trained, weights, precision)
+        model = load_compact(weights)
+        made = {
+            "name": name,
+            **_facts(recipe, trained, model, data_dir),
+            "training": result,
+            **_accuracies(recipe, trained, model, data_dir, say),
+            **_measured(recipe, model, file, data_dir, say),
+            "limits": [*_limits(recipe, model), *limits],
+        }
+        made["size"] = _sizes(trained, precision, compact_bytes) | made["size"]
+        content = weights.read_bytes()
+    folder.mkdir(parents=True, exist_ok=True)
+    # The weights last: without them there is no entry.
+    write_json(folder / entries.CARD, made)
+    write_text(folder / entries.CARD_TEXT, markdown(made))
+    write_beside(folder / entries.WEIGHTS, lambda path: path.write_bytes(content))
+    return made
+
+
+def _facts(recipe, trained, model, data_dir):
+    facts = data.info(recipe.dataset)
+    images = {"train_images": facts.train_examples, "test_images": facts.test_examples}
+    return {
+        "model": {
+            "preset": recipe.preset,
+            "scheme": recipe.scheme,
+            "parameters": _parameters(trained),
+            "image_size": model.image_size,
+        },
+        "data": {**images, **deployed.card(model, recipe.dataset, data_dir)},
+        "recipe": _changed_settings(recipe) | {"name": recipe.name, "epochs": recipe.epochs, "seed": recipe.seed},
+        "command": _command_line(recipe),
+    }
+
+
+def _accuracies(recipe, trained, model, data_dir, say):
+    say(f"evaluating the compact model and the run's on {data.info(recipe.dataset).test_examples} test images")
+    scores = evaluate(model, recipe.dataset, data_dir)
+    run_scores = evaluate(trained, recipe.dataset, data_dir)
+    test = deployed.test_images(recipe.dataset, model.image_size, data_dir, batch_size=128)
+    return {
+        "accuracy": {"top1": scores["accuracy"], "top5": scores["top5"], "images": scores["images"]},
+        "run": {"top1": run_scores["accuracy"], "equal_argmax": _agreement(model, trained, test)},
+    }
+
+
+def _agreement(model, other, test):
+    """Share of images that two models put into the same class."""
+    images = test.map(lambda images, labels: images)
+    ours, theirs = (np.argmax(each.predict(images, verbose=0), axis=1) for each in (model, other))
+    return float((ours == theirs).mean())
+
+
+def _measured(recipe, model, file, data_dir, say):
+    say("converting, and comparing the file with the compact model")
+    conversion = deployed.convert(model, file, recipe.dataset, data_dir)
+    parity = deployed.compare(model, file, recipe.dataset, data_dir)
+    say("timing the file")
+    [timing] = deployed.time_files([file], TIMED_RUNS)
+    return {
+        "parity": deployed.parity_facts(parity),
+        "size": {"tflite_bytes": conversion.bytes},
+        "latency": {
+            "median_ms": timing["median_ms"],
+            "p90_ms": timing["p90_ms"],
+            "threads": 1,
+            "engine": timing["engine"],
+            "processor": processor(),
+        },
+    }
+
+
+def _sizes(trained, precision, compact_bytes):
+    float32_bytes = 4 * _parameters(trained)
+    return {
+        "precision": precision,
+        "compact_bytes": compact_bytes,
+        "float32_bytes": float32_bytes,
+        "float32_over_compact": float32_bytes / compact_bytes,
+    }
+
+
+def _parameters(trained):
+    return sum(math.prod(weight.shape) for weight in trained.trainable_variables)
+
+
+def converted(name, folder):
+    """The `.tflite` file of an entry of the package's zoo, made in a folder; returns its path."""
+    path = pathlib.Path(folder) / f"{name}.tflite"
+    facts = entries.card(name)["data"]
+    # As the card has it: names of classes may stand in the dataset alone, which need not be here.
+    to_tflite(entries.from_zoo(name), path, card={key: facts[key] for key in deployed.CARD})
+    return path
+
+
+def line(made):
+    """A card in one line."""
+    return (
+        f"{made['name']:32}{made['data']['dataset']:14}top-1 {made['accuracy']['top1']:.2%}  "
+        f"{made['size']['compact_bytes'] / 1e3:.0f} kB  {made['latency']['median_ms']:.3f} ms"
+    )
+
+
+def markdown(made):
+    """A card as text."""
+    data, accuracy, parity, size, latency = (made[key] for key in ("data", "accuracy", "parity", "size", "latency"))
+    rows = {
+        "model": f"`{made['model']['preset']}`, scheme `{made['model']['scheme']}`, {made['model']['parameters']:,} parameters",
+        "data": f"{data['dataset']}: {data['train_images']:,} training and {data['test_images']:,} test images, "
+        f"{len(data['classes'])} classes",
+        "recipe": f"`{made['recipe']['name']}`, {made['training']['epochs']} epochs, seed {made['recipe']['seed']}, "
+        f"{made['training']['training_seconds'] / 60:.0f} minutes of training ({made['training']['backend']})",
+        "command": f"`{made['command']}`",
+        "accuracy": f"top-1 {accuracy['top1']:.2%}, top-5 {accuracy['top5']:.2%} on {accuracy['images']:,} test images "
+        f"(the trained model: top-1 {made['run']['top1']:.2%}; the same class on {made['run']['equal_argmax']:.2%})",
+        "parity": f"the converted file gives the class of this model on {parity['equal_argmax']:.2%} of {parity['samples']:,} images; "
+        f"{parity['beyond_tolerance']} part by more than {parity['tolerance']:g} in a logit, "
+        f"{parity['on_threshold']} of them with a sign on its threshold, {parity['unexplained']} unexplained",
+        "size": f"{size['compact_bytes'] / 1e3:.0f} kB, 1/{size['float32_over_compact']:.1f} of "
+        f"{size['float32_bytes'] / 1e3:.0f} kB in float32; converted {size['tflite_bytes'] / 1e3:.0f} kB",
+        "latency": f"median {latency['median_ms']:.3f} ms, 90 % below {latency['p90_ms']:.3f} ms, {latency['threads']} thread, "
+        f"{latency['engine']}, {latency['processor']}",
+    }
+    table = ["| | |", "|---|---|", *(f"| {key} | {text} |" for key, text in rows.items())]
+    return "\n".join([f"# {made['name']}", "", *table, "", "Limits:", "", *(f"- {limit}" for limit in made["limits"])])
+
+
+def _changed_settings(recipe):
+    """What differs from the recipe of that name in this version."""
+    if recipe.name not in recipes.names():
+        return dataclasses.asdict(recipe)
+    known = recipes.get(recipe.name)
+    return {key: value for key, value in dataclasses.asdict(recipe).items() if value != getattr(known, key)}
+
+
+def _command_line(recipe):
+    changed = {key: value for key, value in _changed_settings(recipe).items() if key != "name"}
+    settings = [part for key, value in changed.items() for part in ("--set", f"{key}={value}")]
+    return shlex.join(["acdbit", "train", recipe.name, *settings])
+
+
+def _limits(recipe, model):
+    return [
+        f"It knows the classes of {recipe.dataset} only, and gives one of them for any picture; pictures are resized to "
+        f"{model.image_size} x {model.image_size} pixels.",
+        "One run with one seed: another seed gives another accuracy.",
+        "Its weights are signs; it can be evaluated and converted, not trained further.",
+    ]
