@@ -354,7 +354,8 @@ def _terms(recipe, scheme):
 
 
 def _optimizer(recipe, epochs, steps):
-    total, warmup = epochs * steps, int(recipe.warmup_epochs * steps)
+    warmup_epochs = recipe.warmup_epochs if recipe.warmup_share is None else recipe.warmup_share * epochs
+    total, warmup = epochs * steps, int(warmup_epochs * steps)
     schedule = keras.optimizers.schedules.CosineDecay(
         initial_learning_rate=recipe.learning_rate / 100 if warmup else recipe.learning_rate,
         decay_steps=max(total - warmup, 1),
