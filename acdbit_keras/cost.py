@@ -23,6 +23,7 @@ from acdbit_keras import code, device_ops, execution
 from acdbit_keras.device_ops import WORD_BITS
 from acdbit_keras.layers import BinaryAttention, BinaryDense, LayerScale, PoolingBranches, RPReLU
 from acdbit_keras.layers.pooling import SIDES
+from acdbit_keras.layers.stem import PooledStem
 from acdbit_keras.quantizers import AlignedSign, Comparison, Quantizer, StoredSign, WeightSign
 
 # Bytes of a flatbuffer's structures, each measured by removing them from converted files and packing again.
@@ -327,6 +328,10 @@ class _CountingExecutor(execution.KerasExecutor):
         if _offset_size(layer.query_quantizer, query) > 1:
             self._trace.record(layer).float_macs += heads * m * head_dim
         return ops.zeros_like(query), ops.zeros((query.shape[0], heads, n, m), query.dtype)
+
+    def pooled_stem(self, layer, inputs, training):
+        # In the order of the converted file, whose convolutions the norms are folded into.
+        return layer.compute_pooled_last(inputs)
 
     def pooling(self, layer, inputs):
         self._trace.record(layer).float_macs += 2 * SIDES[-1] * math.prod(inputs.shape[1:])
@@ -669,6 +674,7 @@ _STORED = (
     (BinaryDense, _store_binary_dense),
     (BinaryAttention, _store_attention),
     (PoolingBranches, _store_pooling),
+    (PooledStem, lambda file, record: file.nodes(len(record.layer.norms))),  # the max-poolings
     (RPReLU, _store_rprelu),
     (LayerScale, _store_layer_scale),
     (layers.BatchNormalization, _store_batch_norm),

@@ -57,6 +57,10 @@ class KerasExecutor:
         """`inputs (batch, height, width, channels)` through a `PatchEmbedding`."""
         return layer.convolve(inputs)
 
+    def pooled_stem(self, layer, inputs, training):
+        """`inputs (batch, height, width, channels)` through a `PooledStem`."""
+        return layer.compute(inputs, training)
+
     def pooling(self, layer, inputs):
         """`inputs (batch, height, width, channels)` through a `PoolingBranches`."""
         return layer.sum_of_windows(inputs)

@@ -169,6 +169,11 @@ class TestBackbones:
         kernels = 12 * (4 * 384**2 + 2 * 384 * 1536) // 8
         assert kernels < sum(row.packed_bytes for row in binary_model.rows if row.weight_bits == 1) < 1.2 * kernels
 
+    def test_pooled_stem(self):
+        stem = 32 * 32 * 9 * 3 * 32 + 16 * 16 * 9 * 32 * 64 + 8 * 8 * 64 * 128
+        found = cost.analyse(models.build("vit_mini_pooled4_32", "binary_vit"))
+        assert found.float_macs == stem + 4 * 64 * 128 * 10 + 128 * 10
+
     def test_the_model_is_left_as_it_was(self):
         model = models.build("vit_nano_patch2_8", "acd_bit")
         before, call = model.get_weights(), layers.Layer.__call__
@@ -235,7 +240,7 @@ def attention_alone():
 
 MODELS = {
     f"{preset}, {scheme}": functools.partial(models.build, preset, scheme)
-    for preset in ("vit_nano_patch2_8", "vit_micro_patch4_32")
+    for preset in ("vit_nano_patch2_8", "vit_micro_patch4_32", "vit_nano_pooled4_32")
     for scheme in ("acd_bit", "binary_vit", "float32")
 } | {
     "dynamic": functools.partial(models.build, "vit_nano_patch2_8", DYNAMIC),

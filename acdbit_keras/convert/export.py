@@ -89,6 +89,10 @@ class FloatExecutor(execution.KerasExecutor):
         kernel = tf.reshape(tf.convert_to_tensor(layer.kernel), (-1, layer.filters))
         return tf.reshape(tf.matmul(patches, kernel) + layer.bias, (1, rows, columns, layer.filters))
 
+    def pooled_stem(self, layer, inputs, training):
+        # The converter folds a norm and a ReLU into the convolution that they stand behind.
+        return layer.compute_pooled_last(inputs)
+
     def pooling(self, layer, inputs):
         with tf.init_scope():
             kernel = ops.convert_to_numpy(layer.kernel())

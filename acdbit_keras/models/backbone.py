@@ -7,11 +7,11 @@ from keras import layers
 
 from acdbit_keras import schemes
 from acdbit_keras.layers.attention import check_heads
-from acdbit_keras.layers.stem import ConvolutionalStem, PatchEmbedding
+from acdbit_keras.layers.stem import ConvolutionalStem, PatchEmbedding, PooledStem
 from acdbit_keras.models.blocks import BLOCKS, PatchMerging
 from acdbit_keras.quick_start import QuickStart
 
-STEMS = ("patch", "convolutional")
+STEMS = {"patch": PatchEmbedding, "convolutional": ConvolutionalStem, "pooled": PooledStem}
 
 
 class Stage(NamedTuple):
@@ -36,7 +36,8 @@ class Backbone(QuickStart):
         image_size: side of the square image in pixels; divisible by `patch_size`.
         patch_size: side of a patch in pixels.
         channels: image channels.
-        stem: `"patch"`, one convolution per patch, or `"convolutional"`, 3x3 convolutions of stride 2.
+        stem: `"patch"`, one convolution per patch, `"convolutional"`, 3x3 convolutions of stride 2, or `"pooled"`, 3x3
+            convolutions of stride 1 with max-pooling.
         drop_path: stochastic-depth rate of the last block; it grows linearly from 0.
         float_merging: whether the merging of tokens is a float product in a binary scheme, too.
 
@@ -74,8 +75,7 @@ class Backbone(QuickStart):
                 f"which {len(stages)} stages cannot halve {len(stages) - 1} times"
             )
 
-        embedding = PatchEmbedding if stem == "patch" else ConvolutionalStem
-        self.patch_embedding = embedding(stages[0].width, patch_size, name="patch_embedding")
+        self.patch_embedding = STEMS[stem](stages[0].width, patch_size, name="patch_embedding")
         self.mergings = [
             PatchMerging(stage.width, self.scheme, float_merging, name=f"merging_{index}")
             for index, stage in enumerate(stages[1:], start=1)

@@ -317,14 +317,26 @@ def _terms(recipe, scheme):
     return [term for term in weighted if term.weight]
 
 
-def _optimizer(recipe, epochs, steps):
-    total, warmup = epochs * steps, int(recipe.warmup_epochs * steps)
-    schedule = keras.optimizers.schedules.CosineDecay(
+def learning_rates(recipe, epochs, steps):
+    """The schedule of a stage: linear warm-up to the recipe's learning rate, then half a cosine down to 0.
+
+    Args:
+        recipe: `Recipe`.
+        epochs: of the stage.
+        steps: per epoch.
+    """
+    warmup_epochs = recipe.warmup_epochs if recipe.warmup_share is None else recipe.warmup_share * epochs
+    total, warmup = epochs * steps, int(warmup_epochs * steps)
+    return keras.optimizers.schedules.CosineDecay(
         initial_learning_rate=recipe.learning_rate / 100 if warmup else recipe.learning_rate,
         decay_steps=max(total - warmup, 1),
         warmup_target=recipe.learning_rate if warmup else None,
         warmup_steps=warmup,
     )
+
+
+def _optimizer(recipe, epochs, steps):
+    schedule = learning_rates(recipe, epochs, steps)
     optimizer = keras.optimizers.AdamW(schedule, weight_decay=recipe.weight_decay, global_clipnorm=recipe.clip_norm)
     optimizer.exclude_from_weight_decay(var_names=_WITHOUT_DECAY)
     return optimizer

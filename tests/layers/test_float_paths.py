@@ -7,7 +7,7 @@ from numerics import array
 
 from acdbit_keras import layers
 from acdbit_keras.layers.pooling import average_channels, tile_channels
-from acdbit_keras.layers.stem import ConvolutionalStem
+from acdbit_keras.layers.stem import ConvolutionalStem, PooledStem, halve_by_maximum
 
 pytestmark = pytest.mark.any_backend
 
@@ -90,7 +90,33 @@ def test_starts():
     np.testing.assert_allclose(array(layers.LayerScale()(x)), 0.1 * x, rtol=1e-6)
 
 
+@pytest.mark.parametrize("stem", [ConvolutionalStem, PooledStem])
 @pytest.mark.parametrize("patch_size", [1, 3, 6, 0])
-def test_stem_refuses_other_patches(patch_size):
+def test_stem_refuses_other_patches(stem, patch_size):
     with pytest.raises(ValueError, match=f"patch_size must be a power of 2 from 2 up .* not {patch_size}"):
-        ConvolutionalStem(8, patch_size)
+        stem(8, patch_size)
+
+
+def test_pooled_stem_refuses_a_width_that_it_cannot_halve():
+    with pytest.raises(ValueError, match="the width 12 of a pooled stem is not divisible by patch_size=8"):
+        PooledStem(12, 8)
+
+
+@pytest.mark.parametrize("shape", [(2, 2, 2, 1), (3, 4, 6, 5), (2, 8, 8, 3)])
+def test_halving_takes_the_maximum_of_each_window(shape):
+    x = draw(*shape)
+    np.testing.assert_array_equal(array(halve_by_maximum(x)), array(keras.ops.max_pool(x, 3, strides=2, padding="same")))
+
+
+@pytest.mark.parametrize("patch_size", [2, 4])
+def test_a_pooled_stem_may_pool_before_or_behind_its_norms(patch_size):
+    """Where no gain is negative, which training keeps so."""
+    x = draw(3, 8, 8, 3)
+    stem = randomised(PooledStem(16, patch_size), x.shape)
+    stem(x, training=True)
+    for norm in stem.norms:
+        norm.gamma.assign(norm.gamma.constraint(norm.gamma))
+        assert array(norm.gamma).min() == 0.0 < array(norm.gamma).max()
+    outputs = array(stem(x, training=False))
+    assert outputs.shape == stem.compute_output_shape(x.shape) == (3, 8 // patch_size, 8 // patch_size, 16)
+    np.testing.assert_allclose(array(stem.compute_pooled_last(x)), outputs, rtol=1e-4, atol=1e-5)

@@ -287,7 +287,7 @@ def test_unaugmented_training_epoch_holds_each_image_once_with_its_label():
     assert found != raw_labels[: len(found)].tolist()
 
 
-@pytest.mark.parametrize("augment", ["light", "strong"])
+@pytest.mark.parametrize("augment", ["light", "mirror", "strong"])
 def test_resumed_epochs_are_those_of_the_whole_run(augment):
     arguments = {"batch_size": 144, "augment": augment, "epochs": 3, "seed": 7}
     steps = data.info("digits").steps_per_epoch(144)
@@ -382,7 +382,7 @@ def test_strong_labels_are_rows_in_both_pipelines():
         ({"epochs": 0}, "epochs=0"),
         ({"epochs": 3, "initial_epoch": 3}, "initial_epoch=3 must be an integer from 0 to 2"),
         ({"initial_epoch": 3}, "initial_epoch=3 needs epochs"),
-        ({"augment": "ligth"}, "augment='ligth'.*none, light, strong.*did you mean 'light'"),
+        ({"augment": "ligth"}, "augment='ligth'.*none, light, mirror, strong.*did you mean 'light'"),
         ({"augment": data.Augmentation(crop_area=0.1)}, "crop_area=0.1.*digits share one size"),
     ],
 )
@@ -392,6 +392,8 @@ def test_bad_arguments(arguments, message):
 
 
 def test_bad_augmentation():
+    with pytest.raises(ValueError, match="fill='white' of an Augmentation must be one of 'black', 'mirror'"):
+        data.Augmentation(fill="white")
     with pytest.raises(ValueError, match="erasing=1.5.*from 0 to 1"):
         data.Augmentation(erasing=1.5)
 
@@ -513,6 +515,20 @@ def test_light_presets_follow_the_dataset():
     assert resolve("light", data.info("digits")) == data.Augmentation(shift=1 / 8)
     assert resolve("light", data.info("cifar10")) == data.Augmentation(shift=1 / 8, flip=True)
     assert resolve("light", data.info("imagenet2012")) == data.Augmentation(crop_area=0.08, flip=True)
+
+
+def test_a_shift_is_filled_with_black_or_with_the_mirrored_image():
+    assert resolve("mirror", data.info("cifar10")) == data.Augmentation(shift=1 / 8, flip=True, fill="mirror")
+    columns = np.broadcast_to(np.arange(1, 9, dtype="float32")[:, None], (64, 8, 8, 1))
+    filled = {}
+    for fill in ("black", "mirror"):
+        changed, _ = augment_once(data.Augmentation(shift=1 / 4, fill=fill), columns, np.zeros(64, "int32"), "digits")
+        filled[fill] = {tuple(image[4, :, 0].round().astype(int)) for image in changed}
+    assert filled["black"] == {
+        (*[0] * max(s, 0), *range(max(1 - s, 1), min(8 - s, 8) + 1), *[0] * max(-s, 0)) for s in range(-2, 3)
+    }
+    mirrored = [2, 1, *range(1, 9), 8, 7]
+    assert filled["mirror"] == {tuple(mirrored[2 - s : 10 - s]) for s in range(-2, 3)}
 
 
 def test_mixed_precision_leaves_the_pixels_in_float32():

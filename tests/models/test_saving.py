@@ -50,8 +50,8 @@ def saved(tmp_path_factory):
     folder, rng = tmp_path_factory.mktemp("saved"), np.random.default_rng(2)
     images = rng.normal(size=(6, 8, 8, 1)).astype(np.float32)
     made = {name: (moved(VisionTransformer(scheme=name, **NANO), images), images) for name in schemes.names()}
-    stem = VisionTransformer(**{**NANO, "stem": "convolutional", "depth": 1})
-    made["convolutional_stem"] = (moved(stem, images), images)
+    for name in ("convolutional", "pooled"):
+        made[f"{name}_stem"] = (moved(VisionTransformer(**{**NANO, "stem": name, "depth": 1}), images), images)
     tokens = rng.normal(size=(2, 3, 4, 64)).astype(np.float32)
     made["layer_zoo"] = (moved(layer_zoo(), tokens), tokens)
     distiller = Distiller(made["float32"][0], made["acd_bit"][0])

@@ -13,7 +13,7 @@ from acdbit_keras.models.callbacks import Speed, StopOnNonFinite, read_progress,
 from acdbit_keras.models.loading import load_model
 from acdbit_keras.models.run import Run
 from acdbit_keras.models.sizes import PRESETS
-from acdbit_keras.models.train import evaluate, train
+from acdbit_keras.models.train import evaluate, learning_rates, train
 from acdbit_keras.studies.speed import measure
 
 QUICK = recipes.get("digits_teacher").replace(epochs=1, jit_compile=False)
@@ -67,6 +67,14 @@ def test_every_recipe_names_things_that_exist():
         assert recipe.preset in presets() and recipe.scheme in schemes.names() and recipe.dataset in data.names()
         assert recipe.teacher is None or recipes.get(recipe.teacher).scheme == "float32"
         assert (recipe.teacher is None) == (recipe.scheme == "float32")
+
+
+@pytest.mark.parametrize("epochs", [4, 20])
+def test_a_warm_up_may_be_a_share_of_the_epochs(epochs):
+    recipe = QUICK.replace(epochs=epochs, learning_rate=0.5, warmup_epochs=100.0, warmup_share=0.25)
+    rate = learning_rates(recipe, epochs, steps=20)
+    begin, peak, half_way_down, end = (float(rate(share * epochs * 20)) for share in (0, 0.25, 0.625, 1))
+    assert (begin, peak, half_way_down, end) == pytest.approx((0.005, 0.5, 0.25, 0.0), abs=1e-6)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(tmp_path):

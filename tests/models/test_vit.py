@@ -44,7 +44,7 @@ def test_deit_small_has_its_published_size():
 
 @pytest.mark.any_backend
 @pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.parametrize("size, patch, stem", [(6, 2, "patch"), (8, 4, "convolutional")])
+@pytest.mark.parametrize("size, patch, stem", [(6, 2, "patch"), (8, 4, "convolutional"), (8, 2, "pooled")])
 def test_taps(scheme, size, patch, stem):
     options = {**NANO, "image_size": size, "patch_size": patch, "depth": 2, "stem": stem, "width": 64, "num_heads": 2}
     model = VisionTransformer(scheme=scheme, **options)
@@ -84,7 +84,7 @@ def test_the_student_has_one_position_per_token_at_any_size():
         ({"width": 96, "num_heads": 2}, "the head width 48 .* not a multiple of 32: .* 32-bit words"),
         ({"classes": 0}, "classes must be a positive integer, not 0"),
         ({"depth": 1.5}, "depth must be a positive integer, not 1.5"),
-        ({"stem": "conv"}, "stem must be one of 'patch', 'convolutional', not 'conv'"),
+        ({"stem": "conv"}, "stem must be one of 'patch', 'convolutional', 'pooled', not 'conv'"),
         ({"scheme": "acd_bot"}, "unknown scheme 'acd_bot'; known: .*float32.*did you mean 'acd_bit'"),
     ],
 )

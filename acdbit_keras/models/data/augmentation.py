@@ -11,14 +11,18 @@ import keras
 
 from acdbit_keras.models.data import catalog
 
+# Keras' names of them.
+_FILL_MODES = {"black": "constant", "mirror": "reflect"}
+
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
     """What is done to training images; the defaults do nothing.
 
     Attributes:
-        shift: largest shift as a fraction of the image side, to each side, filled with black. The same distribution as
-            padding and cropping at random.
+        shift: largest shift as a fraction of the image side, to each side. The same distribution as padding and cropping
+            at random.
+        fill: what a shift leaves empty: "black", or "mirror", the image reflected at its border.
         flip: mirror left to right with probability 1/2.
         crop_area: smallest share of the image area that a random resized crop keeps, or None for no such crop. Only
             for datasets of varying image size; aspect ratios are 3/4 to 4/3.
@@ -34,6 +38,7 @@ class Augmentation:
     """
 
     shift: float = 0.0
+    fill: str = "black"
     flip: bool = False
     crop_area: float | None = None
     rand_augment: float = 0.0
@@ -46,6 +51,8 @@ class Augmentation:
             value = getattr(self, field)
             if not 0 <= value <= highest:
                 raise ValueError(f"{field}={value} of an Augmentation must be from 0 to {highest}.")
+        if self.fill not in _FILL_MODES:
+            raise ValueError(f"fill={self.fill!r} of an Augmentation must be one of {', '.join(map(repr, _FILL_MODES))}.")
         if self.crop_area is not None and not 0 < self.crop_area <= 1:
             raise ValueError(f"crop_area={self.crop_area} of an Augmentation must be above 0 and at most 1, or None.")
 
@@ -55,18 +62,19 @@ class Augmentation:
         return self.mixup > 0 or self.cutmix > 0
 
 
-PRESETS = ("none", "light", "strong")
+PRESETS = ("none", "light", "mirror", "strong")
 
 
 def resolve(augment, facts):
     """The `Augmentation` for a preset's name, or the given one.
 
     "light" is a shift of an eighth of the side (4 pixels of 32) and a flip where the dataset allows it; for images of
-    varying size a random resized crop and a flip. "strong" adds the recipe of DeiT (https://arxiv.org/abs/2012.12877):
+    varying size a random resized crop and a flip. "mirror" is "light" whose shifts are filled with the mirrored image in
+    place of black. "strong" adds to "light" the recipe of DeiT (https://arxiv.org/abs/2012.12877):
     RandAugment of strength 9, MixUp 0.8, CutMix 1, random erasing 0.25.
 
     Args:
-        augment: "none", "light", "strong" or an `Augmentation`.
+        augment: one of `PRESETS` or an `Augmentation`.
         facts: the `DatasetInfo` of the dataset.
 
     Raises:
@@ -90,6 +98,8 @@ def resolve(augment, facts):
         light = Augmentation(shift=1 / 8, flip=facts.flip)
     if augment == "light":
         return light
+    if augment == "mirror":
+        return dataclasses.replace(light, fill="mirror")
     return dataclasses.replace(light, rand_augment=9, mixup=0.8, cutmix=1.0, erasing=0.25)
 
 
@@ -136,7 +146,8 @@ class BatchAugmenter:
             # RandomCrop would crop a whole batch at one place. Half a pixel more makes the rounded shifts equally
             # likely.
             reach = (pixels + 0.5) / image_size
-            self._geometry.append(layers.RandomTranslation(reach, reach, fill_mode="constant", interpolation="nearest", **common))
+            fill_mode = _FILL_MODES[augmentation.fill]
+            self._geometry.append(layers.RandomTranslation(reach, reach, fill_mode=fill_mode, interpolation="nearest", **common))
         if augmentation.flip:
             self._geometry.append(layers.RandomFlip("horizontal", **common))
         self._operations = _rand_augment_layers(augmentation.rand_augment, facts.channels, common)

@@ -20,8 +20,10 @@ class Recipe:
         batch_size: images per step; incomplete batches are dropped.
         learning_rate: peak of the cosine schedule of AdamW.
         warmup_epochs: linear warm-up to the peak.
+        warmup_share: the same as a share of the epochs, for recipes that are run for any number of them; `None` for what
+            `warmup_epochs` says.
         weight_decay: of AdamW, on kernels and positions only.
-        augment: `"none"`, `"light"` or `"strong"`.
+        augment: `"none"`, `"light"`, `"mirror"` or `"strong"`.
         image_size: side in pixels; `None` is that of the preset.
         drop_path: stochastic depth of the last block.
         label_weight, query_key_weight, query_key_form: of the distillation; `None` is what the scheme brings. A query-key
@@ -44,6 +46,7 @@ class Recipe:
     batch_size: int = 128
     learning_rate: float = 1e-3
     warmup_epochs: float = 1.0
+    warmup_share: float | None = None
     weight_decay: float = 0.0
     augment: str = "light"
     image_size: int | None = None

@@ -3,6 +3,8 @@
 `cifar10_small_*`: `vit_micro_patch4_32` on 2 CPU cores; the committed results under `results/` are from these.
 `cifar10_compare_*`: `vit_micro_patch8_32`, 16 tokens, and five epochs: a student in ten minutes of one core, for tables of
 many systems.
+`cifar10_mini_*`: `vit_mini_pooled4_32`, trained on the labels alone for as long as a CPU is given; at any number of epochs
+the schedule is the same. `cifar10_nano_*` and `cifar10_midi_*`: the size below and above.
 `cifar10_*`: DeiT-S at the paper's budget, written for one GPU and the JAX backend; `--devices N` for several.
 
 DeiT-S has two forms for images of 32 pixels. `cifar10_*` takes them as they are, in patches of 4: 64 tokens.
@@ -35,6 +37,23 @@ COMPARED_TEACHER = SMALL_TEACHER.replace(name="cifar10_compare_teacher", preset=
 COMPARED_STUDENT = SMALL_STUDENT.replace(
     name="cifar10_compare_acd_bit", preset="vit_micro_patch8_32", teacher=COMPARED_TEACHER.name, epochs=5, warmup_epochs=0.5
 )
+# A binary network underfits in hours of a CPU: high learning rates and more epochs help, decay and smoothing do not.
+MINI = Recipe(
+    name="cifar10_mini_acd_bit",
+    dataset="cifar10",
+    preset="vit_mini_pooled4_32",
+    scheme="acd_bit",
+    epochs=40,
+    batch_size=64,
+    learning_rate=8e-3,
+    warmup_share=0.15,
+    augment="mirror",
+)
+SIZES = tuple(
+    recipe.replace(name=recipe.name.replace("mini", size), preset=f"vit_{size}_pooled4_32")
+    for size in ("nano", "mini", "midi")
+    for recipe in (MINI, MINI.replace(name="cifar10_mini_binary_vit", scheme="binary_vit", learning_rate=4e-3))
+)
 
 RECIPES = (
     SMALL_TEACHER,
@@ -42,6 +61,7 @@ RECIPES = (
     SMALL_STUDENT.replace(name="cifar10_small_binary_vit", scheme="binary_vit"),
     COMPARED_TEACHER,
     COMPARED_STUDENT,
+    *SIZES,
     *at_paper_scale("cifar10", "cifar10", "vit_small_patch4_32"),
     *at_paper_scale("cifar10_224", "cifar10", "vit_small_patch16_224"),
 )
