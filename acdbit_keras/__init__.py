@@ -9,8 +9,7 @@ TensorFlow, see the extras in setup.cfg.
 from typing import TYPE_CHECKING
 
 from acdbit_keras import lazy, registration
-
-__version__ = "0.2.0"
+from acdbit_keras.version import __version__
 
 if TYPE_CHECKING:  # what editors and type checkers read; at run time the same names are imported on first use
     from acdbit_keras import convert, layers, models, quantizers, schemes, studies
@@ -21,6 +20,7 @@ if TYPE_CHECKING:  # what editors and type checkers read; at run time the same n
     from acdbit_keras.quantizers import AlignedSign, ElasticBinary, WeightSign
 
 __all__ = [
+    "__version__",
     "AlignedSign",
     "BinaryAttention",
     "BinaryDense",

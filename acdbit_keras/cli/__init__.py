@@ -9,8 +9,9 @@ import json
 import os
 import sys
 
-from acdbit_keras import __version__, extras
+from acdbit_keras import extras
 from acdbit_keras.cli import quiet
+from acdbit_keras.version import __version__
 
 
 def script():

@@ -11,7 +11,7 @@ import pathlib
 import platform
 import struct
 
-from acdbit_keras import __version__
+from acdbit_keras.version import __version__
 
 LIBRARY = "libacdbit_runtime.so"
 REASON = "not_compiled.txt"  # written by the package's installation where it could not compile the library
