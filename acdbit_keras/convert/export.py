@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from acdbit_keras import code, device_ops, execution, files
+from acdbit_keras import checks, code, device_ops, execution, files
 
 from . import flatbuffer, fusion, rewrite, runtime
 from .interpreter import choose_engine, start_engine
@@ -289,12 +289,12 @@ def to_tflite(model, path, precision=None, attention=None, fuse_blocks=True, hal
     path = _writable(path)
     if attention is None:
         attention = "binary" if runtime.is_installed() else "float"
-    _check_choice("attention", attention, ATTENTIONS)
+    checks.choice("attention", attention, ATTENTIONS)
     if precision is None:
         wanted = getattr(getattr(model, "scheme", None), "precision", "bits")
         precision = None if wanted == "bits" else wanted
     else:
-        _check_choice("precision", precision, PRECISIONS)
+        checks.choice("precision", precision, PRECISIONS)
     if half and precision not in (None, "bits"):
         raise ValueError(f"half=True is for precision='bits', not {precision!r}")
     if (precision == "int8") != (calibration is not None):
@@ -488,11 +488,6 @@ def _writable(path):
     if not os.access(folder, os.W_OK):
         raise PermissionError(f"cannot write {path}: the folder {folder} is not writable")
     return path
-
-
-def _check_choice(argument, value, allowed):
-    if value not in allowed:
-        raise ValueError(f"{argument} must be one of {', '.join(map(repr, allowed))}, not {value!r}")
 
 
 def _mixed_policies(config):

@@ -5,10 +5,11 @@ stored types once per call; `Interpreter` adds what users expect around it: any 
 """
 
 import dataclasses
-import difflib
 from collections.abc import Callable
 
 import numpy as np
+
+from acdbit_keras import checks
 
 from . import flatbuffer, runtime
 
@@ -119,10 +120,7 @@ def choose_engine(model, engine="auto"):
     if engine == "auto":
         return _choose(flatbuffer.op_counts(model))
     name, separator, variant = str(engine).partition(":")
-    if name not in ENGINES:
-        near = difflib.get_close_matches(name, ENGINES, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"engine must be one of {['auto', *ENGINES]}, got {engine!r}{hint}")
+    checks.choice("engine", name, ["auto", *ENGINES])
     if separator:
         variants = ENGINES[name].variants
         if variants is None or variant not in variants():
@@ -157,8 +155,7 @@ def start_engine(engine, content, num_threads=1, name="the model"):
         ImportError: the engine's package is not installed, or the compiled runtime is missing.
         ValueError: bad `num_threads`, or the engine refuses the model (an op it does not know).
     """
-    if isinstance(num_threads, bool) or not isinstance(num_threads, (int, np.integer)) or num_threads < 1:
-        raise ValueError(f"num_threads must be a positive integer, got {num_threads!r}")
+    checks.integer("num_threads", num_threads, 1)
     base, *variant = engine.split(":")
     entry = ENGINES[base]
     try:

@@ -50,7 +50,7 @@ def test_there_are_commands_to_try():
     assert len(list(commands())) > 15
 
 
-@pytest.mark.parametrize("command", commands())
+@pytest.mark.parametrize("command", list(commands()))
 def test_a_recorded_command_is_one_that_the_command_line_takes(command):
     words = shlex.split(command.partition(" > ")[0], comments=True)
     assert cli._parser().parse_args(words[1:]).run
