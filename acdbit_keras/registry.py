@@ -1,9 +1,10 @@
 """Things that are found by name: every module of a package may define some, and an unknown name gets a helpful error."""
 
-import difflib
 import importlib
 import pkgutil
 import random
+
+from acdbit_keras.checks import did_you_mean
 
 
 class Registry:
@@ -51,6 +52,4 @@ class Registry:
 
 def unknown(kind, name, known):
     """A ValueError for a name that is none of `known`: it lists them, and the nearest."""
-    near = difflib.get_close_matches(str(name), known, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return ValueError(f"unknown {kind} {name!r}; known: {', '.join(known)}{hint}")
+    return ValueError(f"unknown {kind} {name!r}; known: {', '.join(known)}{did_you_mean(name, known)}")

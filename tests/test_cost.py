@@ -1,5 +1,6 @@
 """Counts against closed forms, and the predicted size against files that are really converted."""
 
+import copy
 import functools
 import json
 import os
@@ -10,8 +11,9 @@ import pytest
 from keras import layers
 
 import acdbit_keras as acd
-from acdbit_keras import cost, models, schemes
-from acdbit_keras.convert import fusion
+from acdbit_keras import cost, device_ops, models, schemes
+from acdbit_keras.convert import flatbuffer, fusion, rewrite
+from acdbit_keras.cost import file_size
 from acdbit_keras.layers import BinaryAttention, BinaryDense, RPReLU
 from acdbit_keras.quantizers import AlignedSign, WeightSign
 
@@ -259,6 +261,75 @@ def test_predicted_size_of_the_file(build, trained, tmp_path):
     report = acd.convert.to_tflite(model, tmp_path / "model.tflite")
     assert found.file_bytes == pytest.approx(os.path.getsize(report.path), rel=0.05)
     assert sum(row.weight_bits == row.activation_bits == 1 for row in found.rows) == report.packed_layers
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Files with a block as one op and with its layers as ops of their own, as model objects."""
+    folder, found = tmp_path_factory.mktemp("files"), {}
+    model = perturbed(models.build("vit_nano_patch2_8", "acd_bit", depth=2))
+    for name, fuse_blocks in (("block", True), ("layers", False)):
+        acd.convert.to_tflite(model, folder / f"{name}.tflite", fuse_blocks=fuse_blocks)
+        found[name] = flatbuffer.read(folder / f"{name}.tflite")
+    return found
+
+
+class TestStructures:
+    """The bytes of a flatbuffer's structures, taken out of a converted file, or put in once more, and packed."""
+
+    @staticmethod
+    def bytes_of(file, **changes):
+        """Bytes by which a file shrinks when parts of its graph are replaced."""
+        other = copy.copy(file)
+        other.subgraphs = [copy.copy(file.subgraphs[0])]
+        for name, value in changes.items():
+            setattr(other if name == "buffers" else other.subgraphs[0], name, value)
+        return len(flatbuffer.pack(file)) - len(flatbuffer.pack(other))
+
+    @pytest.mark.parametrize(
+        "form, op, expected",
+        [
+            ("block", device_ops.BLOCK, file_size.BLOCK_BYTES),
+            ("layers", device_ops.ATTENTION, file_size.ATTENTION_BYTES),
+            ("layers", rewrite.BCONV, file_size.BCONV_BYTES),
+            ("layers", "ADD", file_size.NODE_BYTES),
+        ],
+    )
+    def test_a_node(self, files, form, op, expected):
+        operators = files[form].subgraphs[0].operators
+        node = next(node for node in flatbuffer.operators(files[form]) if node.name == op)
+        left = [each for index, each in enumerate(operators) if index != node.index]
+        assert self.bytes_of(files[form], operators=left) == pytest.approx(expected, abs=16)  # a constant's start is aligned so
+
+    def test_a_tensor(self, files):
+        graph, buffers = files["layers"].subgraphs[0], files["layers"].buffers
+        twice = self.bytes_of(files["layers"], tensors=[*graph.tensors, *map(copy.copy, graph.tensors)])
+        buffer = self.bytes_of(files["layers"], buffers=[*buffers, flatbuffer.schema.BufferT()])
+        assert -twice / len(graph.tensors) - buffer == pytest.approx(file_size.TENSOR_BYTES, rel=0.15)  # names differ in length
+
+    def test_a_constant(self, files):
+        buffers = files["layers"].buffers
+        data = [len(buffer.data) for buffer in buffers if buffer.data is not None]
+        around = self.bytes_of(files["layers"], buffers=[flatbuffer.schema.BufferT() for _ in buffers]) - sum(data)
+        assert around / len(data) == pytest.approx(file_size.CONSTANT_BYTES, abs=4)
+
+
+class TestRoomsAbove:
+    def test_a_composite_layer_registers_what_stands_between_its_parts(self):
+        @keras.saving.register_keras_serializable(package="test")
+        class Doubled(layers.Layer):
+            def __init__(self):
+                super().__init__()
+                self.dense = layers.Dense(4)
+
+            def call(self, inputs):
+                return 2.0 * self.dense(inputs)
+
+        plain = cost.analyse(sequential(Doubled(), shape=(4,)))
+        file_size.store.register(Doubled)(lambda layer, file, record: file.multiply([2.0]))
+        told = cost.analyse(sequential(Doubled(), shape=(4,)))
+        between = file_size.NODE_BYTES + 2 * file_size.TENSOR_BYTES + file_size.CONSTANT_BYTES + file_size.FLOAT_BYTES
+        assert told.file_bytes - plain.file_bytes == between
 
 
 class TestReport:

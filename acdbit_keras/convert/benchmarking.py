@@ -26,14 +26,13 @@ up to the latency.
 import ctypes
 import dataclasses
 import gc
-import io
 import os
 import time
 from collections.abc import Callable
 
 import numpy as np
 
-from acdbit_keras import files
+from acdbit_keras import checks, figures, text
 from acdbit_keras.convert import flatbuffer
 from acdbit_keras.convert.interpreter import choose_engine, start_engine
 
@@ -135,8 +134,7 @@ def benchmark(paths, engines=None, num_threads=1, runs=50, warmup=5, seed=0, pro
     if len(engines) != len(paths):
         raise ValueError(f"engines must name one engine per file: {len(engines)} for {len(paths)} files")
     for argument, value, least in (("runs", runs, 1), ("warmup", warmup, 0), ("num_threads", num_threads, 1)):
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-            raise ValueError(f"{argument} must be an integer of at least {least}, got {value!r}")
+        checks.integer(argument, value, least)
 
     contenders = [_enter(path, engine, seed) for path, engine in zip(paths, engines, strict=True)]
     for contender in contenders:
@@ -187,7 +185,7 @@ def table(results):
         ]
         for r in results
     ]  # fmt: skip
-    parts = [align(header, rows, text_columns=2)]
+    parts = [text.table(header, rows, text_columns=2)]
     for r in results:
         if r.nodes:
             parts.append(_by_op(r))
@@ -205,15 +203,9 @@ def plot(results, path):
         ImportError: matplotlib is not installed.
         OSError: the folder cannot be written.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("drawing a benchmark needs the package matplotlib: pip install matplotlib") from error
-
     medians = np.array([r.median_ms for r in results])
     quartiles = np.array([np.percentile(r.samples_ms, [25, 75]) for r in results])
-    figure = Figure(figsize=(7, 1.2 + 0.5 * len(results)), layout="constrained")
-    axes = figure.add_subplot()
+    figure, [[axes]] = figures.new(size=(7, 1.2 + 0.5 * len(results)))
     families = list(dict.fromkeys(r.engine.partition(":")[0] for r in results))
     colors = [f"C{families.index(r.engine.partition(':')[0])}" for r in results]
     bars = axes.barh(np.arange(len(results)), medians, xerr=np.abs(quartiles.T - medians), capsize=3, color=colors, height=0.6)
@@ -228,9 +220,7 @@ def plot(results, path):
         axes.set_xlim(left=medians.min() / 2)
     unit = "ms, logarithmic" if logarithmic else "ms"
     axes.set_xlabel(f"latency of one inference, {unit} ({results[0].num_threads} thread(s))")
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=150)
-    files.write_beside(path, lambda temporary: temporary.write_bytes(picture.getbuffer()))
+    figures.save(figure, path, dots_per_inch=150)
 
 
 class _OnnxEngine:
@@ -409,17 +399,7 @@ def _by_op(result):
         for op, (count, total, missing) in sorted(totals.items(), key=lambda item: -item[1][1])
     ]
     title = f"{os.path.basename(result.path)}: each node alone, {whole:.3f} ms in sum"
-    return title + "\n" + align(["op", "nodes", "ms", "share", "not timed"], rows, text_columns=1)
-
-
-def align(header, rows, text_columns):
-    """Rows of text under a header as one text, the first `text_columns` columns to the left, the others to the right."""
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    lines = []
-    for row in [header, *rows]:
-        cells = [cell.ljust(w) if i < text_columns else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths))]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
+    return title + "\n" + text.table(["op", "nodes", "ms", "share", "not timed"], rows)
 
 
 def _kib(size):

@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from acdbit_keras import code, device_ops, execution, files
+from acdbit_keras import checks, code, device_ops, execution, files
 from acdbit_keras.convert import flatbuffer, fusion, metadata, rewrite, runtime
 from acdbit_keras.convert.interpreter import choose_engine, start_engine
 from acdbit_keras.convert.kernels import kernel_code, packable_kernel, signed
@@ -301,14 +301,14 @@ def to_tflite(
     path = _writable(path)
     if attention is None:
         attention = "binary" if runtime.is_installed() else "float"
-    _check_choice("attention", attention, ATTENTIONS)
-    _check_choice("input", input, INPUTS)
+    checks.choice("attention", attention, ATTENTIONS)
+    checks.choice("input", input, INPUTS)
     metadata.check_card(card or {})
     if precision is None:
         wanted = getattr(getattr(model, "scheme", None), "precision", "bits")
         precision = None if wanted == "bits" else wanted
     else:
-        _check_choice("precision", precision, PRECISIONS)
+        checks.choice("precision", precision, PRECISIONS)
     if half and precision not in (None, "bits"):
         raise ValueError(f"half=True is for precision='bits', not {precision!r}")
     if (precision == "int8") != (calibration is not None):
@@ -527,11 +527,6 @@ def _writable(path):
     if not os.access(folder, os.W_OK):
         raise PermissionError(f"cannot write {path}: the folder {folder} is not writable")
     return path
-
-
-def _check_choice(argument, value, allowed):
-    if value not in allowed:
-        raise ValueError(f"{argument} must be one of {', '.join(map(repr, allowed))}, not {value!r}")
 
 
 def _mixed_policies(config):

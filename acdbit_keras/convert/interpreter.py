@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from acdbit_keras import checks
 from acdbit_keras.convert import flatbuffer, metadata, pictures, runtime
-from acdbit_keras.registry import unknown
 
 
 class _LceEngine:
@@ -114,8 +114,7 @@ def choose_engine(model, engine="auto"):
     if engine == "auto":
         return _choose(flatbuffer.op_counts(model))
     name, separator, variant = str(engine).partition(":")
-    if name not in ENGINES:
-        raise unknown("engine", engine, ["auto", *ENGINES])
+    checks.choice("engine", name, ["auto", *ENGINES])
     if separator:
         variants = ENGINES[name].variants
         if variants is None or variant not in variants():
@@ -150,8 +149,7 @@ def start_engine(engine, content, num_threads=1, name="the model"):
         ImportError: the engine's package is not installed, or the compiled runtime is missing.
         ValueError: bad `num_threads`, or the engine refuses the model (an op it does not know).
     """
-    if isinstance(num_threads, bool) or not isinstance(num_threads, (int, np.integer)) or num_threads < 1:
-        raise ValueError(f"num_threads must be a positive integer, got {num_threads!r}")
+    checks.integer("num_threads", num_threads, 1)
     base, *variant = engine.split(":")
     entry = ENGINES[base]
     try:

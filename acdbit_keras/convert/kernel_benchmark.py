@@ -18,9 +18,9 @@ import statistics
 
 import numpy as np
 
-from acdbit_keras import contract
+from acdbit_keras import checks, contract, text
 from acdbit_keras.convert import flatbuffer, rewrite, runtime
-from acdbit_keras.convert.benchmarking import align, take_turns
+from acdbit_keras.convert.benchmarking import take_turns
 from acdbit_keras.convert.graph import Graph
 from acdbit_keras.convert.interpreter import start_engine
 
@@ -85,8 +85,7 @@ def kernel_benchmark(runs=200):
         ImportError: ai-edge-litert or the compiled runtime is missing.
         ValueError: `runs` is no positive integer.
     """
-    if isinstance(runs, bool) or not isinstance(runs, (int, np.integer)) or runs < 1:
-        raise ValueError(f"runs must be an integer of at least 1, got {runs!r}")
+    checks.integer("runs", runs, 1)
     ours = [f"acdbit:{path}" for path in runtime.kernel_paths()]
     rng = np.random.default_rng(0)
     files = [("product", "float32", ["litert"], float_product(rng)), ("product", "1 bit", ours, binary_product(rng))]
@@ -117,7 +116,7 @@ def table(result):
         for t in result.times
     ]
     title = f"{TOKENS} tokens, {CHANNELS} channels, {HEADS} heads; one thread; a call takes {result.call_us:.1f} us; load before {result.load:.1f}"
-    return title + "\n" + align(header, rows, text_columns=3)
+    return title + "\n" + text.table(header, rows, text_columns=3)
 
 
 def float_product(rng):

@@ -18,7 +18,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from acdbit_keras import execution
+from acdbit_keras import checks, execution
 from acdbit_keras.convert import export, flatbuffer, kernels, metadata, pictures, rewrite
 from acdbit_keras.convert.interpreter import Interpreter
 
@@ -146,8 +146,7 @@ def verify(model, path, data, tolerance=1e-3, batch_size=64, num_threads=1, prog
     """
     if not tolerance > 0:
         raise ValueError(f"tolerance must be positive, not {tolerance!r}")
-    if not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"batch_size must be a positive integer, not {batch_size!r}")
+    checks.integer("batch_size", batch_size, 1)
     image_shape = export.input_shape(model)
     content, name = flatbuffer.contents(path)
     file = flatbuffer.parse(content, name)

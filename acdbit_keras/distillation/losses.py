@@ -8,6 +8,8 @@ and value real, before any quantizer, `(batch, tokens, heads, head_dim)`, featur
 import keras
 from keras import ops
 
+from acdbit_keras import checks
+
 QUERY_KEY_FORMS = ("gram", "direct")
 
 
@@ -80,8 +82,7 @@ class QueryKeyDistillation(Term):
 
     def __init__(self, weight=0.1, form="gram"):
         super().__init__(weight)
-        if form not in QUERY_KEY_FORMS:
-            raise ValueError(f"form must be one of {', '.join(map(repr, QUERY_KEY_FORMS))}, not {form!r}")
+        checks.choice("form", form, QUERY_KEY_FORMS)
         self.form = form
         self.same_width = form == "direct"
 

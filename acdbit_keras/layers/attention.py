@@ -5,7 +5,7 @@ import math
 import keras
 from keras import ops
 
-from acdbit_keras import code, execution, quantizers
+from acdbit_keras import checks, code, execution, quantizers
 from acdbit_keras.contract import WORD_BITS
 
 
@@ -46,8 +46,7 @@ class BinaryAttention(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        if not isinstance(num_heads, int) or num_heads <= 0:
-            raise ValueError(f"num_heads must be a positive integer, not {num_heads!r}")
+        checks.integer("num_heads", num_heads, 1)
         self.num_heads = num_heads
         self.query_quantizer = quantizers.get(query_quantizer)
         self.key_quantizer = quantizers.get(key_quantizer)

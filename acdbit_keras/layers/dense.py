@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from acdbit_keras import execution, quantizers
+from acdbit_keras import checks, execution, quantizers
 
 
 @keras.saving.register_keras_serializable(package="acdbit")
@@ -44,8 +44,7 @@ class BinaryDense(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        if not isinstance(units, int) or units <= 0:
-            raise ValueError(f"units must be a positive integer, not {units!r}")
+        checks.integer("units", units, 1)
         self.units = units
         self.input_quantizer = quantizers.get(input_quantizer)
         self.kernel_quantizer = quantizers.get(kernel_quantizer)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import keras
 from keras import layers
 
-from acdbit_keras import schemes
+from acdbit_keras import checks, schemes
 from acdbit_keras.layers.attention import check_heads
 from acdbit_keras.layers.stem import ConvolutionalStem, PatchEmbedding, PooledStem
 from acdbit_keras.models.blocks import BLOCKS, PatchMerging
@@ -58,8 +58,7 @@ class Backbone(QuickStart):
         check_positive(classes=classes, image_size=image_size, patch_size=patch_size, channels=channels)
         if image_size % patch_size:
             raise ValueError(f"image_size={image_size} is not divisible by patch_size={patch_size}")
-        if stem not in STEMS:
-            raise ValueError(f"stem must be one of {', '.join(map(repr, STEMS))}, not {stem!r}")
+        checks.choice("stem", stem, STEMS)
         self.scheme = schemes.get(scheme)
         for stage in stages:
             check_heads(stage.width, stage.num_heads, self.scheme.is_binary)
@@ -173,5 +172,4 @@ def check_positive(**sizes):
     """Raises ValueError unless every value is a positive integer, or a sequence of some."""
     for name, value in sizes.items():
         for number in value if isinstance(value, (tuple, list)) else (value,):
-            if not isinstance(number, int) or number < 1:
-                raise ValueError(f"{name} must be a positive integer, not {number!r}")
+            checks.integer(name, number, 1)

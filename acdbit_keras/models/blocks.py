@@ -7,10 +7,14 @@ Each block returns its output and, from the same forward pass, its taps: query, 
 a reduction r > 1 keys and values are those of windows of r x r tokens: there are tokens / r^2 of them.
 """
 
+import collections
+import math
+
 import keras
 from keras import layers
 
-from acdbit_keras import execution, schemes
+from acdbit_keras import device_ops, execution, schemes
+from acdbit_keras.cost import file_size
 from acdbit_keras.layers import BinaryAttention, BinaryDense, LayerScale, PoolingBranches, RPReLU
 from acdbit_keras.layers.pooling import average_channels, average_windows, gather_windows, spread_windows, tile_channels
 
@@ -343,3 +347,62 @@ class PatchMerging(_SchemeLayer):
 
 
 BLOCKS = {"float": FloatBlock, "binary": BinaryBlock}
+
+
+# --- What the converter puts between the parts of these layers, for `acdbit_keras.cost` -------------------------------
+
+
+@file_size.store.register
+def _(layer: BinaryProduct, file, record):
+    file.nodes()  # the shortcut
+
+
+@file_size.store.register
+def _(layer: FloatBlock, file, record):
+    file.nodes(3)  # two residuals, GELU
+    if layer.reduction > 1:
+        file.average_windows()
+        file.nodes()
+
+
+@file_size.store.register
+def _(layer: BinaryBlock, file, record):
+    options = file_size.options_of(device_ops.block_options, layer)
+    if options is None:
+        # Sums of query, key, value, two residuals and the pooling branches; channels tiled, then averaged.
+        file.nodes(5 + layer.scheme.branches + (6 if layer.mlp_ratio > 1 else 0))
+        if layer.reduction > 1:
+            file.average_windows()
+            file.spread_windows()
+        return
+    shares = collections.Counter()
+    for name, shape in device_ops.block_kernels(options, layer.width).items():
+        shares[id(layer.products[name].dense)] += math.prod(shape) * device_ops.WORD_BITS // 8
+    for name, length in device_ops.block_vectors(options, layer.width).items():
+        shares[id(_origin(layer, name))] += length * file_size.FLOAT_BYTES
+    file.fuse(record, shares)
+
+
+def _origin(block, name):
+    """The layer of a `BinaryBlock` that a vector of `device_ops.block_vectors` comes from."""
+    owner, _, part = name.rpartition(".")
+    if owner == "pooling":
+        return block.pooling
+    if owner == "context":
+        return block.context_activation if part == "slope" else block.context_norm
+    if not owner:
+        norms = {"1": block.attention_norm, "2": block.mlp_norm}
+        return norms.get(name[-1], block.attention)
+    if part == "gain":
+        return block.attention_scale if owner == "output" else block.mlp_scale
+    product = block.products[owner]
+    return product.activation if part in ("slope", "shift") else product.dense
+
+
+@file_size.store.register
+def _(layer: PatchMerging, file, record):
+    file.gather_windows()
+    if layer.has_shortcut:
+        file.average_windows()
+        file.nodes(3)  # the mean's channels tiled
+    file.add(file_size.value(layer.positions))

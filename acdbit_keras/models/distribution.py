@@ -10,6 +10,8 @@ import contextlib
 
 import keras
 
+from acdbit_keras import checks
+
 
 class _WholeBatches(keras.distribution.DataParallel):
     """Data parallelism that gives a batch which cannot be divided to every device."""
@@ -33,8 +35,7 @@ def using(count, batch_size):
         ValueError: a count that does not divide the batch, of more devices than there are, or above one on a backend
             other than JAX.
     """
-    if not isinstance(count, int) or count < 1:
-        raise ValueError(f"devices must be a positive integer, not {count!r}")
+    checks.integer("devices", count, 1)
     if count == 1:
         yield
         return

@@ -2,6 +2,7 @@
 
 import keras
 
+from acdbit_keras import checks
 from acdbit_keras.models.backbone import Backbone, Stage, check_positive
 
 MERGINGS = ("binary", "float")
@@ -55,8 +56,7 @@ class PyramidVisionTransformer(Backbone):
             if not isinstance(values, (tuple, list)) or not values or len(values) != len(widths):
                 raise ValueError(f"{name} must have one number per stage, as many as widths={widths!r}, not {values!r}")
         check_positive(**sizes)
-        if merging not in MERGINGS:
-            raise ValueError(f"merging must be one of {', '.join(map(repr, MERGINGS))}, not {merging!r}")
+        checks.choice("merging", merging, MERGINGS)
         stages = [Stage(*values) for values in zip(*sizes.values())]
         super().__init__(stages, scheme, classes, image_size, patch_size, channels, stem, drop_path, merging == "float", **kwargs)
         self.merging = merging

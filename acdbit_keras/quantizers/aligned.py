@@ -9,7 +9,7 @@ import math
 import keras
 from keras import ops
 
-from acdbit_keras import code, signs, statistics
+from acdbit_keras import checks, code, signs, statistics
 from acdbit_keras.code import Code
 from acdbit_keras.quantizers.base import Comparison, Quantizer
 
@@ -83,8 +83,7 @@ class AlignedSign(Quantizer):
             ("channel_axes", channel_axes, (1, 2)),
             ("contracts", contracts, ("channels", "tokens")),
         ):
-            if value not in allowed:
-                raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {value!r}")
+            checks.choice(name, value, allowed)
         if contracts == "tokens" and (axis == "token" or restore == "dynamic"):
             raise ValueError("statistics per token vary along the tokens, over which a product with contracts='tokens' sums")
         if not 0.0 <= momentum < 1.0:

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from acdbit_keras import signs
+from acdbit_keras import checks, signs
 from acdbit_keras.code import Code
 from acdbit_keras.quantizers.base import AtLeast, Comparison, Quantizer, bounded
 
@@ -43,8 +43,7 @@ class ElasticBinary(Quantizer):
     def __init__(self, initial_scale=PROBABILITIES, signed=False, bits=1, lsq=False, **kwargs):
         super().__init__(**kwargs)
         _check_initial_scale(initial_scale, signed)
-        if not isinstance(bits, int) or not 1 <= bits <= 8:
-            raise ValueError(f"bits must be an integer from 1 to 8, not {bits!r}")
+        checks.integer("bits", bits, 1, 8)
         self.initial_scale = initial_scale
         self.signed = signed
         self.bits = bits

@@ -5,7 +5,7 @@ import math
 import keras
 from keras import ops
 
-from acdbit_keras import signs, statistics
+from acdbit_keras import checks, signs, statistics
 from acdbit_keras.code import Code, real
 from acdbit_keras.quantizers.base import Quantizer
 
@@ -44,8 +44,7 @@ class ThresholdedProbabilities(Quantizer):
     def __init__(self, rule="max_ratio", ratio=0.25, scale=None, momentum=0.99, **kwargs):
         super().__init__(**kwargs)
         for name, value, allowed in (("rule", rule, RULES), ("scale", scale, SCALES)):
-            if value not in allowed:
-                raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {value!r}")
+            checks.choice(name, value, allowed)
         if rule == "zero" and scale:
             raise ValueError("scale='kept_mean' is a mean of probabilities, and rule='zero' has scores alone")
         if not 0.0 < ratio <= 1.0:
@@ -112,8 +111,7 @@ class LogarithmicSoftmax(Quantizer):
 
     def __init__(self, bits=4, **kwargs):
         super().__init__(**kwargs)
-        if not isinstance(bits, int) or not 1 <= bits <= 8:
-            raise ValueError(f"bits must be an integer from 1 to 8, not {bits!r}")
+        checks.integer("bits", bits, 1, 8)
         self.bits = bits
 
     def build(self, input_shape):

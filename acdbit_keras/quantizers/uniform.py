@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from acdbit_keras import signs, statistics
+from acdbit_keras import checks, signs, statistics
 from acdbit_keras.code import real
 from acdbit_keras.quantizers.base import Quantizer
 
@@ -40,11 +40,9 @@ class UniformQuantizer(Quantizer):
 
     def __init__(self, bits=8, symmetric=False, per="tensor", range="own", noise=1.0, momentum=0.99, **kwargs):
         super().__init__(**kwargs)
-        if not isinstance(bits, int) or not 2 <= bits <= 16:
-            raise ValueError(f"bits must be an integer from 2 to 16, not {bits!r}")
+        checks.integer("bits", bits, 2, 16)
         for name, value, allowed in (("per", per, ("tensor", "row")), ("range", range, RANGES)):
-            if value not in allowed:
-                raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {value!r}")
+            checks.choice(name, value, allowed)
         if not 0.0 < noise <= 1.0:
             raise ValueError(f"noise must be in (0, 1], not {noise!r}")
         if not 0.0 <= momentum < 1.0:

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from acdbit_keras import signs, statistics
+from acdbit_keras import checks, signs, statistics
 from acdbit_keras.code import Code
 from acdbit_keras.quantizers.base import Quantizer
 
@@ -47,8 +47,7 @@ class WeightSign(Quantizer):
     ):
         super().__init__(**kwargs)
         for name, value, allowed in (("center", center, CENTERS), ("scale", scale, SCALES), ("per", per, ("row", "tensor"))):
-            if value not in allowed:
-                raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {value!r}")
+            checks.choice(name, value, allowed)
         self.center = center
         self.scale = scale
         self.restore = restore

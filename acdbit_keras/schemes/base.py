@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from acdbit_keras import quantizers
+from acdbit_keras import checks, quantizers
 
 PLACES = ("weight", "activation", "hidden", "query", "key", "value", "probabilities", "residual")
 BLOCKS = ("float", "binary")
@@ -31,7 +31,7 @@ class Stage:
     def __post_init__(self):
         if not 0 < self.share <= 1:
             raise ValueError(f"the share of the stage {self.name!r} must be in (0, 1], not {self.share!r}")
-        _check_one_of(f"the teacher of the stage {self.name!r}", self.teacher, TEACHERS)
+        checks.choice(f"the teacher of the stage {self.name!r}", self.teacher, TEACHERS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,10 +81,10 @@ class Scheme:
     post_training: bool = False
 
     def __post_init__(self):
-        _check_one_of(f"block of the scheme {self.name!r}", self.block, BLOCKS)
-        _check_one_of(f"precision of the scheme {self.name!r}", self.precision, PRECISIONS)
+        checks.choice(f"block of the scheme {self.name!r}", self.block, BLOCKS)
+        checks.choice(f"precision of the scheme {self.name!r}", self.precision, PRECISIONS)
         for part in self.real:
-            _check_one_of(f"real of the scheme {self.name!r}", part, PARTS)
+            checks.choice(f"real of the scheme {self.name!r}", part, PARTS)
         if self.stages:
             shares = sum(stage.share for stage in self.stages)
             if abs(shares - 1.0) > 1e-6:
@@ -159,11 +159,6 @@ class Scheme:
         for place in PLACES:
             config[place] = quantizers.get(config[place])
         return cls(**{**config, "real": tuple(config["real"])})
-
-
-def _check_one_of(what, value, allowed):
-    if value not in allowed:
-        raise ValueError(f"{what} must be one of {', '.join(map(repr, allowed))}, not {value!r}")
 
 
 def _plain(value):

@@ -17,6 +17,7 @@ from acdbit_keras import schemes
 from acdbit_keras.distillation import Distiller, LabelDistillation
 from acdbit_keras.models.sizes import build
 from acdbit_keras.quantizers import AlignedSign, clone
+from acdbit_keras.registry import unknown
 
 BASELINE = "binary_vit"
 
@@ -54,9 +55,8 @@ def measure(preset, batch_size=128, steps=10, rounds=5, jit_compile=True, only=N
     """
     chosen = contenders()
     if only:
-        unknown = sorted(set(only) - set(chosen))
-        if unknown:
-            raise ValueError(f"unknown contender {unknown[0]!r}; known: {', '.join(map(repr, chosen))}")
+        for name in sorted(set(only) - set(chosen)):
+            raise unknown("contender", name, list(chosen))
         chosen = {name: what for name, what in chosen.items() if name in only or name == BASELINE}
     teacher = build(preset, "float32")
     random = np.random.default_rng(0)

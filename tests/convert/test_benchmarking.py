@@ -149,11 +149,11 @@ def test_bad_arguments(files, tmp_path):
         benchmark([])
     with pytest.raises(ValueError, match="one engine per file: 1 for 2 files"):
         benchmark([files["float"], files["int8"]], ["litert"])
-    with pytest.raises(ValueError, match="runs must be an integer of at least 1, got 0"):
+    with pytest.raises(ValueError, match="runs must be an integer of at least 1, not 0"):
         benchmark(files["float"], runs=0)
     with pytest.raises(ValueError, match="warmup must be an integer of at least 0"):
         benchmark(files["float"], warmup=-1)
-    with pytest.raises(ValueError, match="num_threads must be an integer of at least 1, got 0"):
+    with pytest.raises(ValueError, match="num_threads must be an integer of at least 1, not 0"):
         benchmark(files["float"], num_threads=0)
     with pytest.raises(ValueError, match="unknown engine"):
         benchmark(files["float"], "tensorrt")

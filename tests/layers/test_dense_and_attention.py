@@ -153,9 +153,9 @@ def test_layers_train_in_ordinary_models(rank, functional):
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda: layers.BinaryDense(0), "units must be a positive integer, not 0"),
-        (lambda: layers.BinaryDense(2.0), "units must be a positive integer, not 2.0"),
-        (lambda: layers.BinaryAttention(0), "num_heads must be a positive integer, not 0"),
+        (lambda: layers.BinaryDense(0), "units must be an integer of at least 1, not 0"),
+        (lambda: layers.BinaryDense(2.0), "units must be an integer of at least 1, not 2.0"),
+        (lambda: layers.BinaryAttention(0), "num_heads must be an integer of at least 1, not 0"),
         (lambda: layers.BinaryAttention(3).build((2, 5, 64)), "the width 64 is not divisible by num_heads=3"),
         (
             lambda: layers.BinaryAttention(3, **BINARY).build((2, 5, 144)),

@@ -67,6 +67,6 @@ def test_several_devices_need_jax(tmp_path):
     quick = recipes.get("digits_teacher").replace(epochs=1)
     with pytest.raises(ValueError, match="devices=2 needs the JAX backend, not tensorflow"):
         train(quick, tmp_path / "run", devices=2, verbose=0)
-    with pytest.raises(ValueError, match="devices must be a positive integer, not 0"):
+    with pytest.raises(ValueError, match="devices must be an integer of at least 1, not 0"):
         train(quick, tmp_path / "run", devices=0, verbose=0)
     assert not (tmp_path / "run").exists()

@@ -119,7 +119,7 @@ def test_config_and_file_round_trip(scheme, tmp_path):
     [
         ({"widths": (32, 64, 128)}, r"depths must have one number per stage, as many as widths=\(32, 64, 128\), not \(1, 1\)"),
         ({"widths": 32}, "widths must have one number per stage"),
-        ({"depths": (1, 0)}, "depths must be a positive integer, not 0"),
+        ({"depths": (1, 0)}, "depths must be an integer of at least 1, not 0"),
         ({"merging": "conv"}, "merging must be one of 'binary', 'float', not 'conv'"),
         ({"image_size": 7}, "image_size=7 and patch_size=1 give 7 tokens per side, which 2 stages cannot halve 1 times"),
         ({"reductions": (3, 1)}, "a grid of 8 x 8 tokens does not divide into windows of side 3, the reduction"),

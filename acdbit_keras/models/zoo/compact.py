@@ -24,8 +24,8 @@ from keras import ops
 from acdbit_keras import checks, code, execution, quantizers
 from acdbit_keras.files import write_beside
 
-# Imported for what they register with Keras.
-from acdbit_keras.models import blocks, pyramid, vit  # noqa: F401
+# Two of them imported for what they register with Keras.
+from acdbit_keras.models import pyramid, vit  # noqa: F401
 from acdbit_keras.models.backbone import Backbone
 
 SUFFIX = ".acdbit"

@@ -1,0 +1,56 @@
+"""What lies in `results/` and in the zoo: its tables say what its numbers do, and its commands are commands."""
+
+import json
+import pathlib
+import re
+import shlex
+
+import pytest
+
+from acdbit_keras import cli
+from acdbit_keras.models import zoo
+from acdbit_keras.studies import experiments, report
+from acdbit_keras.studies import zoo as zoo_study
+
+RESULTS = pathlib.Path(__file__).parents[2] / "results"
+TABLES = sorted(path.parent.name for path in RESULTS.glob("*/table.md"))
+RECORDS = sorted(path.relative_to(RESULTS).as_posix() for path in RESULTS.glob("*/results.json"))
+
+
+def read(path):
+    return json.loads((RESULTS / path).read_text())
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_is_what_its_results_give(name):
+    results = read(f"{name}/results.json")
+    assert (RESULTS / name / "table.md").read_text() == experiments.markdown(results) + "\n"
+    assert (RESULTS / name / "table.csv").read_text() == experiments.comma_separated(results)
+
+
+def test_the_report_is_what_its_results_give():
+    assert (RESULTS / "cifar10_small" / "results.md").read_text() == report.markdown(read("cifar10_small/results.json")) + "\n"
+
+
+@pytest.mark.parametrize("name", zoo.zoo_names())
+def test_the_text_of_a_card_is_what_it_says(name):
+    assert (zoo.entries.FOLDER / name / "card.md").read_text() == zoo_study.markdown(zoo.card(name)) + "\n"
+
+
+def commands():
+    """Every command of `acdbit` that made a result: those that files record, and those of the README of the results."""
+    for path in RECORDS:
+        if command := read(path).get("command"):
+            yield command
+    for block in re.findall(r"```\n(.*?)```", (RESULTS / "README.md").read_text(), flags=re.DOTALL):
+        yield from (line for line in block.replace("\\\n", "").splitlines() if line.startswith("acdbit "))
+
+
+def test_there_are_commands_to_try():
+    assert len(list(commands())) > 15
+
+
+@pytest.mark.parametrize("command", list(commands()))
+def test_a_recorded_command_is_one_that_the_command_line_takes(command):
+    words = shlex.split(command.partition(" > ")[0], comments=True)
+    assert cli._parser().parse_args(words[1:]).run
