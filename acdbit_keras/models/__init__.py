@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from acdbit_keras.models.blocks import BinaryBlock, FloatBlock
     from acdbit_keras.models.loading import load_model
     from acdbit_keras.models.pyramid import PyramidVisionTransformer
-    from acdbit_keras.models.sizes import build, presets
+    from acdbit_keras.models.sizes import Preset, build, presets, register_preset
     from acdbit_keras.models.vit import VisionTransformer
     from acdbit_keras.models.zoo import from_zoo, load_compact, save_compact, zoo_names
 
@@ -18,6 +18,7 @@ __all__ = [
     "Backbone",
     "BinaryBlock",
     "FloatBlock",
+    "Preset",
     "PyramidVisionTransformer",
     "VisionTransformer",
     "build",
@@ -27,6 +28,7 @@ __all__ = [
     "load_model",
     "presets",
     "recipes",
+    "register_preset",
     "save_compact",
     "zoo_names",
 ]
@@ -35,7 +37,7 @@ _HOMES = {
     "backbone": ("Backbone",),
     "blocks": ("BinaryBlock", "FloatBlock"),
     "loading": ("load_model",),
-    "sizes": ("build", "presets"),
+    "sizes": ("Preset", "build", "presets", "register_preset"),
     "pyramid": ("PyramidVisionTransformer",),
     "vit": ("VisionTransformer",),
     "zoo": ("from_zoo", "load_compact", "save_compact", "zoo_names"),
@@ -43,7 +45,7 @@ _HOMES = {
 __getattr__, __dir__ = lazy.attributes(
     __name__,
     {
-        **{room: None for room in ("data", "recipes")},
+        **dict.fromkeys(("data", "recipes")),
         **{name: f"{__name__}.{home}" for home, names in _HOMES.items() for name in names},
     },
 )

@@ -3,7 +3,7 @@
 import pytest
 
 from acdbit_keras.models import data, recipes
-from acdbit_keras.models.sizes import PRESETS
+from acdbit_keras.models.sizes import registry as presets
 
 pytestmark = pytest.mark.any_backend
 
@@ -20,7 +20,7 @@ AT_PAPER_SCALE = {
 @pytest.mark.parametrize("name", recipes.names())
 def test_a_student_and_its_teacher_are_of_one_kind(name):
     recipe = recipes.get(name)
-    assert PRESETS[recipe.preset].get("channels", 3) == data.info(recipe.dataset).channels
+    assert presets.get(recipe.preset).sizes.get("channels", 3) == data.info(recipe.dataset).channels
     assert recipe.warmup_epochs < recipe.epochs and data.info(recipe.dataset).steps_per_epoch(recipe.batch_size) > 0
     if recipe.teacher:
         teacher = recipes.get(recipe.teacher)
@@ -33,7 +33,7 @@ def test_the_paper_s_scale(prefix):
     dataset, image_size, tokens = AT_PAPER_SCALE[prefix]
     for system in ("teacher", "acd_bit", "binary_vit"):
         recipe = recipes.get(f"{prefix}_{system}")
-        sizes = PRESETS[recipe.preset]
+        sizes = presets.get(recipe.preset).sizes
         assert (recipe.epochs, recipe.batch_size, recipe.learning_rate) == (300, 512, 5e-4)
         assert (sizes["width"], sizes["depth"], sizes["num_heads"]) == (384, 12, 6), "DeiT-S"
         assert (recipe.dataset, sizes["image_size"]) == (dataset, image_size)

@@ -8,10 +8,9 @@ import keras
 import numpy as np
 import pytest
 
-from acdbit_keras.models import build, recipes
+from acdbit_keras.models import build, recipes, register_preset, sizes
 from acdbit_keras.models.callbacks import Speed, StopOnNonFinite, read_progress, restore_state, save_state
 from acdbit_keras.models.loading import load_model
-from acdbit_keras.models.sizes import PRESETS
 from acdbit_keras.models.train import evaluate, recipe_of, train
 from acdbit_keras.studies.speed import measure
 
@@ -136,8 +135,9 @@ def test_evaluating_on_the_wrong_dataset_says_so():
 
 def test_speed_compares_contenders_with_the_baseline(monkeypatch):
     aligned = "acd_bit, running statistics"
-    sizes = dict(image_size=8, patch_size=2, channels=1, width=32, depth=1, num_heads=1)
-    monkeypatch.setitem(PRESETS, "one_block_8", sizes)  # Nearly all the time is spent on tracing blocks.
+    monkeypatch.setattr(sizes.registry, "registered", {})
+    # Nearly all the time is spent on tracing blocks.
+    register_preset("one_block_8", image_size=8, patch_size=2, channels=1, width=32, depth=1, num_heads=1)
     rows = measure("one_block_8", batch_size=8, steps=1, rounds=1, jit_compile=False, only=[aligned])
     assert list(rows) == ["binary_vit", aligned]
     assert rows["binary_vit"]["relative_time"] == rows["binary_vit"]["relative_cpu_time"] == 1.0

@@ -5,8 +5,8 @@ from acdbit_keras.registry import Registry
 
 __all__ = ["Recipe", "get", "names"]
 
-_registry = Registry("recipe", __name__, __path__, lambda module: getattr(module, "RECIPES", ()))
-names = _registry.names
+registry = Registry("recipe", Recipe, package=__name__, path=__path__, attribute="RECIPES", without="@")
+names = registry.names
 
 
 def get(name):
@@ -15,4 +15,4 @@ def get(name):
     Raises:
         ValueError: for an unknown name, listing the known ones and the nearest.
     """
-    return name if isinstance(name, Recipe) else _registry.get(name)
+    return name if isinstance(name, Recipe) else registry.get(name)
