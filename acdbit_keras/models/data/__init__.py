@@ -1,26 +1,35 @@
-"""Datasets for training and evaluation: `train, test = load("cifar10")`.
+"""Datasets for training and evaluation: `train, test = load("cifar10")`, `load("./my_images")`.
 
-TensorFlow, TensorFlow Datasets and scikit-learn are imported when data is read, not with this package.
+What may be named is listed in `acdbit_keras.models.data.sources`. TensorFlow, TensorFlow Datasets, Pillow and scikit-learn are
+imported when data is read, not with this package.
 """
 
 from acdbit_keras.checks import checked, validate_arrays
 from acdbit_keras.models.data.augmentation import Augmentation
-from acdbit_keras.models.data.catalog import DatasetInfo, info, names, normalize
+from acdbit_keras.models.data.catalog import DatasetInfo
+from acdbit_keras.models.data.own_arrays import from_arrays
+from acdbit_keras.models.data.picture import read as read_picture
 from acdbit_keras.models.data.pipeline import load, pipeline, resize
-from acdbit_keras.models.data.storage import arrays, class_names, prepare
+from acdbit_keras.models.data.source import Source
+from acdbit_keras.models.data.sources import arrays, class_names, info, names, normalize, prepare, register, source
 
 __all__ = [
     "Augmentation",
     "DatasetInfo",
+    "Source",
     "arrays",
     "checked",
     "class_names",
+    "from_arrays",
     "info",
     "load",
     "names",
     "normalize",
     "pipeline",
     "prepare",
+    "read_picture",
+    "register",
     "resize",
+    "source",
     "validate_arrays",
 ]
