@@ -37,15 +37,18 @@ def model_of(text):
 
 
 def dataset_of(options, model, required=True):
-    """The dataset that `--dataset` names, or else that a model's folder says it was trained on."""
+    """The dataset that `--dataset` names, or else that a model's folder says it was trained on.
+
+    Of images that no name stands for it is the file in the run's folder that says what was found: `data.source` takes it.
+    """
     if options.dataset:
         return options.dataset
     folder = pathlib.Path(model)
     folder = folder if folder.is_dir() else folder.parent
     if (folder / "recipe.json").exists():
-        from acdbit_keras.models.train import recipe_of
+        from acdbit_keras.models import train
 
-        return recipe_of(folder).dataset
+        return train.dataset_of(folder)
     if (folder / "card.json").exists():
         # An entry of the zoo.
         return json.loads((folder / "card.json").read_text())["data"]["dataset"]

@@ -49,9 +49,7 @@ def convert(options):
     if precision == "int8":
         from acdbit_keras.models import data
 
-        calibration = data.pipeline(
-            dataset, "train", image_size=model.image_size, batch_size=128, data_dir=options.data_dir, augment="none"
-        ).take(2)
+        calibration = data.calibration(dataset, model.image_size, options.data_dir)
     report = to_tflite(
         model,
         options.out,

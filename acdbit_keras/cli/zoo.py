@@ -66,7 +66,7 @@ def add(run, name, zoo, data_dir=None, precision=None, limits=(), say=print):
     from acdbit_keras import convert
     from acdbit_keras.models import data
     from acdbit_keras.models.loading import load_model
-    from acdbit_keras.models.train import evaluate, recipe_of
+    from acdbit_keras.models.train import dataset_of, evaluate, recipe_of
     from acdbit_keras.models.zoo import entries
     from acdbit_keras.models.zoo.compact import PRECISIONS, load_compact, save_compact
 
@@ -79,19 +79,20 @@ def add(run, name, zoo, data_dir=None, precision=None, limits=(), say=print):
     recipe = recipe_of(run)
     if not (run / "result.json").exists():
         raise ValueError(f"the run in {run} is not finished; `acdbit train {recipe.name} --out {run}` goes on with it")
-    trained, facts = load_model(run), data.info(recipe.dataset)
+    trained, dataset = load_model(run), data.source(dataset_of(run), data_dir)
+    facts = dataset.info()
     with tempfile.TemporaryDirectory() as scratch:
         # Complete before anything reaches the zoo.
         weights, file = pathlib.Path(scratch) / entries.WEIGHTS, pathlib.Path(scratch) / f"{name}.tflite"
         compact_bytes = save_compact(trained, weights, precision)
         model = load_compact(weights)
-        test = data.pipeline(recipe.dataset, "test", image_size=model.image_size, data_dir=data_dir)
+        test = data.pipeline(dataset, "test", image_size=model.image_size, data_dir=data_dir)
         say(f"evaluating the compact model and the run's on {facts.test_examples} test images")
-        scores = evaluate(model, recipe.dataset, data_dir)
-        run_scores = evaluate(trained, recipe.dataset, data_dir)
+        scores = evaluate(model, dataset, data_dir)
+        run_scores = evaluate(trained, dataset, data_dir)
         agreement = _agreement(model, trained, test)
         say("converting, and comparing the file with the compact model")
-        description = card(model, recipe.dataset, data_dir)
+        description = card(model, dataset, data_dir)
         conversion = convert.to_tflite(model, file, card=description)
         parity = convert.verify(model, file, test).to_dict()
         say("timing the file")
@@ -103,7 +104,7 @@ def add(run, name, zoo, data_dir=None, precision=None, limits=(), say=print):
         "name": name,
         "model": {
             "preset": recipe.preset,
-            "scheme": recipe.scheme,
+            "scheme": recipe.scheme_name,
             "parameters": parameters,
             "image_size": model.image_size,
         },
@@ -191,14 +192,12 @@ def _agreement(model, other, test):
 
 def _changed_settings(recipe):
     """What differs from the recipe of that name in this version."""
-    import dataclasses
-
     from acdbit_keras.models import recipes
 
     if recipe.name not in recipes.names():
-        return dataclasses.asdict(recipe)
+        return recipe.to_dict()
     known = recipes.get(recipe.name)
-    return {key: value for key, value in dataclasses.asdict(recipe).items() if value != getattr(known, key)}
+    return {key: value for key, value in recipe.to_dict().items() if value != getattr(known, key)}
 
 
 def _command_line(recipe):

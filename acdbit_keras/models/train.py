@@ -2,6 +2,7 @@
 
 A run's folder holds:
     recipe.json       the recipe as it was run
+    data.json         of images of your own: where they are, their classes, split and normalisation
     history.csv       one row per epoch, of all stages
     tensorboard/      the same for TensorBoard
     stage_0.keras     the model at the end of the first stage, of a scheme with several; it is the start of the next
@@ -15,7 +16,6 @@ A run of a scheme without training (`Scheme.post_training`) has no history and n
 
 import contextlib
 import csv
-import dataclasses
 import json
 import math
 import pathlib
@@ -44,7 +44,7 @@ def train(recipe, folder, data_dir=None, teacher=None, runs="runs", verbose="aut
     teacher. One without training takes over the teacher's weights and is calibrated.
 
     Args:
-        recipe: `Recipe` or its name.
+        recipe: `Recipe`, or what `recipes.get` takes.
         folder: the run's folder.
         data_dir: where the datasets are prepared; see `acdbit_keras.models.data.load`.
         teacher: run folder or `.keras` file; by default the recipe's teacher, looked for in `runs` and trained there
@@ -57,7 +57,8 @@ def train(recipe, folder, data_dir=None, teacher=None, runs="runs", verbose="aut
         The content of `result.json`.
 
     Raises:
-        ValueError: if the folder belongs to another recipe, or on anything the recipe asks for that does not exist.
+        ValueError: if the folder belongs to another recipe, its images are no longer those that it was begun with, or on
+            anything the recipe asks for that does not exist.
         OSError: if the folder cannot be written; what was written before stays complete.
         FloatingPointError: if the loss stops being finite, naming the step.
     """
@@ -69,7 +70,7 @@ def train(recipe, folder, data_dir=None, teacher=None, runs="runs", verbose="aut
     if run.scheme.post_training:
         result = run.calibrate()
     else:
-        with distribution.using(devices, recipe.batch_size):
+        with distribution.using(devices, run.batch_size):
             result = run.train()
     write_beside(folder / "result.json", lambda path: path.write_text(json.dumps(result, indent=1)))
     return result
@@ -106,8 +107,23 @@ class _Run:
         self.verbose = verbose
         self.devices = devices
         self.scheme = schemes.get(recipe.scheme)
-        self.facts = data.info(recipe.dataset)
+        self.data = self._find_data()
+        self.facts = self.data.info()
+        # Your own images may be fewer than a recipe's batch.
+        self.batch_size = min(recipe.batch_size, self.facts.train_examples)
         self.has_teacher = bool(recipe.teacher or teacher)
+
+    def _find_data(self):
+        """The recipe's data; of a run that was begun, those that it was begun with."""
+        stored = None if self.folder is None else self.folder / data.STORED
+        if stored is None or not stored.exists():
+            return data.source(self.recipe.dataset, self.data_dir)
+        found = data.read_stored(stored)
+        if found.has_changed():
+            raise ValueError(
+                f"{self.recipe.dataset} has changed since the run in {self.folder} began; a new run needs another folder"
+            )
+        return found
 
     def train(self):
         """Every stage, from where the folder left off."""
@@ -135,10 +151,9 @@ class _Run:
             if terms and self.has_teacher:
                 model = Distiller(previous if stage.teacher == "previous" else self._teacher(), network, terms)
             train_set, test_set = data.load(
-                recipe.dataset,
+                self.data,
                 image_size=network.image_size,
-                batch_size=recipe.batch_size,
-                data_dir=self.data_dir,
+                batch_size=self.batch_size,
                 seed=recipe.seed,
                 augment=recipe.augment,
                 epochs=recipe.epochs,
@@ -146,7 +161,7 @@ class _Run:
             )
             if self.devices > 1:
                 test_set = self._test_set(network.image_size, one_hot=len(train_set.element_spec[1].shape) == 2)
-            steps = self.facts.steps_per_epoch(recipe.batch_size)
+            steps = self.facts.steps_per_epoch(self.batch_size)
             distils_labels = model is not network and scheme.distillation
             model.compile(
                 optimizer=_optimizer(recipe, end - first, steps),
@@ -173,7 +188,7 @@ class _Run:
                 verbose=self.verbose,
                 callbacks=[
                     StopOnNonFinite(),
-                    Speed(steps * recipe.batch_size),
+                    Speed(steps * self.batch_size),
                     # Before the state: a row too many is dropped when the run is resumed, a missing one would stay missing.
                     keras.callbacks.CSVLogger(str(self.folder / "history.csv"), append=epoch > 0),
                     Checkpoints(self.folder, network, best=best),
@@ -192,8 +207,8 @@ class _Run:
         keras.utils.set_random_seed(recipe.seed)
         network = self.network(self.scheme)
         _take_over(teacher, network)
-        options = dict(image_size=network.image_size, batch_size=recipe.batch_size, data_dir=self.data_dir, seed=recipe.seed)
-        images, _ = data.load(recipe.dataset, augment="none", **options)
+        options = dict(image_size=network.image_size, batch_size=self.batch_size, seed=recipe.seed)
+        images, _ = data.load(self.data, augment="none", **options)
         self._write_recipe()
         start = time.perf_counter()
         with execution.using(execution.CalibrationExecutor()):
@@ -201,7 +216,7 @@ class _Run:
                 network(batch, training=False)
         seconds = time.perf_counter() - start
         write_beside(self.folder / "model.keras", network.save)
-        accuracy = evaluate(network, recipe.dataset, self.data_dir)["accuracy"]
+        accuracy = evaluate(network, self.data)["accuracy"]
         return {
             "recipe": recipe.name,
             "epochs": 0,
@@ -222,7 +237,7 @@ class _Run:
     def _teacher(self):
         teacher = self.teacher
         if teacher is None:
-            teacher = pathlib.Path(self.runs) / self.recipe.teacher
+            teacher = pathlib.Path(self.runs) / recipes.get(self.recipe.teacher).name
             options = dict(data_dir=self.data_dir, runs=self.runs, verbose=self.verbose, devices=self.devices)
             train(self.recipe.teacher, teacher, **options)
             # The teacher's own run consumed random numbers; the student's must not depend on whether it was there.
@@ -231,17 +246,17 @@ class _Run:
 
     def _test_set(self, image_size, one_hot):
         """Test images in batches that the devices can share."""
-        size = distribution.test_batch_size(self.facts.test_examples, self.recipe.batch_size, self.devices)
-        options = dict(image_size=image_size, batch_size=size, data_dir=self.data_dir, one_hot=one_hot)
-        return data.pipeline(self.recipe.dataset, "test", **options)
+        size = distribution.test_batch_size(self.facts.test_examples, self.batch_size, self.devices)
+        return data.pipeline(self.data, "test", image_size=image_size, batch_size=size, one_hot=one_hot)
 
     def _end_of_stage(self, index):
         return self.folder / f"stage_{index}.keras"
 
     def _write_recipe(self):
         _make_folder(self.folder)
-        content = json.dumps(dataclasses.asdict(self.recipe), indent=1)
+        content = json.dumps(self.recipe.to_dict(), indent=1)
         write_beside(self.folder / "recipe.json", lambda path: path.write_text(content))
+        data.write_stored(self.folder / data.STORED, self.data)
 
     @contextlib.contextmanager
     def _precision(self):
@@ -296,19 +311,37 @@ def recipe_of(folder):
     return recipes.Recipe(**json.loads(path.read_text()))
 
 
+def dataset_of(folder):
+    """What `data.source` takes for the data that a run was trained on, as it found them.
+
+    Raises:
+        ValueError: if the folder holds no run.
+    """
+    stored = pathlib.Path(folder) / data.STORED
+    return str(stored) if stored.exists() else recipe_of(folder).dataset
+
+
 def evaluate(model, dataset, data_dir=None, batch_size=256):
     """Top-1 and top-5 accuracy and cross-entropy of a backbone on the test images of a dataset.
+
+    Args:
+        model: backbone.
+        dataset: its name, or where it is; see `acdbit_keras.models.data.sources`.
+        data_dir: where the datasets are prepared.
+        batch_size: images at once.
 
     Raises:
         ValueError: if the model's classes or image channels are not those of the dataset.
     """
-    facts = data.info(dataset)
+    found = data.source(dataset, data_dir)
+    found.check()
+    facts = found.info()
     if (model.classes, model.channels) != (facts.classes, facts.channels):
         raise ValueError(
             f"the model has {model.classes} classes and {model.channels} image channels, "
-            f"{dataset} has {facts.classes} and {facts.channels}"
+            f"{found.name} has {facts.classes} and {facts.channels}"
         )
-    test = data.pipeline(dataset, "test", image_size=model.image_size, batch_size=batch_size, data_dir=data_dir)
+    test = data.pipeline(found, "test", image_size=model.image_size, batch_size=batch_size)
     model.compile(
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=[
@@ -326,8 +359,7 @@ def _finished(recipe, folder):
     if not (folder / "recipe.json").exists():
         return None
     other = recipe_of(folder)
-    if other != recipe:
-        changed = [f.name for f in dataclasses.fields(recipe) if getattr(recipe, f.name) != getattr(other, f.name)]
+    if changed := recipe.differences(other):
         raise ValueError(
             f"{folder} holds a run with other settings ({', '.join(changed)} differ); choose another folder or remove it"
         )

@@ -5,11 +5,12 @@ def card(model, dataset, data_dir=None):
     """What a device must know to use the file: dataset, class names and the normalisation of its images."""
     from acdbit_keras.models import data
 
-    facts = data.info(dataset)
+    found = data.source(dataset, data_dir)
+    facts = found.info()
     return {
-        "dataset": dataset,
+        "dataset": found.name,
         "scheme": model.scheme.name,
         "mean": list(facts.mean),
         "std": list(facts.std),
-        "classes": list(facts.class_names or data.class_names(dataset, data_dir)),
+        "classes": list(found.class_names()),
     }

@@ -28,7 +28,7 @@ def run(out, folders, data_dir=None, samples=None, say=print):
     from acdbit_keras.machine import processor
     from acdbit_keras.models import data
     from acdbit_keras.models.loading import load_model
-    from acdbit_keras.models.train import evaluate, recipe_of
+    from acdbit_keras.models.train import dataset_of, evaluate, recipe_of
     from acdbit_keras.studies.deployed import card
 
     out.mkdir(parents=True, exist_ok=True)
@@ -38,23 +38,21 @@ def run(out, folders, data_dir=None, samples=None, say=print):
         result = folder / "result.json"
         if not result.exists():
             raise ValueError(f"the run in {folder} is not finished; `acdbit train {recipe.name} --out {folder}` goes on with it")
-        model = load_model(folder)
+        model, dataset = load_model(folder), dataset_of(folder)
         say(f"{recipe.name}: evaluating")
         entry = {
-            "scheme": recipe.scheme,
+            "scheme": recipe.scheme_name,
             "preset": recipe.preset,
             "dataset": recipe.dataset,
             "parameters": model.count_params(),
-            "test": evaluate(model, recipe.dataset, data_dir),
+            "test": evaluate(model, dataset, data_dir),
             "training": json.loads(result.read_text()),
             "files": {},
         }
-        test = data.pipeline(recipe.dataset, "test", image_size=model.image_size, batch_size=64, data_dir=data_dir)
+        test = data.pipeline(dataset, "test", image_size=model.image_size, batch_size=64, data_dir=data_dir)
         if samples is not None:
             test = test.unbatch().take(samples).batch(64)
-        calibration = data.pipeline(
-            recipe.dataset, "train", image_size=model.image_size, batch_size=128, data_dir=data_dir, augment="none"
-        ).take(2)
+        calibration = data.calibration(dataset, model.image_size, data_dir)
         for precision in _PRECISIONS.get(model.scheme.precision, (model.scheme.precision,)):
             path = folder / f"{precision}.tflite"
             say(f"{recipe.name}: converting to {precision}")
@@ -63,7 +61,7 @@ def run(out, folders, data_dir=None, samples=None, say=print):
                 path,
                 precision=precision,
                 calibration=calibration if precision == "int8" else None,
-                card=card(model, recipe.dataset, data_dir),
+                card=card(model, dataset, data_dir),
             )
             entry["files"][precision] = {"bytes": report.bytes, "nodes": sum(report.op_counts.values())}
             if precision in ("bits", "float32"):

@@ -41,7 +41,10 @@ def dataset_of(path):
         from acdbit_keras.convert import flatbuffer, rewrite
 
         return rewrite.metadata(flatbuffer.read(path)).get("card", {}).get("dataset")
-    recipe = (path if path.is_dir() else path.parent) / "recipe.json"
+    folder = path if path.is_dir() else path.parent
+    if (folder / data.STORED).exists():
+        return str(folder / data.STORED)
+    recipe = folder / "recipe.json"
     return json.loads(recipe.read_text())["dataset"] if recipe.exists() else None
 
 
@@ -56,11 +59,20 @@ def shared_dataset(paths, dataset=None):
         if not pathlib.Path(path).exists():
             raise FileNotFoundError(f"there is no file or folder {path}")
     if dataset:
-        return data.info(dataset).name
+        data.source(dataset)
+        return dataset
     found = {str(path): dataset_of(path) for path in paths}
     for path, name in found.items():
         if name is None:
             raise ValueError(f"{path} does not say which dataset it was trained on; pass --dataset")
+    # Of images of your own a run's folder knows where they are, a file only how they are called.
+    stored = [name for name in found.values() if name.endswith(data.STORED)]
+    if (
+        stored
+        and len({data.short_name(name) for name in found.values()}) == 1
+        and len({data.source(name).key() for name in stored}) == 1
+    ):
+        return stored[0]
     if len(set(found.values())) > 1:
         said = ", ".join(f"{path}: {name}" for path, name in found.items())
         raise ValueError(f"the models were trained on different datasets ({said}); examine those of one dataset together")

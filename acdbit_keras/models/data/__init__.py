@@ -9,15 +9,30 @@ from acdbit_keras.models.data.augmentation import Augmentation
 from acdbit_keras.models.data.catalog import DatasetInfo
 from acdbit_keras.models.data.own_arrays import from_arrays
 from acdbit_keras.models.data.picture import read as read_picture
-from acdbit_keras.models.data.pipeline import load, pipeline, resize
+from acdbit_keras.models.data.pipeline import calibration, load, pipeline, resize
 from acdbit_keras.models.data.source import Source
-from acdbit_keras.models.data.sources import arrays, class_names, info, names, normalize, prepare, register, source
+from acdbit_keras.models.data.sources import (
+    STORED,
+    arrays,
+    class_names,
+    info,
+    names,
+    normalize,
+    prepare,
+    read_stored,
+    register,
+    short_name,
+    source,
+    write_stored,
+)
 
 __all__ = [
+    "STORED",
     "Augmentation",
     "DatasetInfo",
     "Source",
     "arrays",
+    "calibration",
     "checked",
     "class_names",
     "from_arrays",
@@ -28,8 +43,11 @@ __all__ = [
     "pipeline",
     "prepare",
     "read_picture",
+    "read_stored",
     "register",
     "resize",
+    "short_name",
     "source",
     "validate_arrays",
+    "write_stored",
 ]

@@ -123,7 +123,7 @@ class Arrays(Source):
 
 
 class ArrayFile(Arrays):
-    """The arrays of an `.npz` file: `images` and `labels`, or `x_train`, `y_train`, `x_test`, `y_test`; it may have `class_names`.
+    """The arrays of an `.npz` file: `images` and `labels`, or `x_train`, `y_train`, `x_test`, `y_test`; perhaps `class_names`.
 
     Args:
         where: path of the file.

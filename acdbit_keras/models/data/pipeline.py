@@ -89,7 +89,8 @@ def pipeline(
     facts = found.info()
     image_size = facts.image_size if image_size is None else image_size
     _check_integer("image_size", image_size, 1, 4096)
-    _check_integer("batch_size", batch_size, 1, facts.train_examples)
+    # Training batches are full; of testing there is at least one, whatever its size.
+    _check_integer("batch_size", batch_size, 1, facts.train_examples if split == "train" else 2**31 - 1)
     _check_integer("seed", seed, 0, 2**31 - 1)
     if epochs is not None:
         _check_integer("epochs", epochs, 1, 2**31 - 1)
@@ -134,6 +135,13 @@ def pipeline(
     if is_streamed:
         batches = checked(batches, facts.classes)
     return untuned(batches.prefetch(_BATCHES_AHEAD))
+
+
+def calibration(dataset, image_size, data_dir=None):
+    """Some training images, not augmented, as what calibrates an int8 file takes them: two batches of at most 128."""
+    found = source(dataset, data_dir)
+    batch_size = min(128, found.info().train_examples)
+    return pipeline(found, "train", image_size=image_size, batch_size=batch_size, augment="none").take(2)
 
 
 def _check_integer(argument, value, lowest, highest):

@@ -102,9 +102,9 @@ def _prepare(recipe, rows, teacher, runs, data_dir):
 
     recipe = recipes.Recipe(**recipe)
     made_here = teacher is None
-    teacher = pathlib.Path(runs) / recipe.teacher if made_here else pathlib.Path(teacher)
+    teacher = pathlib.Path(runs) / recipes.get(recipe.teacher).name if made_here else pathlib.Path(teacher)
     finished = not made_here or (teacher / "result.json").exists()
-    model = load_model(teacher) if finished else _untrained(recipes.get(recipe.teacher))
+    model = load_model(teacher) if finished else _untrained(recipes.get(recipe.teacher), data_dir)
     for key, row in rows.items():
         try:
             check_teacher(recipes.Recipe(**row), model)
@@ -117,10 +117,10 @@ def _prepare(recipe, rows, teacher, runs, data_dir):
     return {"folder": str(teacher), "sha256": digest(teacher), **_facts(model, recipe.dataset, data_dir)}
 
 
-def _untrained(recipe):
+def _untrained(recipe, data_dir):
     from acdbit_keras.models import build, data
 
-    facts = data.info(recipe.dataset)
+    facts = data.info(recipe.dataset, data_dir)
     size = {} if recipe.image_size is None else {"image_size": recipe.image_size}
     return build(recipe.preset, recipe.scheme, facts.classes, channels=facts.channels, **size)
 
@@ -185,9 +185,7 @@ def _convert(model, path, dataset, data_dir):
     model = load_model(model)
     options = dict(image_size=model.image_size, data_dir=data_dir)
     precision = model.scheme.precision
-    calibration = (
-        data.pipeline(dataset, "train", batch_size=128, augment="none", **options).take(2) if precision == "int8" else None
-    )
+    calibration = data.calibration(dataset, **options) if precision == "int8" else None
     pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
     report = convert.to_tflite(model, path, precision=precision, calibration=calibration)
     interpreter = convert.Interpreter(path)

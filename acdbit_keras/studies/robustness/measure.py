@@ -240,5 +240,4 @@ def _conversion(model, dataset, data_dir):
     """What `to_tflite` must be told: integers need images to calibrate by."""
     if getattr(model.scheme, "precision", None) != "int8":
         return {}
-    images = data.pipeline(dataset, "train", image_size=model.image_size, batch_size=128, data_dir=data_dir, augment="none")
-    return {"precision": "int8", "calibration": images.take(2)}
+    return {"precision": "int8", "calibration": data.calibration(dataset, model.image_size, data_dir)}
