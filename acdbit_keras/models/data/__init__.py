@@ -6,11 +6,11 @@ imported when data is read, not with this package.
 
 from acdbit_keras.checks import checked, validate_arrays
 from acdbit_keras.models.data.augmentation import Augmentation
+from acdbit_keras.models.data.base import Source
 from acdbit_keras.models.data.catalog import DatasetInfo
 from acdbit_keras.models.data.own_arrays import from_arrays
 from acdbit_keras.models.data.picture import read as read_picture
 from acdbit_keras.models.data.pipeline import calibration, load, pipeline, resize
-from acdbit_keras.models.data.source import Source
 from acdbit_keras.models.data.sources import (
     STORED,
     arrays,

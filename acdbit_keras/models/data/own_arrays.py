@@ -7,8 +7,8 @@ import zipfile
 
 import numpy as np
 
+from acdbit_keras.models.data.base import Options, Source, check_split, facts_from_dict, facts_to_dict
 from acdbit_keras.models.data.catalog import DatasetInfo
-from acdbit_keras.models.data.source import Options, Source, check_split, facts_from_dict, facts_to_dict
 from acdbit_keras.models.data.split import held_out, in_order
 
 # Under which names files have images and labels: of one set, or of training and of testing.

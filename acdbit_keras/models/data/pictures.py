@@ -11,9 +11,9 @@ import warnings
 import numpy as np
 
 from acdbit_keras.models.data import listings, picture
+from acdbit_keras.models.data.base import Options, Source, check_split, facts_from_dict, facts_to_dict
 from acdbit_keras.models.data.catalog import DatasetInfo
 from acdbit_keras.models.data.records import PictureRecords
-from acdbit_keras.models.data.source import Options, Source, check_split, facts_from_dict, facts_to_dict
 from acdbit_keras.models.data.split import held_out, in_order
 
 # Beyond this share of pictures that cannot be read something is wrong with the folder, not with a picture.

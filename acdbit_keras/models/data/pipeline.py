@@ -9,7 +9,7 @@ import numbers
 from acdbit_keras.checks import checked
 from acdbit_keras.models.data import catalog
 from acdbit_keras.models.data.augmentation import Augmentation, BatchAugmenter, fold_in, resolve
-from acdbit_keras.models.data.source import check_split
+from acdbit_keras.models.data.base import check_split
 from acdbit_keras.models.data.sources import held, source
 from acdbit_keras.quick_start import untuned
 

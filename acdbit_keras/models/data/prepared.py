@@ -6,9 +6,9 @@ import numpy as np
 
 from acdbit_keras.checks import validate_arrays
 from acdbit_keras.models.data import storage
+from acdbit_keras.models.data.base import Options, Source, check_split, facts_from_dict, facts_to_dict
 from acdbit_keras.models.data.catalog import DatasetInfo
 from acdbit_keras.models.data.records import ShardRecords
-from acdbit_keras.models.data.source import Options, Source, check_split, facts_from_dict, facts_to_dict
 
 # Statistics of a dataset that is not known here are those of so many of its training images.
 _MEASURED_IMAGES = 10_000

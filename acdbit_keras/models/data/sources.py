@@ -18,11 +18,11 @@ import pathlib
 import numpy as np
 
 from acdbit_keras.models.data import catalog, storage
+from acdbit_keras.models.data.base import Options, Source, check_split
 from acdbit_keras.models.data.catalog import DatasetInfo
 from acdbit_keras.models.data.own_arrays import Absent, ArrayFile, Arrays
 from acdbit_keras.models.data.pictures import Pictures
 from acdbit_keras.models.data.prepared import Known, Measured
-from acdbit_keras.models.data.source import Options, Source, check_split
 from acdbit_keras.registry import Registry, unknown
 
 # In a run's folder: what was found of data that no name stands for.
