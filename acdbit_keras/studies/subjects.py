@@ -96,7 +96,7 @@ def pixels_of(dataset, image_size, samples=None, data_dir=None):
     """
     facts = data.info(dataset)
     if samples is not None and not 1 <= samples <= facts.test_examples:
-        raise ValueError(f"samples must be from 1 to {facts.test_examples}, the test images of {dataset}, not {samples}")
+        raise ValueError(f"samples must be from 1 to {facts.test_examples}, the test images of {facts.name}, not {samples}")
     samples = facts.test_examples if samples is None else samples
     if not facts.varying_size and image_size == facts.image_size:
         images, labels = data.arrays(dataset, "test", data_dir)
@@ -229,7 +229,7 @@ def _check_fits(name, found, dataset):
     facts = data.info(dataset)
     if tuple(found) != (facts.classes, facts.channels):
         raise ValueError(
-            f"{name} has {found[0]} classes and {found[1]} image channels, {dataset} has {facts.classes} and {facts.channels}"
+            f"{name} has {found[0]} classes and {found[1]} image channels, {facts.name} has {facts.classes} and {facts.channels}"
         )
 
 

@@ -62,7 +62,7 @@ def test_every_recipe_names_things_that_exist():
 
     for name in recipes.names():
         recipe = recipes.get(name)
-        assert recipe.preset in presets() and recipe.scheme in schemes.names() and recipe.dataset in data.names()
+        assert recipe.preset in presets() and schemes.get(recipe.scheme) and recipe.dataset in data.names()
         assert recipe.teacher is None or recipes.get(recipe.teacher).scheme == "float32"
         assert (recipe.teacher is None) == (recipe.scheme == "float32")
 

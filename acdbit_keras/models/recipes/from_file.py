@@ -31,23 +31,26 @@ def read(identifier, is_known):
     """
     path, _, name = identifier.partition(":")
     held = vars(_imported(path))
-    found = {key: value for key, value in held.items() if isinstance(value, Recipe) and (key == name or not is_known(value))}
+    found = {key: value for key, value in held.items() if isinstance(value, Recipe)}
     listed = held.get("RECIPES", ())
     for recipe in listed if isinstance(listed, (tuple, list)) else ():
         if not isinstance(recipe, Recipe):
             raise ValueError(f"RECIPES of {path} must hold recipes, not {type(recipe).__name__}")
         found.setdefault(recipe.name, recipe)
     by_name = {recipe.name: recipe for recipe in found.values()}
+    own = [called for called, recipe in by_name.items() if not is_known(recipe)]
     if not name:
-        if len(by_name) != 1:
-            raise ValueError(f"{path} holds {_said(by_name)}; name one, {path}:NAME")
-        [recipe] = by_name.values()
+        if len(own) != 1:
+            said = f"{len(own)} recipes, {', '.join(own)}; name one, {path}:NAME" if own else "no recipe of its own"
+            raise ValueError(f"{path} holds {said}")
+        recipe = by_name[own[0]]
     elif name in found or name in by_name:
         recipe = found.get(name) or by_name[name]
     elif name in held:
         raise ValueError(f"{name} of {path} is no Recipe, but of the type {type(held[name]).__name__}")
     elif by_name:
-        raise unknown(f"recipe of {path}", name, sorted({*found, *by_name}))
+        variables = [key for key, recipe in found.items() if recipe.name in own]
+        raise unknown(f"recipe of {path}", name, sorted({*variables, *own}) or sorted(found))
     else:
         raise ValueError(f"{path} holds no recipe")
     if recipe.teacher:
@@ -55,10 +58,6 @@ def read(identifier, is_known):
         if teacher in found or teacher in by_name:
             recipe = recipe.replace(teacher=f"{path}:{teacher}" + (f"@{data}" if data else ""))
     return recipe
-
-
-def _said(by_name):
-    return f"{len(by_name)} recipes, {', '.join(by_name)}" if by_name else "no recipe"
 
 
 def _imported(path):
