@@ -175,16 +175,19 @@ def _to_config(name, value):
     if name == "distillation":
         return [keras.saving.serialize_keras_object(term) for term in value]
     if name == "stages":
-        return [
-            {**vars(stage), "changes": {key: _to_config(key, part) for key, part in stage.changes.items()}} for stage in value
-        ]
+        return [{**vars(stage), "changes": _changes_to_config(stage.changes)} for stage in value]
     return list(value) if isinstance(value, tuple) else value
+
+
+def _changes_to_config(changes):
+    # A place that a stage leaves real is None, and stays it.
+    return {name: None if value is None else _to_config(name, value) for name, value in changes.items()}
 
 
 def _from_config(name, value):
     """The value that `_to_config` wrote."""
     if name in PLACES:
-        return quantizers.get(value)
+        return None if value is None else quantizers.get(value)
     if name == "distillation":
         return tuple(keras.saving.deserialize_keras_object(config) for config in value)
     if name == "stages":
