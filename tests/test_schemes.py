@@ -7,6 +7,7 @@ import types
 import keras
 import pytest
 from numerics import nameless
+from outsiders import installed
 
 from acdbit_keras import quantizers, schemes
 from acdbit_keras.distillation import LabelDistillation, QueryKeyDistillation
@@ -246,16 +247,6 @@ def test_a_registered_scheme_is_found_by_its_name_and_has_variants(nothing_regis
 def test_schemes_that_cannot_be_registered(make, message, nothing_registered):
     with pytest.raises(ValueError, match=message):
         schemes.register(make())
-
-
-def installed(folder, group, points, modules):
-    """Writes a distribution `strangers` with these entry points and modules, as an installer would, into a folder."""
-    (folder / "strangers-1.0.dist-info").mkdir(parents=True)
-    (folder / "strangers-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: strangers\nVersion: 1.0\n")
-    lines = [f"[{group}]", *(f"{name} = {value}" for name, value in points.items())]
-    (folder / "strangers-1.0.dist-info" / "entry_points.txt").write_text("\n".join(lines) + "\n")
-    for name, text in modules.items():
-        (folder / f"{name}.py").write_text(text)
 
 
 def test_plug_ins_are_found_and_broken_ones_are_named_and_passed_over(tmp_path, monkeypatch):

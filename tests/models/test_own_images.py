@@ -6,6 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
+from outsiders import COLOURS, draw, fill
 from PIL import Image
 
 from acdbit_keras.models import data
@@ -15,8 +16,6 @@ from acdbit_keras.models.data.split import held_out
 tf = pytest.importorskip("tensorflow")
 tfds = pytest.importorskip("tensorflow_datasets")
 
-COLOURS = {"blue": (40, 60, 200), "green": (50, 180, 70), "red": (210, 40, 60)}
-
 
 @pytest.fixture(autouse=True)
 def as_new(monkeypatch):
@@ -24,23 +23,6 @@ def as_new(monkeypatch):
     monkeypatch.setattr(sources.registry, "registered", {})
     monkeypatch.setattr(sources, "_held", type(sources._held)())
     monkeypatch.setattr(sources, "_resolved", {})
-
-
-def draw(path, colour, seed=0, size=(12, 9), mode="RGB", **options):
-    """Writes a picture of nearly one colour."""
-    rng = np.random.default_rng(seed)
-    pixels = np.clip(np.array(colour) + rng.normal(0, 20, (size[1], size[0], 3)), 0, 255).astype("uint8")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).convert(mode).save(path, **options)
-    return pixels
-
-
-def fill(folder, count=5, names=tuple(COLOURS), suffix=".png", first=0, **options):
-    """A folder of class folders with so many pictures each."""
-    for name in names:
-        for index in range(first, first + count):
-            draw(folder / name / f"{index}{suffix}", COLOURS[name], seed=index, **options)
-    return folder
 
 
 @pytest.fixture
