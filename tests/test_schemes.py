@@ -1,10 +1,13 @@
 """Schemes: found by name, serialised whole, one copy of every quantizer per place."""
 
 import random
+import re
+import types
 
 import keras
 import pytest
 from numerics import nameless
+from outsiders import installed
 
 from acdbit_keras import quantizers, schemes
 from acdbit_keras.distillation import LabelDistillation, QueryKeyDistillation
@@ -13,12 +16,21 @@ from acdbit_keras.schemes.base import PARTS, Scheme, Stage
 
 pytestmark = pytest.mark.any_backend
 
-BINARY = {"xnor_net", "bibert", "bit", "bivit", "binary_vit", "binary_former", "acd_bit"}
-OTHERS = {"float32": "float32", "mixed16": "float16", "quant_noise_w8a8": "int8", "fq_vit_w8a4": "int8"}
+# The package's own, and how each is stored on a device.
+OWN = {
+    "float32": "float32",
+    "mixed16": "float16",
+    "quant_noise_w8a8": "int8",
+    "fq_vit_w8a4": "int8",
+    **dict.fromkeys(("xnor_net", "bibert", "bit", "bivit", "binary_vit", "binary_former", "acd_bit"), "bits"),
+}
 
 
-def test_names():
-    assert set(schemes.names()) == BINARY | set(OTHERS)
+def test_the_package_brings_eleven_schemes():
+    assert {name: schemes.get(name).precision for name in schemes.names() if name in OWN} == OWN
+    assert [name for name in OWN if schemes.get(name).post_training] == ["fq_vit_w8a4"]
+    assert {name for name in OWN if schemes.get(name).is_binary and schemes.get(name).branches} == {"binary_vit", "acd_bit"}
+    assert "(proxy)" in schemes.get("binary_former").title and "proxy" in schemes.get("binary_former").note
 
 
 def test_reading_things_in_moves_no_random_numbers(tmp_path, monkeypatch):
@@ -26,21 +38,20 @@ def test_reading_things_in_moves_no_random_numbers(tmp_path, monkeypatch):
     package = tmp_path / "things"
     package.mkdir()
     (package / "__init__.py").touch()
-    (package / "thing.py").write_text("import random, types\nthing = types.SimpleNamespace(name='one', drawn=random.random())\n")
+    (package / "thing.py").write_text("import random, types\nTHING = types.SimpleNamespace(name='one', drawn=random.random())\n")
     monkeypatch.syspath_prepend(tmp_path)
-    registry = Registry("thing", "things", [str(package)], lambda module: [module.thing])
+    registry = Registry("thing", types.SimpleNamespace, package="things", path=[str(package)], attribute="THING")
     state = random.getstate()
     assert registry.names() == ["one"] and random.getstate() == state
 
 
-def test_precisions_and_blocks():
-    for name in schemes.names():
-        scheme = schemes.get(name)
-        assert scheme.precision == OTHERS.get(name, "bits")
-        assert scheme.block == ("binary" if name in BINARY else "float")
-        assert scheme.branches == (name in ("binary_vit", "acd_bit"))
-        assert scheme.post_training == (name == "fq_vit_w8a4")
-    assert "(proxy)" in schemes.get("binary_former").title and "proxy" in schemes.get("binary_former").note
+@pytest.mark.parametrize("name", schemes.names())
+def test_a_scheme_is_stored_as_what_it_is(name):
+    scheme = schemes.get(name)
+    assert scheme.name == name and scheme.title
+    assert (scheme.precision == "bits") == scheme.is_binary, "bits are what the converter packs"
+    assert not scheme.is_binary or scheme.block == "binary"
+    assert not scheme.post_training or not (scheme.distillation or scheme.stages)
 
 
 @pytest.mark.parametrize("name", schemes.names())
@@ -49,7 +60,7 @@ def test_round_trip(name):
     again = schemes.get(scheme.get_config())
     assert (again.name, again.title, again.block, again.branches) == (name, scheme.title, scheme.block, scheme.branches)
     assert nameless(again.get_config()) == nameless(scheme.get_config())
-    assert again.is_binary == scheme.is_binary == (name in BINARY)
+    assert again.is_binary == scheme.is_binary
     assert again.precision == scheme.precision
     for place in schemes.PLACES:
         assert type(again.quantizer(place)) is type(scheme.quantizer(place))
@@ -90,7 +101,7 @@ def test_replace():
 
 @pytest.mark.parametrize("wrong", ["acd_bits", "acd bit", 3, None])
 def test_unknown_scheme(wrong):
-    with pytest.raises(ValueError, match="unknown scheme .*; known: acd_bit, bibert, binary_former, binary_vit"):
+    with pytest.raises(ValueError, match=f"unknown scheme .*; known: {re.escape(', '.join(schemes.names()))}"):
         schemes.get(wrong)
 
 
@@ -163,9 +174,10 @@ def test_variants_that_do_not_exist(name, message):
 
 # === Stages ===
 @pytest.mark.parametrize("name", schemes.names())
-@pytest.mark.parametrize("epochs", [3, 4, 10, 300])
-def test_stages_cover_the_epochs(name, epochs):
+@pytest.mark.parametrize("more", [0, 1, 7, 297])
+def test_stages_cover_the_epochs(name, more):
     scheme = schemes.get(name)
+    epochs = max(len(scheme.stages), 1) + more
     rows = scheme.schedule(epochs)
     assert len(rows) == max(len(scheme.stages), 1)
     ends = [end for *_, end in rows]
@@ -205,3 +217,61 @@ def test_bad_stages():
         Stage("b", 1.0, teacher="none")
     with pytest.raises(ValueError, match="precision of the scheme 'a' must be one of 'bits', .*, not 'int4'"):
         Scheme("a", "A", precision="int4")
+
+
+# === Schemes of others ===
+@pytest.fixture
+def nothing_registered(monkeypatch):
+    monkeypatch.setattr(schemes.registry, "registered", {})
+
+
+def test_a_registered_scheme_is_found_by_its_name_and_has_variants(nothing_registered):
+    ours = schemes.get("acd_bit").replace(name="ours", title="Ours")
+    assert schemes.register(ours) is ours and schemes.get("ours") is ours and "ours" in schemes.names()
+    assert schemes.get("ours[threshold=mean]").quantizer("activation").threshold == "mean"
+    assert schemes.register(ours) is ours, "the very same again is no conflict"
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (
+            lambda: schemes.get("bit").replace(name="acd_bit"),
+            "there is a scheme 'acd_bit' already; another one needs another name",
+        ),
+        (lambda: schemes.get("acd_bit[threshold=mean]"), r"the name of a scheme must not hold '\[', but 'acd_bit\[thr.*' does"),
+        (lambda: schemes.get("bit").replace(name=" "), "the name of a scheme must be a text, not ' '"),
+        (lambda: "acd_bit", "a scheme must be of the type Scheme, not str"),
+    ],
+)
+def test_schemes_that_cannot_be_registered(make, message, nothing_registered):
+    with pytest.raises(ValueError, match=message):
+        schemes.register(make())
+
+
+def test_plug_ins_are_found_and_broken_ones_are_named_and_passed_over(tmp_path, monkeypatch):
+    thing = "import types\nTHING = types.SimpleNamespace(name={!r})\n"
+    modules = {
+        "stranger_good": thing.format("good"),
+        "stranger_taken": thing.format("taken"),
+        "stranger_broken": "import nowhere_at_all\n",
+    }
+    points = {
+        "good": "stranger_good",
+        "same": "stranger_good:THING",
+        "taken": "stranger_taken:THING",
+        "broken": "stranger_broken",
+        "number": "stranger_good:__name__",
+    }
+    installed(tmp_path, "things.test", points, modules)
+    monkeypatch.syspath_prepend(tmp_path)
+    own = types.SimpleNamespace(name="taken")
+    registry = Registry("thing", types.SimpleNamespace, own=[own], attribute="THING", group="things.test")
+    assert registry.get("taken") is own, "no plug-in is read for a name that is known without it"
+    with pytest.warns(UserWarning) as warned:
+        assert registry.names() == ["good", "taken"]
+    said = sorted(str(warning.message) for warning in warned)
+    assert len(said) == 3
+    assert said[0].startswith("strangers brings the thing 'broken', which is passed over: ModuleNotFoundError: No module named")
+    assert "a thing must be of the type SimpleNamespace, not str" in said[1]
+    assert "there is a thing 'taken' already" in said[2] and registry.get("taken") is own

@@ -46,7 +46,10 @@ def in_zoo(text):
 
 
 def dataset_of(options, model, required=True):
-    """The dataset that `--dataset` names, or else that a model's folder or card says it was trained on."""
+    """The dataset that `--dataset` names, or else that a model's folder or card says it was trained on.
+
+    Of images that no name stands for it is the file in the run's folder that says what was found: `data.source` takes it.
+    """
     if options.dataset:
         return options.dataset
     if in_zoo(model):

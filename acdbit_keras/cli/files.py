@@ -109,7 +109,8 @@ def predict(options):
     import contextlib
     import tempfile
 
-    from acdbit_keras.convert import Interpreter, pictures
+    from acdbit_keras import picture
+    from acdbit_keras.convert import Interpreter
 
     if options.top < 1:
         raise ValueError(f"--top must be at least 1, not {options.top}")
@@ -123,7 +124,7 @@ def predict(options):
     answers = [
         {
             "image": path,
-            "classes": [answer._asdict() for answer in interpreter.classify(pictures.read(path), options.top)],
+            "classes": [answer._asdict() for answer in interpreter.classify(picture.read_whole(path), options.top)],
         }
         for path in options.images
     ]

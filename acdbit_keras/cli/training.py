@@ -6,6 +6,7 @@ import sys
 from acdbit_keras import checks
 from acdbit_keras.cli import emit
 from acdbit_keras.cli.common import add_settings, command, dataset_of, model_of
+from acdbit_keras.cli.data import summary
 from acdbit_keras.files import write_json
 from acdbit_keras.studies import deployed
 from acdbit_keras.studies.progress import speaker
@@ -26,9 +27,14 @@ def demo(options):
 
 def add_train(subparsers):
     parser = command(subparsers, "train", train, "Train a recipe into a folder; an unfinished run there is resumed.", data=True)
-    parser.add_argument("recipe", nargs="?", help="name of a recipe; see --list")
+    parser.add_argument("recipe", nargs="?", help="name of a recipe, see --list, or FILE.py:NAME; NAME@DATA is --data DATA")
     parser.add_argument("--list", action="store_true", help="list the recipes")
-    parser.add_argument("--out", help="the run's folder (default: RUNS/RECIPE)")
+    parser.add_argument(
+        "--data",
+        help="train, the recipe's teacher too, on this: a known dataset, a folder of class folders, a .csv of path,label, "
+        "an .npz, or tfds:NAME; acdbit data show tells what it holds",
+    )
+    parser.add_argument("--out", help="the run's folder (default: RUNS/RECIPE, with --data RUNS/RECIPE@DATA)")
     parser.add_argument(
         "--runs", default="runs", help="folder of runs, where the recipe's teacher is found or made (default: %(default)s)"
     )
@@ -51,15 +57,28 @@ def train(options):
     from acdbit_keras.models.train import train as run_recipe
 
     recipe = recipes.get(options.recipe).with_settings(options.set)
+    if options.data:
+        recipe = recipe.on(options.data)
+    if not options.json:
+        _show_own_data(recipe, options.data_dir)
     folder = options.out or pathlib.Path(options.runs) / recipe.name
     verbose = 0 if options.json else 1 if sys.stdout.isatty() else 2
     result = run_recipe(recipe, folder, options.data_dir, options.teacher, options.runs, verbose, options.devices)
     emit(options, f"{recipe.name}: accuracy {result['accuracy']:.4f} (best {result['best_accuracy']:.4f}), in {folder}", result)
 
 
+def _show_own_data(recipe, data_dir):
+    """Prints what was found of images that no name stands for."""
+    from acdbit_keras.models import data
+
+    found = data.source(recipe.dataset, data_dir)
+    if found.stored() is not None:
+        print(summary(found), flush=True)
+
+
 def _recipe_line(recipe):
     teacher = f", teacher {recipe.teacher}" if recipe.teacher else ""
-    return f"{recipe.scheme} {recipe.preset} on {recipe.dataset}, {recipe.epochs} epochs{teacher}"
+    return f"{recipe.scheme_name} {recipe.preset} on {recipe.dataset}, {recipe.epochs} epochs{teacher}"
 
 
 def add_evaluate(subparsers):
@@ -67,7 +86,7 @@ def add_evaluate(subparsers):
         subparsers, "evaluate", evaluate, "Accuracy of a run, a .keras or a .tflite file on the test images.", data=True
     )
     parser.add_argument("model", help="run folder, .keras or .tflite file")
-    parser.add_argument("--dataset", help="default: the one the model was trained on")
+    parser.add_argument("--dataset", help="a name, or where the images are (default: what the model was trained on)")
 
 
 def evaluate(options):
@@ -85,9 +104,15 @@ def evaluate(options):
 
 
 def _evaluate_file(options):
-    dataset = options.dataset or deployed.card_of(options.model).get("dataset")
+    from acdbit_keras.models import data
+
+    dataset = dataset_of(options, options.model, required=False)
     if not dataset:
         raise ValueError(f"{options.model} does not say which dataset it was trained on; pass --dataset")
+    if not options.dataset and dataset not in data.names() and not pathlib.Path(dataset).is_file():
+        raise ValueError(
+            f"{options.model} was trained on {dataset!r}, which is not known by its name; pass --dataset RUN, the run's folder"
+        )
     return deployed.evaluate_file(options.model, dataset, options.data_dir)
 
 

@@ -139,35 +139,3 @@ class Pixels:
     def rounded(self, images):
         """The images whose pixels `of` gives: the same, unless they were resized to pixels that are no whole numbers."""
         return (self.of(images).astype(np.float32) - self._offset) * self._factor
-
-
-def read(path):
-    """A picture file as pixels, turned as its EXIF data say.
-
-    Args:
-        path: PNG, JPEG or what else Pillow reads; 16-bit gray is scaled to 8, palettes and CMYK become RGB.
-
-    Returns:
-        uint8 `(height, width, channels)` with 1 or 3 channels.
-
-    Raises:
-        ImportError: Pillow is not installed.
-        ValueError: there is no such file, or it is no picture.
-    """
-    try:
-        from PIL import Image, ImageOps, UnidentifiedImageError
-    except ImportError as error:
-        raise ImportError("reading picture files needs the package pillow: pip install pillow") from error
-    try:
-        image = ImageOps.exif_transpose(Image.open(path))
-        if image.mode.startswith("I"):
-            # Pillow would cut the 16 bits off at 255 instead of scaling them.
-            image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
-        pixels = np.asarray(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
-    except FileNotFoundError:
-        raise ValueError(f"there is no file {path}") from None
-    except UnidentifiedImageError:
-        raise ValueError(f"{path} is not an image that can be read") from None
-    except (OSError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from None
-    return pixels[..., None] if pixels.ndim == 2 else pixels

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from acdbit_keras.models.blocks import BinaryBlock, FloatBlock
     from acdbit_keras.models.loading import load_model
     from acdbit_keras.models.pyramid import PyramidVisionTransformer
-    from acdbit_keras.models.sizes import build, presets
+    from acdbit_keras.models.sizes import Preset, build, presets, register_preset
     from acdbit_keras.models.vit import VisionTransformer
     from acdbit_keras.models.zoo import from_zoo, load_compact, save_compact, zoo_names
 
@@ -18,6 +18,7 @@ __all__ = [
     "Backbone",
     "BinaryBlock",
     "FloatBlock",
+    "Preset",
     "PyramidVisionTransformer",
     "VisionTransformer",
     "build",
@@ -27,6 +28,7 @@ __all__ = [
     "load_model",
     "presets",
     "recipes",
+    "register_preset",
     "save_compact",
     "zoo",
     "zoo_names",
@@ -36,7 +38,7 @@ _HOMES = {
     "backbone": ("Backbone",),
     "blocks": ("BinaryBlock", "FloatBlock"),
     "loading": ("load_model",),
-    "sizes": ("build", "presets"),
+    "sizes": ("Preset", "build", "presets", "register_preset"),
     "pyramid": ("PyramidVisionTransformer",),
     "vit": ("VisionTransformer",),
     "zoo": ("from_zoo", "load_compact", "save_compact", "zoo_names"),

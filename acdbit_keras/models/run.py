@@ -1,6 +1,7 @@
 """What a run's folder holds.
 
     recipe.json       the recipe as it was run
+    data.json         of images of your own: where they are, their classes, split and normalisation
     history.csv       one row per epoch, of all stages
     tensorboard/      the same for TensorBoard
     stage_0.keras     the model at the end of the first stage, of a scheme with several; it is the start of the next
@@ -13,10 +14,10 @@ A run of a scheme without training (`Scheme.post_training`) has no history and n
 """
 
 import csv
-import dataclasses
 import pathlib
 
 from acdbit_keras.files import read_json, write_beside, write_json
+from acdbit_keras.models import data
 from acdbit_keras.models.recipes import Recipe
 
 
@@ -28,7 +29,7 @@ class Run:
 
     Attributes:
         folder: `pathlib.Path`.
-        recipe_path, history_path, best_path, model_path, result_path, state_path, tensorboard_path: of what is in it.
+        recipe_path, data_path, history_path, best_path, model_path, result_path, state_path, tensorboard_path: of what is in it.
 
     Example:
         >>> Run("runs/digits_acd_bit").result["accuracy"]
@@ -37,6 +38,7 @@ class Run:
     def __init__(self, folder):
         self.folder = pathlib.Path(folder)
         self.recipe_path = self.folder / "recipe.json"
+        self.data_path = self.folder / data.STORED
         self.history_path = self.folder / "history.csv"
         self.best_path = self.folder / "best.keras"
         self.model_path = self.folder / "model.keras"
@@ -84,6 +86,15 @@ class Run:
             raise ValueError(f"{self.recipe_path} is not a recipe of this version of acdbit-keras: {error}") from error
 
     @property
+    def dataset(self):
+        """What `data.source` takes for the data that the run was trained on, as it found them.
+
+        Raises:
+            ValueError: the folder holds no run.
+        """
+        return str(self.data_path) if self.data_path.exists() else self.recipe.dataset
+
+    @property
     def result(self):
         """What the finished run gave: a dict of accuracies, epochs, seconds, images per second, backend.
 
@@ -121,7 +132,7 @@ class Run:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OSError(f"cannot make the run's folder {self.folder}: {error.strerror}") from error
-        write_json(self.recipe_path, dataclasses.asdict(recipe))
+        write_json(self.recipe_path, recipe.to_dict())
 
     def write_result(self, result):
         """Writes the result, which makes the run a finished one.

@@ -1,9 +1,41 @@
 """Named sizes. `build` makes a backbone from one of them and a scheme."""
 
-import difflib
+import dataclasses
+import inspect
 
+from acdbit_keras.models.backbone import Backbone
 from acdbit_keras.models.pyramid import PyramidVisionTransformer
 from acdbit_keras.models.vit import VisionTransformer
+from acdbit_keras.registry import Registry, unknown
+
+_NOT_OF_A_PRESET = ("scheme", "classes", "kwargs")
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """Named arguments of a backbone.
+
+    Attributes:
+        name: how it is asked for.
+        backbone: class of the backbone.
+        sizes: dict of its arguments, all but `scheme` and `classes`.
+
+    Raises:
+        ValueError: a backbone that is none, or arguments that it does not have.
+    """
+
+    name: str
+    backbone: type
+    sizes: dict
+
+    def __post_init__(self):
+        if not (isinstance(self.backbone, type) and issubclass(self.backbone, Backbone)):
+            raise ValueError(f"the backbone of the preset {self.name!r} must be a subclass of Backbone, not {self.backbone!r}")
+        known = [name for name in inspect.signature(self.backbone).parameters if name not in _NOT_OF_A_PRESET]
+        for name in self.sizes:
+            if name not in known:
+                raise unknown(f"size of the preset {self.name!r}", name, known)
+
 
 _ISOTROPIC = {
     # 8-pixel gray digits, tests: 16 tokens.
@@ -45,12 +77,43 @@ _PYRAMIDS = {
     # As published: 3136, 784, 196 and 49 tokens; 49 keys, 196 in the third stage.
     "pyramid_small_patch4_224": dict(),
 }  # fmt: skip
-PRESETS = _ISOTROPIC | _PYRAMIDS
+registry = Registry(
+    "preset",
+    Preset,
+    own=(
+        *(Preset(name, VisionTransformer, sizes) for name, sizes in _ISOTROPIC.items()),
+        *(Preset(name, PyramidVisionTransformer, sizes) for name, sizes in _PYRAMIDS.items()),
+    ),
+    attribute="PRESET",
+    group="acdbit.presets",
+    without=":",
+)
+presets = registry.names
 
 
-def presets():
-    """Names of the known presets."""
-    return sorted(PRESETS)
+def register_preset(name, backbone=VisionTransformer, **sizes):
+    """Makes sizes known under a name, wherever a preset is named, until the process ends; returns the `Preset`.
+
+    To have them in every process, the command line's too, name a `Preset` in the entry points of a package of your own:
+
+        [project.entry-points."acdbit.presets"]
+        mine = "my_package.my_module:PRESET"
+
+    Args:
+        name: of the preset.
+        backbone: class of the backbone, `VisionTransformer`, `PyramidVisionTransformer` or a subclass of `Backbone`.
+        **sizes: arguments of the backbone, all but `scheme` and `classes`.
+
+    Raises:
+        ValueError: another preset has that name, or the backbone no such argument.
+
+    Example:
+        >>> acd.models.register_preset(
+        ...     "vit_pico_patch4_16", image_size=16, patch_size=4, width=64, depth=2, num_heads=2
+        ... )
+        >>> student = acd.models.build("vit_pico_patch4_16", classes=3)
+    """
+    return registry.register(Preset(name, backbone, sizes))
 
 
 def build(preset, scheme="acd_bit", classes=10, **changes):
@@ -65,9 +128,5 @@ def build(preset, scheme="acd_bit", classes=10, **changes):
     Raises:
         ValueError: for an unknown preset (listing the known ones and the nearest) or sizes that do not fit.
     """
-    if preset not in PRESETS:
-        near = difflib.get_close_matches(str(preset), presets(), n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"unknown preset {preset!r}; known: {', '.join(presets())}{hint}")
-    backbone = PyramidVisionTransformer if preset in _PYRAMIDS else VisionTransformer
-    return backbone(scheme=scheme, classes=classes, **{**PRESETS[preset], **changes})
+    found = registry.get(preset)
+    return found.backbone(scheme=scheme, classes=classes, **{**found.sizes, **changes})

@@ -4,7 +4,6 @@ What it leaves in the run's folder, `acdbit_keras.models.run` says.
 """
 
 import contextlib
-import dataclasses
 import math
 import pathlib
 import time
@@ -33,7 +32,7 @@ def train(recipe, folder, data_dir=None, teacher=None, runs="runs", verbose="aut
     teacher. One without training takes over the teacher's weights and is calibrated.
 
     Args:
-        recipe: `Recipe` or its name.
+        recipe: `Recipe`, or what `recipes.get` takes.
         folder: the run's folder.
         data_dir: where the datasets are prepared; see `acdbit_keras.models.data.load`.
         teacher: run folder or `.keras` file; by default the recipe's teacher, looked for in `runs` and trained there
@@ -46,7 +45,8 @@ def train(recipe, folder, data_dir=None, teacher=None, runs="runs", verbose="aut
         The content of `result.json`.
 
     Raises:
-        ValueError: if the folder belongs to another recipe, or on anything the recipe asks for that does not exist.
+        ValueError: if the folder belongs to another recipe, its images are no longer those that it was begun with, or on
+            anything the recipe asks for that does not exist.
         OSError: if the folder cannot be written; what was written before stays complete.
         FloatingPointError: if the loss stops being finite, naming the step.
     """
@@ -58,7 +58,7 @@ def train(recipe, folder, data_dir=None, teacher=None, runs="runs", verbose="aut
     if training.scheme.post_training:
         result = training.calibrate()
     else:
-        with distribution.using(devices, recipe.batch_size):
+        with distribution.using(devices, training.batch_size):
             result = training.train()
     run.write_result(result)
     return result
@@ -95,8 +95,22 @@ class _Training:
         self.verbose = verbose
         self.devices = devices
         self.scheme = schemes.get(recipe.scheme)
-        self.facts = data.info(recipe.dataset)
+        self.data = self._find_data()
+        self.facts = self.data.info()
+        # Your own images may be fewer than a recipe's batch.
+        self.batch_size = min(recipe.batch_size, self.facts.train_examples)
         self.has_teacher = bool(recipe.teacher or teacher)
+
+    def _find_data(self):
+        """The recipe's data; of a run that was begun, those that it was begun with."""
+        if self.run is None or not self.run.data_path.exists():
+            return data.source(self.recipe.dataset, self.data_dir)
+        found = data.read_stored(self.run.data_path)
+        if found.has_changed():
+            raise ValueError(
+                f"{self.recipe.dataset} has changed since the run in {self.run.folder} began; a new run needs another folder"
+            )
+        return found
 
     def train(self):
         """Every stage, from where the folder left off."""
@@ -124,10 +138,9 @@ class _Training:
             if terms and self.has_teacher:
                 model = Distiller(previous if stage.teacher == "previous" else self._teacher(), network, terms)
             train_set, test_set = data.load(
-                recipe.dataset,
+                self.data,
                 image_size=network.image_size,
-                batch_size=recipe.batch_size,
-                data_dir=self.data_dir,
+                batch_size=self.batch_size,
                 seed=recipe.seed,
                 augment=recipe.augment,
                 epochs=recipe.epochs,
@@ -135,7 +148,7 @@ class _Training:
             )
             if self.devices > 1:
                 test_set = self._test_set(network.image_size, one_hot=len(train_set.element_spec[1].shape) == 2)
-            steps = self.facts.steps_per_epoch(recipe.batch_size)
+            steps = self.facts.steps_per_epoch(self.batch_size)
             distils_labels = model is not network and scheme.distillation
             model.compile(
                 optimizer=_optimizer(recipe, end - first, steps),
@@ -144,7 +157,7 @@ class _Training:
                 jit_compile=recipe.jit_compile,
                 steps_per_execution=recipe.steps_per_execution,
             )
-        self.run.write_recipe(recipe)
+        self._write_recipe()
         if epoch > first:
             restore_state(self.run.state_path, network, model.optimizer)
         elif previous is not None:
@@ -162,7 +175,7 @@ class _Training:
                 verbose=self.verbose,
                 callbacks=[
                     StopOnNonFinite(),
-                    Speed(steps * recipe.batch_size),
+                    Speed(steps * self.batch_size),
                     # Before the state: a row too many is dropped when the run is resumed, a missing one would stay missing.
                     keras.callbacks.CSVLogger(str(self.run.history_path), append=epoch > 0),
                     Checkpoints(self.run, network, best=best),
@@ -181,16 +194,16 @@ class _Training:
         keras.utils.set_random_seed(recipe.seed)
         network = self.network(self.scheme)
         _take_over(teacher, network)
-        options = dict(image_size=network.image_size, batch_size=recipe.batch_size, data_dir=self.data_dir, seed=recipe.seed)
-        images, _ = data.load(recipe.dataset, augment="none", **options)
-        self.run.write_recipe(recipe)
+        options = dict(image_size=network.image_size, batch_size=self.batch_size, seed=recipe.seed)
+        images, _ = data.load(self.data, augment="none", **options)
+        self._write_recipe()
         start = time.perf_counter()
         with execution.using(execution.CalibrationExecutor()):
             for batch, *_ in images.take(CALIBRATION_BATCHES).as_numpy_iterator():
                 network(batch, training=False)
         seconds = time.perf_counter() - start
         write_beside(self.run.model_path, network.save)
-        accuracy = evaluate(network, recipe.dataset, self.data_dir)["accuracy"]
+        accuracy = evaluate(network, self.data)["accuracy"]
         return {
             "recipe": recipe.name,
             "epochs": 0,
@@ -211,7 +224,7 @@ class _Training:
     def _teacher(self):
         teacher = self.teacher
         if teacher is None:
-            teacher = pathlib.Path(self.runs) / self.recipe.teacher
+            teacher = pathlib.Path(self.runs) / recipes.get(self.recipe.teacher).name
             options = dict(data_dir=self.data_dir, runs=self.runs, verbose=self.verbose, devices=self.devices)
             train(self.recipe.teacher, teacher, **options)
             # The teacher's own run consumed random numbers; the student's must not depend on whether it was there.
@@ -220,9 +233,12 @@ class _Training:
 
     def _test_set(self, image_size, one_hot):
         """Test images in batches that the devices can share."""
-        size = distribution.test_batch_size(self.facts.test_examples, self.recipe.batch_size, self.devices)
-        options = dict(image_size=image_size, batch_size=size, data_dir=self.data_dir, one_hot=one_hot)
-        return data.pipeline(self.recipe.dataset, "test", **options)
+        size = distribution.test_batch_size(self.facts.test_examples, self.batch_size, self.devices)
+        return data.pipeline(self.data, "test", image_size=image_size, batch_size=size, one_hot=one_hot)
+
+    def _write_recipe(self):
+        self.run.write_recipe(self.recipe)
+        data.write_stored(self.run.data_path, self.data)
 
     @contextlib.contextmanager
     def _precision(self):
@@ -268,16 +284,24 @@ def _by_name(model, variables):
 def evaluate(model, dataset, data_dir=None, batch_size=256):
     """Top-1 and top-5 accuracy and cross-entropy of a backbone on the test images of a dataset.
 
+    Args:
+        model: backbone.
+        dataset: its name, or where it is; see `acdbit_keras.models.data.sources`.
+        data_dir: where the datasets are prepared.
+        batch_size: images at once.
+
     Raises:
         ValueError: if the model's classes or image channels are not those of the dataset.
     """
-    facts = data.info(dataset)
+    found = data.source(dataset, data_dir)
+    found.check()
+    facts = found.info()
     if (model.classes, model.channels) != (facts.classes, facts.channels):
         raise ValueError(
             f"the model has {model.classes} classes and {model.channels} image channels, "
-            f"{dataset} has {facts.classes} and {facts.channels}"
+            f"{found.name} has {facts.classes} and {facts.channels}"
         )
-    test = data.pipeline(dataset, "test", image_size=model.image_size, batch_size=batch_size, data_dir=data_dir)
+    test = data.pipeline(found, "test", image_size=model.image_size, batch_size=batch_size)
     model.compile(
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=[
@@ -292,8 +316,7 @@ def evaluate(model, dataset, data_dir=None, batch_size=256):
 
 
 def _check_same_recipe(recipe, run):
-    if run.exists and (other := run.recipe) != recipe:
-        changed = [f.name for f in dataclasses.fields(recipe) if getattr(recipe, f.name) != getattr(other, f.name)]
+    if run.exists and (changed := recipe.differences(run.recipe)):
         raise ValueError(
             f"{run.folder} holds a run with other settings ({', '.join(changed)} differ); choose another folder or remove it"
         )

@@ -1,13 +1,16 @@
-"""Schemes: one short module per system. A module of this package that defines `SCHEME` is found by its name."""
+"""Schemes: one short module per system. A module of this package that defines `SCHEME` is found by its name.
+
+So is a scheme that was given to `register`, or that an installed package names in its entry points `acdbit.schemes`.
+"""
 
 from acdbit_keras.registry import Registry
 from acdbit_keras.schemes.base import PLACES, Scheme, Stage
 from acdbit_keras.schemes.variants import variant
 
-__all__ = ["PLACES", "Scheme", "Stage", "get", "names"]
+__all__ = ["PLACES", "Scheme", "Stage", "get", "names", "register"]
 
-_registry = Registry("scheme", __name__, __path__, lambda module: [module.SCHEME] if hasattr(module, "SCHEME") else [])
-names = _registry.names
+registry = Registry("scheme", Scheme, package=__name__, path=__path__, attribute="SCHEME", group="acdbit.schemes", without="[:")
+names = registry.names
 
 
 def get(identifier):
@@ -24,5 +27,28 @@ def get(identifier):
     if isinstance(identifier, dict):
         return Scheme.from_config(identifier)
     name, bracket, options = identifier.partition("[") if isinstance(identifier, str) else (identifier, "", "")
-    scheme = _registry.get(name)
+    scheme = registry.get(name)
     return variant(scheme, identifier, bracket + options) if bracket else scheme
+
+
+def register(scheme):
+    """Makes a scheme known under its name, wherever one is named, until the process ends; returns it.
+
+    To have it in every process, the command line's too, name it in the entry points of a package of your own:
+
+        [project.entry-points."acdbit.schemes"]
+        mine = "my_package.my_module:SCHEME"
+
+    Args:
+        scheme: `Scheme`; its name must not be that of another one, nor hold "[", which begins the options of a variant,
+            or ":", which stands between preset and scheme.
+
+    Raises:
+        ValueError: not a scheme, or such a name.
+
+    Example:
+        >>> ours = acd.schemes.get("acd_bit").replace(name="ours", probabilities=acd.ElasticBinary(0.02))
+        >>> acd.schemes.register(ours)
+        >>> student = acd.models.build("vit_nano_patch2_8", scheme="ours")
+    """
+    return registry.register(scheme)

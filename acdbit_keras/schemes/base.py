@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Any
 
+import keras
+
 from acdbit_keras import checks, quantizers
 
 PLACES = ("weight", "activation", "hidden", "query", "key", "value", "probabilities", "residual")
@@ -137,13 +139,16 @@ class Scheme:
         """A scheme with some fields changed, e.g. for an ablation."""
         return dataclasses.replace(self, **changes)
 
-    def get_config(self):
-        """Everything the backbone needs; what belongs to training is not part of it."""
-        config = {name: getattr(self, name) for name in ("name", "title", "block", "branches", "precision")}
-        config["real"] = list(self.real)
-        for place in PLACES:
-            config[place] = quantizers.serialize(quantizers.get(getattr(self, place)))
-        return config
+    def get_config(self, training=False):
+        """The scheme in plain types, for `from_config`.
+
+        Args:
+            training: whether what belongs to training is part of it; without, it is what a backbone needs.
+        """
+        names = ("name", "title", "block", "branches", "precision", "real", *PLACES)
+        if training:
+            names = [field.name for field in dataclasses.fields(self)]
+        return {name: _to_config(name, getattr(self, name)) for name in names}
 
     def definition(self):
         """What a network of this scheme is and how it is trained, in plain types; equal ones train alike."""
@@ -155,10 +160,37 @@ class Scheme:
     def from_config(cls, config):
         # Files from before these fields existed are of schemes with these values.
         older = {"precision": "bits" if config["block"] == "binary" else "float32", "real": (), "residual": None}
-        config = {**older, **config}
-        for place in PLACES:
-            config[place] = quantizers.get(config[place])
-        return cls(**{**config, "real": tuple(config["real"])})
+        return cls(**{name: _from_config(name, value) for name, value in {**older, **config}.items()})
+
+
+def _to_config(name, value):
+    """The value of a field of a scheme in plain types."""
+    if name in PLACES:
+        return quantizers.serialize(quantizers.get(value))
+    if name == "distillation":
+        return [keras.saving.serialize_keras_object(term) for term in value]
+    if name == "stages":
+        return [{**vars(stage), "changes": _changes_to_config(stage.changes)} for stage in value]
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _changes_to_config(changes):
+    # A place that a stage leaves real is None, and stays it.
+    return {name: None if value is None else _to_config(name, value) for name, value in changes.items()}
+
+
+def _from_config(name, value):
+    """The value that `_to_config` wrote."""
+    if name in PLACES:
+        return None if value is None else quantizers.get(value)
+    if name == "distillation":
+        return tuple(keras.saving.deserialize_keras_object(config) for config in value)
+    if name == "stages":
+        return tuple(
+            Stage(**{**stage, "changes": {key: _from_config(key, part) for key, part in stage["changes"].items()}})
+            for stage in value
+        )
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _plain(value):

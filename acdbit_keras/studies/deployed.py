@@ -9,21 +9,22 @@ import numpy as np
 
 # What only works on files needs no Keras; what needs it is imported where it is used.
 
-CARD = ("dataset", "scheme", "mean", "std", "classes")  # what a file holds for whoever runs it
-CALIBRATION_BATCHES, CALIBRATION_BATCH_SIZE = 2, 128
+CARD = ("dataset", "scheme", "mean", "std", "central_share", "classes")  # what a file holds for whoever runs it
 
 
 def card(model, dataset, data_dir=None):
     """What a device must know to use the file, by the names of `CARD`: what it was trained on, how images are normalised."""
     from acdbit_keras.models import data
 
-    facts = data.info(dataset)
+    found = data.source(dataset, data_dir)
+    facts = found.info()
     return {
-        "dataset": dataset,
+        "dataset": found.name,
         "scheme": model.scheme.name,
         "mean": list(facts.mean),
         "std": list(facts.std),
-        "classes": list(facts.class_names or data.class_names(dataset, data_dir)),
+        "central_share": facts.central_share,
+        "classes": list(found.class_names()),
     }
 
 
@@ -32,14 +33,6 @@ def card_of(path):
     from acdbit_keras.convert import flatbuffer, metadata
 
     return metadata.card(flatbuffer.read(path))
-
-
-def calibration_images(dataset, image_size, data_dir=None):
-    """Training images by which the ranges of integers are chosen, not augmented: a `tf.data.Dataset` of batches."""
-    from acdbit_keras.models import data
-
-    options = dict(image_size=image_size, batch_size=CALIBRATION_BATCH_SIZE, data_dir=data_dir, augment="none")
-    return data.pipeline(dataset, "train", **options).take(CALIBRATION_BATCHES)
 
 
 def test_images(dataset, image_size, data_dir=None, samples=None, batch_size=64):
@@ -69,12 +62,13 @@ def convert(model, path, dataset=None, data_dir=None, precision=None, described=
         ValueError: integers without a dataset; and what `to_tflite` raises.
     """
     from acdbit_keras.convert import to_tflite
+    from acdbit_keras.models import data
 
     calibration = None
     if (precision or getattr(getattr(model, "scheme", None), "precision", None)) == "int8":
         if dataset is None:
             raise ValueError("precision 'int8' is calibrated on training images: name the dataset that they are of")
-        calibration = calibration_images(dataset, model.image_size, data_dir)
+        calibration = data.calibration(dataset, model.image_size, data_dir)
     description = card(model, dataset, data_dir) if described and dataset else None
     return to_tflite(model, path, precision=precision, calibration=calibration, card=description, **options)
 

@@ -36,22 +36,22 @@ def run(out, folders, data_dir=None, samples=None, say=print):
         model = load_model(folder)
         say(f"{recipe.name}: evaluating")
         entry = {
-            "scheme": recipe.scheme,
+            "scheme": recipe.scheme_name,
             "preset": recipe.preset,
             "dataset": recipe.dataset,
             "parameters": model.count_params(),
-            "test": evaluate(model, recipe.dataset, data_dir),
+            "test": evaluate(model, trained.dataset, data_dir),
             "training": result,
             "files": {},
         }
         for precision in _PRECISIONS.get(model.scheme.precision, (model.scheme.precision,)):
             path = folder / f"{precision}.tflite"
             say(f"{recipe.name}: converting to {precision}")
-            conversion = deployed.convert(model, path, recipe.dataset, data_dir, precision)
+            conversion = deployed.convert(model, path, trained.dataset, data_dir, precision)
             entry["files"][precision] = {"bytes": conversion.bytes, "nodes": sum(conversion.op_counts.values())}
             if precision in ("bits", "float32"):
                 say(f"{recipe.name}: comparing Keras and the {precision} file")
-                parity = deployed.compare(model, path, recipe.dataset, data_dir, samples)
+                parity = deployed.compare(model, path, trained.dataset, data_dir, samples)
                 entry["files"][precision]["parity"] = deployed.parity_facts(parity)
             files[recipe.name, precision] = path
         runs[recipe.name] = entry

@@ -43,7 +43,7 @@ def dataset_of(path):
         return card_of(path).get("dataset")
     run = Run.around(path)
     if run.exists:
-        return run.recipe.dataset
+        return run.dataset
     card = run.folder / entries.CARD
     return read_json(card)["data"]["dataset"] if card.exists() else None
 
@@ -59,11 +59,20 @@ def shared_dataset(paths, dataset=None):
         if not pathlib.Path(path).exists():
             raise FileNotFoundError(f"there is no file or folder {path}")
     if dataset:
-        return data.info(dataset).name
+        data.source(dataset)
+        return dataset
     found = {str(path): dataset_of(path) for path in paths}
     for path, name in found.items():
         if name is None:
             raise ValueError(f"{path} does not say which dataset it was trained on; pass --dataset")
+    # Of images of your own a run's folder knows where they are, a file only how they are called.
+    stored = [name for name in found.values() if name.endswith(data.STORED)]
+    if (
+        stored
+        and len({data.short_name(name) for name in found.values()}) == 1
+        and len({data.source(name).key() for name in stored}) == 1
+    ):
+        return stored[0]
     if len(set(found.values())) > 1:
         said = ", ".join(f"{path}: {name}" for path, name in found.items())
         raise ValueError(f"the models were trained on different datasets ({said}); examine those of one dataset together")
@@ -87,7 +96,7 @@ def pixels_of(dataset, image_size, samples=None, data_dir=None):
     """
     facts = data.info(dataset)
     if samples is not None and not 1 <= samples <= facts.test_examples:
-        raise ValueError(f"samples must be from 1 to {facts.test_examples}, the test images of {dataset}, not {samples}")
+        raise ValueError(f"samples must be from 1 to {facts.test_examples}, the test images of {facts.name}, not {samples}")
     samples = facts.test_examples if samples is None else samples
     if not facts.varying_size and image_size == facts.image_size:
         images, labels = data.arrays(dataset, "test", data_dir)
@@ -220,7 +229,7 @@ def _check_fits(name, found, dataset):
     facts = data.info(dataset)
     if tuple(found) != (facts.classes, facts.channels):
         raise ValueError(
-            f"{name} has {found[0]} classes and {found[1]} image channels, {dataset} has {facts.classes} and {facts.channels}"
+            f"{name} has {found[0]} classes and {found[1]} image channels, {facts.name} has {facts.classes} and {facts.channels}"
         )
 
 

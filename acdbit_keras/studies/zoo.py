@@ -1,6 +1,5 @@
 """Making the entries of a zoo: a finished run becomes a compact file, and everything on its card is measured on that file."""
 
-import dataclasses
 import math
 import pathlib
 import shlex
@@ -50,7 +49,7 @@ def add(run, name, zoo, data_dir=None, precision="float24", limits=(), say=print
     checks.choice("precision", precision, PRECISIONS)
     run, folder = Run(run), pathlib.Path(zoo) / name
     recipe, result = run.recipe, run.result
-    trained = load_model(run.folder)
+    trained, found = load_model(run.folder), data.source(run.dataset, data_dir)
     with tempfile.TemporaryDirectory() as scratch:
         # Complete before anything reaches the zoo.
         weights, file = pathlib.Path(scratch) / entries.WEIGHTS, pathlib.Path(scratch) / f"{name}.tflite"
@@ -58,11 +57,11 @@ def add(run, name, zoo, data_dir=None, precision="float24", limits=(), say=print
         model = load_compact(weights)
         made = {
             "name": name,
-            **_facts(recipe, trained, model, data_dir),
+            **_facts(recipe, found, trained, model),
             "training": result,
-            **_accuracies(recipe, trained, model, data_dir, say),
-            **_measured(recipe, model, file, data_dir, say),
-            "limits": [*_limits(recipe, model), *limits],
+            **_accuracies(found, trained, model, say),
+            **_measured(found, model, file, say),
+            "limits": [*_limits(found, model), *limits],
         }
         made["size"] = _sizes(trained, precision, compact_bytes) | made["size"]
         content = weights.read_bytes()
@@ -74,27 +73,26 @@ def add(run, name, zoo, data_dir=None, precision="float24", limits=(), say=print
     return made
 
 
-def _facts(recipe, trained, model, data_dir):
-    facts = data.info(recipe.dataset)
+def _facts(recipe, found, trained, model):
+    facts = found.info()
     images = {"train_images": facts.train_examples, "test_images": facts.test_examples}
     return {
         "model": {
             "preset": recipe.preset,
-            "scheme": recipe.scheme,
+            "scheme": recipe.scheme_name,
             "parameters": _parameters(trained),
             "image_size": model.image_size,
         },
-        "data": {**images, **deployed.card(model, recipe.dataset, data_dir)},
+        "data": {**images, **deployed.card(model, found)},
         "recipe": _changed_settings(recipe) | {"name": recipe.name, "epochs": recipe.epochs, "seed": recipe.seed},
         "command": _command_line(recipe),
     }
 
 
-def _accuracies(recipe, trained, model, data_dir, say):
-    say(f"evaluating the compact model and the run's on {data.info(recipe.dataset).test_examples} test images")
-    scores = evaluate(model, recipe.dataset, data_dir)
-    run_scores = evaluate(trained, recipe.dataset, data_dir)
-    test = deployed.test_images(recipe.dataset, model.image_size, data_dir, batch_size=128)
+def _accuracies(found, trained, model, say):
+    say(f"evaluating the compact model and the run's on {found.info().test_examples} test images")
+    scores, run_scores = evaluate(model, found), evaluate(trained, found)
+    test = deployed.test_images(found, model.image_size, batch_size=128)
     return {
         "accuracy": {"top1": scores["accuracy"], "top5": scores["top5"], "images": scores["images"]},
         "run": {"top1": run_scores["accuracy"], "equal_argmax": _agreement(model, trained, test)},
@@ -108,10 +106,10 @@ def _agreement(model, other, test):
     return float((ours == theirs).mean())
 
 
-def _measured(recipe, model, file, data_dir, say):
+def _measured(found, model, file, say):
     say("converting, and comparing the file with the compact model")
-    conversion = deployed.convert(model, file, recipe.dataset, data_dir)
-    parity = deployed.compare(model, file, recipe.dataset, data_dir)
+    conversion = deployed.convert(model, file, found)
+    parity = deployed.compare(model, file, found)
     say("timing the file")
     [timing] = deployed.time_files([file], TIMED_RUNS)
     return {
@@ -146,7 +144,7 @@ def converted(name, folder):
     path = pathlib.Path(folder) / f"{name}.tflite"
     facts = entries.card(name)["data"]
     # As the card has it: names of classes may stand in the dataset alone, which need not be here.
-    to_tflite(entries.from_zoo(name), path, card={key: facts[key] for key in deployed.CARD})
+    to_tflite(entries.from_zoo(name), path, card={key: facts[key] for key in deployed.CARD if key in facts})
     return path
 
 
@@ -185,9 +183,9 @@ def markdown(made):
 def _changed_settings(recipe):
     """What differs from the recipe of that name in this version."""
     if recipe.name not in recipes.names():
-        return dataclasses.asdict(recipe)
+        return recipe.to_dict()
     known = recipes.get(recipe.name)
-    return {key: value for key, value in dataclasses.asdict(recipe).items() if value != getattr(known, key)}
+    return {key: value for key, value in recipe.to_dict().items() if value != getattr(known, key)}
 
 
 def _command_line(recipe):
@@ -196,9 +194,9 @@ def _command_line(recipe):
     return shlex.join(["acdbit", "train", recipe.name, *settings])
 
 
-def _limits(recipe, model):
+def _limits(found, model):
     return [
-        f"It knows the classes of {recipe.dataset} only, and gives one of them for any picture; pictures are resized to "
+        f"It knows the classes of {found.name} only, and gives one of them for any picture; pictures are resized to "
         f"{model.image_size} x {model.image_size} pixels.",
         "One run with one seed: another seed gives another accuracy.",
         "Its weights are signs; it can be evaluated and converted, not trained further.",

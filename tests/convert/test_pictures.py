@@ -63,30 +63,3 @@ def test_gray_and_colour_become_each_other():
 def test_what_is_no_picture_is_refused(wrong, reason):
     with pytest.raises(ValueError, match=reason):
         pictures.prepare(wrong, (8, 8, 3), CARD)
-
-
-def test_files_are_turned_and_brought_to_eight_bits(tmp_path):
-    pixels = picture(4, 6)
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90 degrees, clockwise
-    Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
-    np.testing.assert_array_equal(pictures.read(tmp_path / "turned.png"), np.rot90(pixels, -1))
-    gray = picture(4, 6, 1)[..., 0]
-    Image.fromarray(gray.astype(np.uint16) * 257).save(tmp_path / "sixteen.png")
-    np.testing.assert_array_equal(pictures.read(tmp_path / "sixteen.png")[..., 0], gray)
-    Image.fromarray(pixels).quantize(64).save(tmp_path / "palette.png")
-    assert pictures.read(tmp_path / "palette.png").shape == (4, 6, 3)
-    Image.fromarray(pixels).convert("CMYK").save(tmp_path / "cmyk.jpg")
-    assert pictures.read(tmp_path / "cmyk.jpg").shape == (4, 6, 3)
-
-
-def test_what_is_no_picture_file_is_told(tmp_path):
-    (tmp_path / "text.png").write_text("no picture")
-    Image.fromarray(picture(40, 40)).save(tmp_path / "whole.png")
-    (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:1000])
-    with pytest.raises(ValueError, match="there is no file .*gone.png"):
-        pictures.read(tmp_path / "gone.png")
-    with pytest.raises(ValueError, match="text.png is not an image"):
-        pictures.read(tmp_path / "text.png")
-    with pytest.raises(ValueError, match="cut.png cannot be read"):
-        pictures.read(tmp_path / "cut.png")

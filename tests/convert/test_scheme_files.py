@@ -11,8 +11,11 @@ from acdbit_keras.convert import flatbuffer
 from acdbit_keras.models.vit import VisionTransformer
 
 TINY = dict(image_size=4, patch_size=1, channels=1, width=64, depth=1, num_heads=2, mlp_ratio=2, classes=5)
-# acd_bit and binary_vit have their own tests.
-BINARY = ["bibert", "binary_former", "bit", "bivit", "xnor_net"]
+
+
+def stored_as(precision):
+    """Names of the schemes whose files are of that precision."""
+    return [name for name in schemes.names() if schemes.get(name).precision == precision]
 
 
 def images(count, seed=0):
@@ -32,7 +35,7 @@ def network(scheme):
 
 
 @pytest.mark.parametrize("fuse_blocks", [True, False], ids=["block", "layers"])
-@pytest.mark.parametrize("scheme", BINARY)
+@pytest.mark.parametrize("scheme", stored_as("bits"))
 def test_a_scheme_of_bits_is_packed_and_equal_to_keras(scheme, fuse_blocks, tmp_path):
     model, path = network(scheme), tmp_path / "model.tflite"
     conversion = convert.to_tflite(model, path, fuse_blocks=fuse_blocks)
@@ -62,7 +65,7 @@ def test_heads_too_wide_for_bits_are_said_and_convert_as_floats(tmp_path):
     assert convert.verify(model, path, images(8)).ok
 
 
-@pytest.mark.parametrize("scheme", ["quant_noise_w8a8", "fq_vit_w8a4"])
+@pytest.mark.parametrize("scheme", stored_as("int8"))
 def test_a_scheme_of_integers_is_an_int8_file(scheme, tmp_path):
     model, path = VisionTransformer(scheme, **TINY), tmp_path / "model.tflite"
     with execution.using(execution.CalibrationExecutor()):
@@ -79,8 +82,9 @@ def test_a_scheme_of_integers_is_an_int8_file(scheme, tmp_path):
     assert np.corrcoef(theirs.ravel(), ours.ravel())[0, 1] > 0.98
 
 
-def test_half_precision_is_a_float16_file(tmp_path):
-    model, path = VisionTransformer("mixed16", **TINY), tmp_path / "model.tflite"
+@pytest.mark.parametrize("scheme", stored_as("float16"))
+def test_half_precision_is_a_float16_file(scheme, tmp_path):
+    model, path = VisionTransformer(scheme, **TINY), tmp_path / "model.tflite"
     conversion = convert.to_tflite(model, path)
     assert conversion.precision == "float16"
     assert conversion.bytes < 0.75 * convert.to_tflite(model, tmp_path / "float.tflite", "float32").bytes

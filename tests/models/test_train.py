@@ -8,11 +8,10 @@ import keras
 import numpy as np
 import pytest
 
-from acdbit_keras.models import build, recipes
+from acdbit_keras.models import build, recipes, register_preset, sizes
 from acdbit_keras.models.callbacks import Speed, StopOnNonFinite, read_progress, restore_state, save_state
 from acdbit_keras.models.loading import load_model
 from acdbit_keras.models.run import Run
-from acdbit_keras.models.sizes import PRESETS
 from acdbit_keras.models.train import evaluate, learning_rates, train
 from acdbit_keras.studies.speed import measure
 
@@ -64,7 +63,7 @@ def test_every_recipe_names_things_that_exist():
 
     for name in recipes.names():
         recipe = recipes.get(name)
-        assert recipe.preset in presets() and recipe.scheme in schemes.names() and recipe.dataset in data.names()
+        assert recipe.preset in presets() and schemes.get(recipe.scheme) and recipe.dataset in data.names()
         assert recipe.teacher is None or recipes.get(recipe.teacher).scheme == "float32"
         assert (recipe.teacher is None) == (recipe.scheme == "float32")
 
@@ -145,8 +144,9 @@ def test_evaluating_on_the_wrong_dataset_says_so():
 
 def test_speed_compares_contenders_with_the_baseline(monkeypatch):
     aligned = "acd_bit, running statistics"
-    sizes = dict(image_size=8, patch_size=2, channels=1, width=32, depth=1, num_heads=1)
-    monkeypatch.setitem(PRESETS, "one_block_8", sizes)  # Nearly all the time is spent on tracing blocks.
+    monkeypatch.setattr(sizes.registry, "registered", {})
+    # Nearly all the time is spent on tracing blocks.
+    register_preset("one_block_8", image_size=8, patch_size=2, channels=1, width=32, depth=1, num_heads=1)
     rows = measure("one_block_8", batch_size=8, steps=1, rounds=1, jit_compile=False, only=[aligned])
     assert list(rows) == ["binary_vit", aligned]
     assert rows["binary_vit"]["relative_time"] == rows["binary_vit"]["relative_cpu_time"] == 1.0

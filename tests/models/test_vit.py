@@ -6,7 +6,7 @@ import pytest
 from numerics import array, nameless
 
 from acdbit_keras import models, schemes
-from acdbit_keras.models.sizes import PRESETS
+from acdbit_keras.models.sizes import registry
 from acdbit_keras.models.vit import VisionTransformer
 
 NANO = dict(image_size=8, patch_size=4, channels=1, width=32, depth=1, num_heads=1, mlp_ratio=2, classes=3)
@@ -19,13 +19,13 @@ def images(count=2, size=8, channels=1):
 
 @pytest.mark.parametrize(
     "preset, scheme",
-    [(preset, scheme) for preset in PRESETS for scheme in (SCHEMES if "nano" in preset else ("float32", "acd_bit"))],
+    [(preset, scheme) for preset in models.presets() for scheme in (SCHEMES if "nano" in preset else ("float32", "acd_bit"))],
 )
 def test_every_preset_and_scheme_build(preset, scheme):
     """Shallow: further blocks are copies."""
-    sizes = PRESETS[preset]
-    stages = len(sizes.get("widths", "four"))
-    shallow = {"depth": 2} if preset.startswith("vit") else {"depths": (1,) * stages}
+    found = registry.get(preset)
+    sizes, stages = found.sizes, len(found.sizes.get("widths", "four"))
+    shallow = {"depth": 2} if found.backbone is VisionTransformer else {"depths": (1,) * stages}
     model = models.build(preset, scheme, classes=7, **shallow)
     assert model.compute_output_shape((None, *model.input_shape_of_images)) == (None, 7)
     config = model.get_config()

@@ -10,7 +10,7 @@ import pytest
 from acdbit_keras import quantizers, schemes
 from acdbit_keras.distillation import LabelDistillation
 from acdbit_keras.models import data, recipes
-from acdbit_keras.models.data.catalog import DATASETS
+from acdbit_keras.models.data import sources
 from acdbit_keras.studies import experiments, progress
 from acdbit_keras.studies.experiments import paper, plan, worker
 from acdbit_keras.studies.experiments import results as results_file
@@ -224,7 +224,7 @@ def test_bad_plans(make, expected):
 def test_a_dataset_with_one_class(monkeypatch):
     import dataclasses
 
-    monkeypatch.setitem(DATASETS, "ones", dataclasses.replace(data.info("digits"), name="ones", classes=1))
+    monkeypatch.setitem(sources.registry.registered, "ones", dataclasses.replace(data.info("digits"), name="ones", classes=1))
     with pytest.raises(ValueError, match="ones has one class, which every model predicts"):
         experiments.compare(DIGITS.replace(dataset="ones"), ["acd_bit"])
 

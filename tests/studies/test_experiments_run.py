@@ -14,8 +14,9 @@ import pytest
 from acdbit_keras.cli import main
 from acdbit_keras.models import recipes
 from acdbit_keras.models.run import Run
-from acdbit_keras.models.sizes import PRESETS
+from acdbit_keras.models.sizes import Preset, registry
 from acdbit_keras.models.train import train
+from acdbit_keras.models.vit import VisionTransformer
 from acdbit_keras.studies import experiments
 from acdbit_keras.studies.experiments import results as results_file
 from acdbit_keras.studies.experiments import worker
@@ -44,7 +45,8 @@ class Here:
 @pytest.fixture(scope="module", autouse=True)
 def preset():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(PRESETS, PRESET, dict(image_size=8, patch_size=2, channels=1, width=32, depth=1, num_heads=1))
+        sizes = dict(image_size=8, patch_size=2, channels=1, width=32, depth=1, num_heads=1)
+        patch.setitem(registry.registered, PRESET, Preset(PRESET, VisionTransformer, sizes))
         yield
 
 

@@ -5,11 +5,11 @@ would see other images. Here every draw comes from a key that the pipeline deriv
 """
 
 import dataclasses
-import difflib
 
 import keras
 
 from acdbit_keras.models.data import catalog
+from acdbit_keras.registry import unknown
 
 # Keras' names of them.
 _FILL_MODES = {"black": "constant", "mirror": "reflect"}
@@ -68,9 +68,9 @@ PRESETS = ("none", "light", "mirror", "strong")
 def resolve(augment, facts):
     """The `Augmentation` for a preset's name, or the given one.
 
-    "light" is a shift of an eighth of the side (4 pixels of 32) and a flip where the dataset allows it; for images of
-    varying size a random resized crop and a flip. "mirror" is "light" whose shifts are filled with the mirrored image in
-    place of black. "strong" adds to "light" the recipe of DeiT (https://arxiv.org/abs/2012.12877):
+    "light" is a shift of an eighth of the side (4 pixels of 32) and a flip where the dataset allows it; for ImageNet and
+    imagenette, of which evaluation sees the middle, a random resized crop and a flip. "mirror" is "light" whose shifts are
+    filled with the mirrored image in place of black. "strong" adds to "light" the recipe of DeiT (https://arxiv.org/abs/2012.12877):
     RandAugment of strength 9, MixUp 0.8, CutMix 1, random erasing 0.25.
 
     Args:
@@ -87,12 +87,10 @@ def resolve(augment, facts):
             )
         return augment
     if augment not in PRESETS:
-        nearest = difflib.get_close_matches(str(augment), PRESETS, n=1)
-        hint = f"; did you mean {nearest[0]!r}?" if nearest else "."
-        raise ValueError(f"augment={augment!r} must be one of {', '.join(PRESETS)} or an Augmentation{hint}")
+        raise unknown("augmentation", augment, PRESETS)
     if augment == "none":
         return Augmentation()
-    if facts.varying_size:
+    if facts.central_share < 1:
         light = Augmentation(crop_area=0.08, flip=facts.flip)
     else:
         light = Augmentation(shift=1 / 8, flip=facts.flip)

@@ -1,13 +1,15 @@
-"""The known datasets: their sizes, classes and normalisation constants.
+"""The facts about a dataset, and the datasets whose facts are known: their sizes, classes and normalisation constants.
 
 Nothing here touches a disk or imports TensorFlow, so that prediction on a device can normalise an image as training
 did.
 """
 
 import dataclasses
-import difflib
 
 import numpy as np
+
+# A square of 224 from the shorter side scaled to 256, the usual evaluation on ImageNet.
+_IMAGENET_SHARE = 224 / 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +29,9 @@ class DatasetInfo:
         tfds_name: name in TensorFlow Datasets, or None for a dataset that is embedded in a library.
         test_split: the TensorFlow Datasets split that is used for testing.
         flip: whether a mirrored image keeps its class.
-        varying_size: whether native image sizes vary; such images are cropped to a square and streamed from disk.
+        varying_size: whether native image sizes vary; such images are cropped to a square.
+        central_share: side of that square over the shorter side of the image, in evaluation. Below 1, training takes random
+            crops instead, and images are streamed from disk.
     """
 
     name: str
@@ -43,6 +47,7 @@ class DatasetInfo:
     test_split: str = "test"
     flip: bool = True
     varying_size: bool = False
+    central_share: float = 1.0
 
     def steps_per_epoch(self, batch_size):
         """Number of full training batches in an epoch; the incomplete last one is dropped."""
@@ -63,42 +68,21 @@ _FASHION_CLASSES = "t-shirt/top trouser pullover dress coat sandal shirt sneaker
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 # Means and deviations are those of all training pixels; imagenette is a part of ImageNet and takes its constants.
-DATASETS = {
-    item.name: item
-    for item in (
-        DatasetInfo("digits", 10, 8, 1, (0.3052,), (0.3760,), 1442, 355, tuple("0123456789"), flip=False),
-        DatasetInfo("cifar10", 10, 32, 3, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), 50_000, 10_000,
-                    tuple(_CIFAR10_CLASSES.split()), "cifar10"),
-        DatasetInfo("cifar100", 100, 32, 3, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762), 50_000, 10_000,
-                    tuple(_CIFAR100_CLASSES.split()), "cifar100"),
-        DatasetInfo("fashion_mnist", 10, 28, 1, (0.2860,), (0.3530,), 60_000, 10_000,
-                    tuple(_FASHION_CLASSES.split()), "fashion_mnist"),
-        DatasetInfo("tiny_imagenet", 200, 64, 3, (0.4802, 0.4481, 0.3975), (0.2770, 0.2691, 0.2821), 100_000, 10_000,
-                    None, "tiny_imagenet", "validation"),
-        DatasetInfo("imagenette", 10, 224, 3, _IMAGENET_MEAN, _IMAGENET_STD, 9_469, 3_925,
-                    None, "imagenette/320px-v2", "validation", varying_size=True),
-        DatasetInfo("imagenet2012", 1000, 224, 3, _IMAGENET_MEAN, _IMAGENET_STD, 1_281_167, 50_000,
-                    None, "imagenet2012", "validation", varying_size=True),
-    )
-}  # fmt: skip
-
-
-def names():
-    """The names of the known datasets."""
-    return tuple(DATASETS)
-
-
-def info(name):
-    """Returns the `DatasetInfo` of a dataset.
-
-    Raises:
-        ValueError: if the name is not known.
-    """
-    if name not in DATASETS:
-        nearest = difflib.get_close_matches(str(name), DATASETS, n=1)
-        hint = f"; did you mean {nearest[0]!r}?" if nearest else "."
-        raise ValueError(f"dataset={name!r} is not known, the known ones are {', '.join(DATASETS)}{hint}")
-    return DATASETS[name]
+DATASETS = (
+    DatasetInfo("digits", 10, 8, 1, (0.3052,), (0.3760,), 1442, 355, tuple("0123456789"), flip=False),
+    DatasetInfo("cifar10", 10, 32, 3, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), 50_000, 10_000,
+                tuple(_CIFAR10_CLASSES.split()), "cifar10"),
+    DatasetInfo("cifar100", 100, 32, 3, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762), 50_000, 10_000,
+                tuple(_CIFAR100_CLASSES.split()), "cifar100"),
+    DatasetInfo("fashion_mnist", 10, 28, 1, (0.2860,), (0.3530,), 60_000, 10_000,
+                tuple(_FASHION_CLASSES.split()), "fashion_mnist"),
+    DatasetInfo("tiny_imagenet", 200, 64, 3, (0.4802, 0.4481, 0.3975), (0.2770, 0.2691, 0.2821), 100_000, 10_000,
+                None, "tiny_imagenet", "validation"),
+    DatasetInfo("imagenette", 10, 224, 3, _IMAGENET_MEAN, _IMAGENET_STD, 9_469, 3_925,
+                None, "imagenette/320px-v2", "validation", varying_size=True, central_share=_IMAGENET_SHARE),
+    DatasetInfo("imagenet2012", 1000, 224, 3, _IMAGENET_MEAN, _IMAGENET_STD, 1_281_167, 50_000,
+                None, "imagenet2012", "validation", varying_size=True, central_share=_IMAGENET_SHARE),
+)  # fmt: skip
 
 
 def standardize(images, facts):
@@ -106,26 +90,3 @@ def standardize(images, facts):
     mean = np.asarray(facts.mean, "float32") * np.float32(255)
     scale = np.float32(1) / (np.asarray(facts.std, "float32") * np.float32(255))
     return (images - mean) * scale
-
-
-def normalize(images, name):
-    """Normalises images as the training pipelines do.
-
-    Args:
-        images: (..., height, width, channels), pixel values 0 to 255, uint8 or float.
-        name: the dataset whose constants are used.
-
-    Returns:
-        float32 array of the same shape.
-
-    Raises:
-        ValueError: if the name is not known or the number of channels is not the dataset's.
-    """
-    facts = info(name)
-    images = np.asarray(images, "float32")
-    if images.ndim < 3 or images.shape[-1] != facts.channels:
-        raise ValueError(
-            f"images of shape {images.shape} cannot be normalised for {name}: "
-            f"the shape must be (..., height, width, {facts.channels})."
-        )
-    return standardize(images, facts)

@@ -7,19 +7,16 @@ augmentation of a batch from (seed, epoch, step). A run that resumes at an epoch
 import numbers
 
 from acdbit_keras.checks import checked
-from acdbit_keras.models.data import catalog, storage
+from acdbit_keras.models.data import catalog
 from acdbit_keras.models.data.augmentation import Augmentation, BatchAugmenter, fold_in, resolve
+from acdbit_keras.models.data.base import check_split
+from acdbit_keras.models.data.sources import held, source
 from acdbit_keras.quick_start import untuned
 
 # What a key is drawn for.
 _ORDER, _CROP, _AUGMENT = range(3)
 
-# Streamed images are shuffled within windows of this many: about 1 GB of encoded ImageNet, or all of imagenette.
-_SHUFFLE_WINDOW = 10_000
 _BATCHES_AHEAD = 2
-
-# A square of 224 from the shorter side scaled to 256, the usual evaluation on ImageNet.
-_CENTRAL_SHARE = 224 / 256
 
 
 def load(name, image_size=None, batch_size=128, data_dir=None, seed=0, augment="light", epochs=None, initial_epoch=0):
@@ -38,12 +35,13 @@ def load(name, image_size=None, batch_size=128, data_dir=None, seed=0, augment="
     model.fit(train, epochs=100, initial_epoch=40, steps_per_epoch=info("cifar10").steps_per_epoch(128))
     ```
 
-    Images are float32 (batch, image_size, image_size, channels), normalised with the dataset's constants. Labels are
+    Images are float32 (batch, image_size, image_size, channels), normalised with the dataset's constants. Of images that are not
+    square the central square is taken. Labels are
     int32 (batch,); where the augmentation mixes labels (MixUp, CutMix, thus "strong") they are float32
     (batch, classes), in the test pipeline as well, so that one loss fits both. Training batches are all full.
 
     Args:
-        name: a known dataset, see `names`.
+        name: a name of `names`, or your own pictures: a folder of class folders, a `.csv`, an `.npz`; see `source`.
         image_size: side of the images in pixels; default: the dataset's own. Images are resized where it differs.
         batch_size: images per batch.
         data_dir: folder of the prepared datasets; default: $ACDBIT_DATA_DIR or ~/tensorflow_datasets.
@@ -58,8 +56,8 @@ def load(name, image_size=None, batch_size=128, data_dir=None, seed=0, augment="
     Raises:
         ValueError: if an argument is out of its range or the dataset is not prepared. Nothing is ever downloaded.
     """
-    facts = catalog.info(name)
-    one_hot = resolve(augment, facts).mixes_labels
+    name = source(name, data_dir)
+    one_hot = resolve(augment, name.info()).mixes_labels
     common = {"image_size": image_size, "batch_size": batch_size, "data_dir": data_dir, "one_hot": one_hot}
     train = pipeline(name, "train", **common, seed=seed, augment=augment, epochs=epochs, initial_epoch=initial_epoch)
     return train, pipeline(name, "test", **common)
@@ -86,11 +84,13 @@ def pipeline(
 
     The other arguments, and the errors, are those of `load`.
     """
-    facts = catalog.info(name)
-    storage.tfds_split(name, split)
+    found = source(name, data_dir)
+    check_split(split)
+    facts = found.info()
     image_size = facts.image_size if image_size is None else image_size
     _check_integer("image_size", image_size, 1, 4096)
-    _check_integer("batch_size", batch_size, 1, facts.train_examples)
+    # Training batches are full; of testing there is at least one, whatever its size.
+    _check_integer("batch_size", batch_size, 1, facts.train_examples if split == "train" else 2**31 - 1)
     _check_integer("seed", seed, 0, 2**31 - 1)
     if epochs is not None:
         _check_integer("epochs", epochs, 1, 2**31 - 1)
@@ -101,7 +101,12 @@ def pipeline(
 
     import tensorflow as tf
 
-    source = (_Streamed if facts.varying_size else _InMemory)(facts, split, image_size, data_dir, augmentation)
+    is_streamed = found.is_streamed(image_size) or augmentation.crop_area is not None
+    if is_streamed:
+        found.check()
+        images = _Streamed(found.records(split), image_size, augmentation.crop_area)
+    else:
+        images = _InMemory(*held(found, split, image_size), image_size)
     augmenter = BatchAugmenter(augmentation, facts, image_size)
     to_rows = one_hot or augmentation.mixes_labels
 
@@ -109,8 +114,8 @@ def pipeline(
         return tf.one_hot(labels, facts.classes) if to_rows else labels
 
     if split == "test":
-        batches = source.in_order(batch_size).map(
-            lambda images, labels: (catalog.standardize(images, facts), rows(labels)), tf.data.AUTOTUNE
+        batches = images.in_order(batch_size).map(
+            lambda pixels, labels: (catalog.standardize(pixels, facts), rows(labels)), tf.data.AUTOTUNE
         )
     else:
         key = tf.constant([seed, 0], "int32")
@@ -120,16 +125,23 @@ def pipeline(
         else:
             epoch_numbers = tf.data.Dataset.range(initial_epoch, epochs)
 
-        def finish(epoch, step, images, labels):
-            return augmenter(images, rows(labels), fold_in(key, _AUGMENT, epoch, step))
+        def finish(epoch, step, pixels, labels):
+            return augmenter(pixels, rows(labels), fold_in(key, _AUGMENT, epoch, step))
 
-        batches = source.shuffled(epoch_numbers, key, batch_size).map(finish, tf.data.AUTOTUNE)
+        batches = images.shuffled(epoch_numbers, key, batch_size).map(finish, tf.data.AUTOTUNE)
         length = facts.steps_per_epoch(batch_size) * (1 if epochs is None else epochs - initial_epoch)
         batches = batches.apply(tf.data.experimental.assert_cardinality(length))
     # What sits in memory was checked when it was read.
-    if facts.varying_size:
+    if is_streamed:
         batches = checked(batches, facts.classes)
     return untuned(batches.prefetch(_BATCHES_AHEAD))
+
+
+def calibration(dataset, image_size, data_dir=None):
+    """Some training images, not augmented, as what calibrates an int8 file takes them: two batches of at most 128."""
+    found = source(dataset, data_dir)
+    batch_size = min(128, found.info().train_examples)
+    return pipeline(found, "train", image_size=image_size, batch_size=batch_size, augment="none").take(2)
 
 
 def _check_integer(argument, value, lowest, highest):
@@ -160,12 +172,10 @@ def resize(images, image_size, central_share=1.0):
 class _InMemory:
     """Images of one size: held as uint8 and gathered a batch at a time."""
 
-    def __init__(self, facts, split, image_size, data_dir, augmentation):
+    def __init__(self, images, labels, image_size):
         import tensorflow as tf
 
-        self.facts = facts
         self.image_size = image_size
-        images, labels = storage.arrays(facts.name, split, data_dir)
         with tf.device("CPU:0"):
             self.images, self.labels = tf.constant(images), tf.constant(labels)
 
@@ -173,7 +183,7 @@ class _InMemory:
         import tensorflow as tf
 
         images = tf.cast(tf.gather(self.images, indices), "float32")
-        if self.image_size != self.facts.image_size:
+        if self.image_size != self.images.shape[1]:
             images = resize(images, self.image_size)
         return images, tf.gather(self.labels, indices)
 
@@ -200,91 +210,40 @@ class _InMemory:
 
 
 class _Streamed:
-    """Encoded images of varying size: read from shards, shuffled in windows, decoded and cropped one by one."""
+    """Images that are read and decoded in every epoch; see `acdbit_keras.models.data.records`."""
 
-    def __init__(self, facts, split, image_size, data_dir, augmentation):
-        builder = storage.prepared_builder(facts.name, data_dir)
-        split_info = builder.info.splits[storage.tfds_split(facts.name, split)]
-        self.facts = facts
+    def __init__(self, records, image_size, crop_area):
+        self.records = records
         self.image_size = image_size
-        self.crop_area = augmentation.crop_area
-        self.features = builder.info.features
-        self.files = [str(path) for path in split_info.filepaths]
-        self.examples = split_info.num_examples
-
-    def _parse(self, record):
-        import tensorflow as tf
-        import tensorflow_datasets as tfds
-
-        example = self.features.deserialize_example(record, decoders={"image": tfds.decode.SkipDecoding()})
-        return example["image"], tf.cast(example["label"], "int32")
-
-    def _decode(self, encoded):
-        import tensorflow as tf
-
-        image = tf.io.decode_image(encoded, channels=self.facts.channels, expand_animations=False)
-        return resize(image, self.image_size, _CENTRAL_SHARE)
-
-    def _decode_random_crop(self, encoded, key):
-        import tensorflow as tf
-
-        shape = tf.io.extract_jpeg_shape(encoded)
-        begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
-            shape,
-            tf.zeros((1, 0, 4)),
-            seed=key,
-            area_range=(self.crop_area, 1.0),
-            aspect_ratio_range=(3 / 4, 4 / 3),
-            max_attempts=10,
-            use_image_if_no_bounding_boxes=True,
-        )
-        window = tf.stack([begin[0], begin[1], size[0], size[1]])
-        # Decoding the window alone saves most of the time on large photographs.
-        image = tf.io.decode_and_crop_jpeg(encoded, window, channels=self.facts.channels)
-        return tf.image.resize(image, (self.image_size, self.image_size), antialias=True)
+        self.crop_area = crop_area
 
     def in_order(self, batch_size):
         import tensorflow as tf
 
         def read(record):
-            encoded, label = self._parse(record)
-            return self._decode(encoded), label
+            return self.records.image(record, self.image_size), self.records.label(record)
 
-        return tf.data.TFRecordDataset(self.files).map(read, tf.data.AUTOTUNE).batch(batch_size)
+        return self.records.in_order().map(read, tf.data.AUTOTUNE).batch(batch_size)
 
     def shuffled(self, epoch_numbers, key, batch_size):
         """Batches (epoch, step, images, labels)."""
         import tensorflow as tf
 
-        kept = self.examples // batch_size * batch_size
+        kept = self.records.examples // batch_size * batch_size
 
-        def records(epoch):
-            shuffle = tf.random.experimental.stateless_shuffle
-            epoch_key = fold_in(key, _ORDER, epoch)
-
-            # Dataset.shuffle takes no seed that depends on the epoch.
-            def shuffled_window(index, window):
-                return tf.data.Dataset.from_tensor_slices(shuffle(window, fold_in(epoch_key, index)))
-
-            return (
-                tf.data.Dataset.from_tensor_slices(shuffle(tf.constant(self.files), epoch_key))
-                .interleave(tf.data.TFRecordDataset, cycle_length=16, block_length=16, num_parallel_calls=4)
-                .batch(_SHUFFLE_WINDOW)
-                .enumerate()
-                .flat_map(shuffled_window)
-                .take(kept)
-                .enumerate()
-                .map(lambda position, record: (epoch, position, record))
-            )
+        def numbered(epoch):
+            records = self.records.shuffled(fold_in(key, _ORDER, epoch)).take(kept).enumerate()
+            return records.map(lambda position, record: (epoch, position, record))
 
         def read(epoch, position, record):
-            encoded, label = self._parse(record)
             if self.crop_area is None:
-                return epoch, position, self._decode(encoded), label
-            return epoch, position, self._decode_random_crop(encoded, fold_in(key, _CROP, epoch, position)), label
+                image = self.records.image(record, self.image_size)
+            else:
+                image = self.records.crop(record, self.image_size, self.crop_area, fold_in(key, _CROP, epoch, position))
+            return epoch, position, image, self.records.label(record)
 
         return (
-            epoch_numbers.flat_map(records)
+            epoch_numbers.flat_map(numbered)
             .map(read, tf.data.AUTOTUNE)
             .batch(batch_size, drop_remainder=True)
             .map(lambda epochs, positions, images, labels: (epochs[0], positions[0] // batch_size, images, labels))

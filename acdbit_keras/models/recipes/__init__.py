@@ -1,18 +1,31 @@
-"""Recipes: experiments as code. A module of this package that defines `RECIPES` is found by their names."""
+"""Recipes: experiments as code. A module of this package that defines `RECIPES` is found by their names.
 
-from acdbit_keras.models.recipes.base import Recipe
+A recipe of your own may lie in any Python file, which `get`, and with it every command, takes as `path/to/file.py:NAME`.
+"""
+
+from acdbit_keras.models.recipes.base import Recipe, parts
+from acdbit_keras.models.recipes.from_file import is_file, read
 from acdbit_keras.registry import Registry
 
 __all__ = ["Recipe", "get", "names"]
 
-_registry = Registry("recipe", __name__, __path__, lambda module: getattr(module, "RECIPES", ()))
-names = _registry.names
+registry = Registry("recipe", Recipe, package=__name__, path=__path__, attribute="RECIPES", without="@")
+names = registry.names
 
 
-def get(name):
-    """The recipe of that name, or the recipe itself.
+def get(identifier):
+    """The recipe that an identifier names, or the recipe itself.
+
+    Args:
+        identifier: a name of `names()`; `"path/to/file.py:NAME"`, a recipe of a file, or the file alone if it holds one; either
+            with `"@DATA"` behind it, for the same training on other data: see `Recipe.on`.
 
     Raises:
-        ValueError: for an unknown name, listing the known ones and the nearest.
+        ValueError: for an unknown name, listing the known ones and the nearest; a file that is not there, that cannot be
+            imported, or that holds no such recipe.
     """
-    return name if isinstance(name, Recipe) else _registry.get(name)
+    if isinstance(identifier, Recipe):
+        return identifier
+    recipe, data = parts(identifier) if isinstance(identifier, str) else (identifier, None)
+    found = read(recipe, lambda thing: thing in map(registry.get, names())) if is_file(recipe) else registry.get(recipe)
+    return found.on(data) if data else found

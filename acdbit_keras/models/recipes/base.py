@@ -1,9 +1,17 @@
 """What a recipe is: an experiment as code, every choice of a training run in one flat record."""
 
 import dataclasses
-import difflib
+import os
+import re
 import types
 import typing
+
+from acdbit_keras import schemes
+from acdbit_keras.models import data
+from acdbit_keras.registry import unknown
+
+# A recipe and, behind "@", the data it is trained on in place of its own; the recipe may be one of a file, `path.py:NAME`.
+_IDENTIFIER = re.compile(r"(?P<recipe>.+?\.py(?::[^@]*)?|[^@]+)(?:@(?P<data>.+))?", re.DOTALL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -12,10 +20,10 @@ class Recipe:
 
     Attributes:
         name: how it is asked for.
-        dataset: a name of `acdbit_keras.models.data.names()`.
+        dataset: a name of `acdbit_keras.models.data.names()`, or where your own images are; see `data.sources`.
         preset: a name of `acdbit_keras.models.presets()`.
-        scheme: a name of `acdbit_keras.schemes.names()`, or a variant of one, `"acd_bit[threshold=mean]"`.
-        teacher: name of the recipe whose result is the teacher; `None` trains on the labels alone.
+        scheme: a name of `acdbit_keras.schemes.names()`, a variant of one, `"acd_bit[threshold=mean]"`, or a `Scheme`.
+        teacher: the recipe whose result is the teacher, as `recipes.get` takes it; `None` trains on the labels alone.
         epochs: passes over the training set.
         batch_size: images per step; incomplete batches are dropped.
         learning_rate: peak of the cosine schedule of AdamW.
@@ -40,7 +48,7 @@ class Recipe:
     name: str
     dataset: str
     preset: str
-    scheme: str
+    scheme: str | schemes.Scheme
     teacher: str | None = None
     epochs: int = 10
     batch_size: int = 128
@@ -60,11 +68,55 @@ class Recipe:
     steps_per_execution: int = 1
     seed: int = 0
 
+    def __post_init__(self):
+        if isinstance(self.scheme, dict):
+            # As `to_dict` wrote it.
+            object.__setattr__(self, "scheme", schemes.get(self.scheme))
+
+    @property
+    def scheme_name(self):
+        """Name of the scheme, be it a `Scheme` itself."""
+        return self.scheme.name if isinstance(self.scheme, schemes.Scheme) else self.scheme
+
     def replace(self, **changes):
         return dataclasses.replace(self, **changes)
 
+    def on(self, dataset):
+        """The same training on other data, with a teacher of its own that is trained on them, too.
+
+        It is called `NAME@DATA`, and so is its run: never is a run on other data taken for it.
+
+        Args:
+            dataset: name of the data, or where they are; see `acdbit_keras.models.data.sources`.
+
+        Example:
+            >>> acd.models.recipes.get("cifar10_small_acd_bit").on("./my_images").teacher
+            'cifar10_small_teacher@./my_images'
+        """
+        dataset = _written_alike(os.fspath(dataset))
+        if dataset == self.dataset:
+            return self
+        name, teacher = self.name.partition("@")[0], self.teacher and parts(self.teacher)[0]
+        return self.replace(
+            name=f"{name}@{data.short_name(dataset)}", dataset=dataset, teacher=teacher and f"{teacher}@{dataset}"
+        )
+
+    def to_dict(self):
+        """The recipe in plain types: `Recipe(**recipe.to_dict())` trains alike."""
+        said = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        if isinstance(self.scheme, schemes.Scheme):
+            said["scheme"] = self.scheme.get_config(training=True)
+        return said
+
+    def differences(self, other):
+        """Names of the fields in which another recipe differs; equal schemes need not be one object."""
+        names = [f.name for f in dataclasses.fields(self) if getattr(self, f.name) != getattr(other, f.name)]
+        if "scheme" in names and isinstance(self.scheme, schemes.Scheme) and isinstance(other.scheme, schemes.Scheme):
+            return [name for name in names if name != "scheme" or self.scheme.definition() != other.scheme.definition()]
+        return names
+
     def with_settings(self, settings):
-        """A recipe changed by `key=value` strings, as given to `--set`.
+        """A recipe changed by `key=value` strings, as given to `--set`; another dataset is what `on` makes of it.
 
         Raises:
             ValueError: for an unknown key (listing the known ones and the nearest) or a value of the wrong type.
@@ -77,11 +129,26 @@ class Recipe:
                 raise ValueError(f"a setting must have the form key=value, not {setting!r}")
             if key not in hints or key == "name":
                 known = [field for field in hints if field != "name"]
-                near = difflib.get_close_matches(key, known, n=1)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
-                raise ValueError(f"unknown setting {key!r}; known: {', '.join(known)}{hint}")
+                raise unknown("setting", key, known)
             changes[key] = _parse(key, text, hints[key])
-        return self.replace(**changes)
+        dataset = changes.pop("dataset", self.dataset)
+        return self.on(dataset).replace(**changes)
+
+
+def parts(identifier):
+    """The recipe and the data that `"RECIPE"` or `"RECIPE@DATA"` names; the data are None where they are the recipe's own."""
+    match = _IDENTIFIER.fullmatch(identifier)
+    return (match["recipe"], match["data"]) if match else (identifier, None)
+
+
+def _written_alike(dataset):
+    """One way to write the place of a dataset that lies in a folder, so that equal ones are equal texts."""
+    place, bracket, options = (dataset, "", "") if os.path.exists(dataset) else dataset.partition("[")
+    if not os.path.exists(place) or place in data.names():
+        return dataset
+    place = os.path.normpath(place)
+    # A name alone is that of a known dataset.
+    return (place if os.path.isabs(place) or place.startswith("..") else os.path.join(".", place)) + bracket + options
 
 
 def at_paper_scale(prefix, dataset, preset):

@@ -6,7 +6,6 @@ that several tables share those that they have in common.
 """
 
 import contextlib
-import dataclasses
 import fcntl
 import importlib.metadata
 import os
@@ -92,7 +91,7 @@ class _Table:
     def _prepare(self, cells):
         """Facts about the teacher: from the earlier results if it is still the same and fitted every row then, else anew."""
         recipe = self.experiment.recipe
-        where = self.teacher or self.runs / recipe.teacher
+        where = self.teacher or self.runs / recipes.get(recipe.teacher).name
         earlier = (self.earlier or {}).get("teacher")
         if earlier and worker.is_complete(where):
             if worker.digest(where) != earlier["sha256"]:
@@ -106,8 +105,8 @@ class _Table:
         line = progress.Progress({TEACHER: teacher_recipe.epochs}, {TEACHER: Run(where).finished_epochs}, self.stream)
         task = {
             "task": "prepare",
-            "recipe": dataclasses.asdict(recipe),
-            "rows": {cell.row.key: dataclasses.asdict(cell.recipe) for cell in cells},
+            "recipe": recipe.to_dict(),
+            "rows": {cell.row.key: cell.recipe.to_dict() for cell in cells},
             "teacher": None if self.teacher is None else str(self.teacher),
             "runs": str(self.runs),
             "data_dir": self.data_dir,
@@ -149,7 +148,7 @@ class _Table:
                 line.show(name)
                 task = {
                     "task": "cell",
-                    "recipe": dataclasses.asdict(cell.recipe),
+                    "recipe": cell.recipe.to_dict(),
                     "folder": str(folder),
                     "teacher": self.results["teacher"]["folder"],
                     "runs": str(self.runs),

@@ -143,13 +143,13 @@ def folder_name(recipe, teacher):
     """
     # Fields at their default are left out, so that a field that recipes gain later does not rename older runs.
     said = {
-        field.name: getattr(recipe, field.name)
+        field.name: getattr(recipe, "scheme_name" if field.name == "scheme" else field.name)
         for field in dataclasses.fields(recipe)
         if field.name not in _NOT_OF_THE_RESULT and getattr(recipe, field.name) != field.default
     }
     run = [said, schemes.get(recipe.scheme).definition(), teacher]
     digest = hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()[:8]
-    scheme = re.sub(r"[^a-z0-9]+", "_", recipe.scheme.lower()).strip("_")
+    scheme = re.sub(r"[^a-z0-9]+", "_", recipe.scheme_name.lower()).strip("_")
     return f"{scheme}-seed{recipe.seed}-{digest}"
 
 

@@ -26,7 +26,7 @@ def start(experiment):
     return {
         "format": FORMAT,
         "kind": experiment.kind,
-        "recipe": dataclasses.asdict(experiment.recipe),
+        "recipe": experiment.recipe.to_dict(),
         "seeds": list(experiment.seeds),
         "reference": experiment.reference,
         "contrasts": [list(pair) for pair in experiment.contrasts],
@@ -58,7 +58,7 @@ def read(path, experiment):
         )
     if results["kind"] != experiment.kind:
         raise ValueError(f"{path} holds the table of acdbit {results['kind']}, not of {experiment.kind}; choose another --out")
-    changed = [name for name, value in dataclasses.asdict(experiment.recipe).items() if results["recipe"].get(name) != value]
+    changed = [name for name, value in experiment.recipe.to_dict().items() if results["recipe"].get(name) != value]
     if changed:
         raise ValueError(f"{path} holds a table of other settings ({', '.join(changed)} differ); choose another --out")
     return results

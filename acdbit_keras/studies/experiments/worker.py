@@ -103,9 +103,9 @@ def _prepare(recipe, rows, teacher, runs, data_dir):
 
     recipe = recipes.Recipe(**recipe)
     made_here = teacher is None
-    teacher = pathlib.Path(runs) / recipe.teacher if made_here else pathlib.Path(teacher)
+    teacher = pathlib.Path(runs) / recipes.get(recipe.teacher).name if made_here else pathlib.Path(teacher)
     finished = not made_here or Run(teacher).is_finished
-    model = load_model(teacher) if finished else _untrained(recipes.get(recipe.teacher))
+    model = load_model(teacher) if finished else _untrained(recipes.get(recipe.teacher), data_dir)
     for key, row in rows.items():
         try:
             check_teacher(recipes.Recipe(**row), model)
@@ -118,10 +118,10 @@ def _prepare(recipe, rows, teacher, runs, data_dir):
     return {"folder": str(teacher), "sha256": digest(teacher), **_facts(model, recipe.dataset, data_dir)}
 
 
-def _untrained(recipe):
+def _untrained(recipe, data_dir):
     from acdbit_keras.models import build, data
 
-    facts = data.info(recipe.dataset)
+    facts = data.info(recipe.dataset, data_dir)
     size = {} if recipe.image_size is None else {"image_size": recipe.image_size}
     return build(recipe.preset, recipe.scheme, facts.classes, channels=facts.channels, **size)
 

@@ -103,7 +103,7 @@ def run(paths, out, settings=None, dataset=None, data_dir=None, progress=None):
     measurement = _Measurement(settings, examined, pixels, labels, progress)
     results = {
         "version": VERSION,
-        "dataset": dataset,
+        "dataset": data.short_name(dataset),
         "settings": dataclasses.asdict(settings),
         "frost_overlay": corruptions.frost_overlay() if "corruption" in settings.tests else None,
         "models": measurement.models,

@@ -100,7 +100,7 @@ def run(paths, out, samples=500, pictures=8, dataset=None, seed=0, data_dir=None
 
     results = {
         "version": VERSION,
-        "dataset": dataset,
+        "dataset": data.short_name(dataset),
         "samples": len(pixels),
         "seed": seed,
         "models": models,
