@@ -238,7 +238,7 @@ def block_kernels(options, channels):
     hidden = channels * options["mlp_ratio"]
     square = (channels, channels // WORD_BITS)
     return {
-        **dict.fromkeys(("query", "key", "value", "output"), square),
+        **{name: square for name in ("query", "key", "value", "output")},
         "mlp_1": (hidden, channels // WORD_BITS),
         "mlp_2": (channels, hidden // WORD_BITS),
     }
@@ -251,7 +251,7 @@ def block_taps(options, channels, tokens):
     """
     row = (tokens, channels // WORD_BITS)
     return {
-        **dict.fromkeys(("query.input", "key.input", "value.input", "query", "key", "value"), row),
+        **{name: row for name in ("query.input", "key.input", "value.input", "query", "key", "value")},
         "probabilities": (options["heads"], tokens, -(-tokens // WORD_BITS)),
         "output.input": row,
         "mlp_1.input": row,

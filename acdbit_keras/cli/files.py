@@ -2,6 +2,7 @@
 
 import pathlib
 
+from acdbit_keras import checks
 from acdbit_keras.cli import emit
 from acdbit_keras.cli.common import command, dataset_of, model_of
 from acdbit_keras.studies import deployed
@@ -76,8 +77,8 @@ def verify(options):
     from acdbit_keras.models.loading import load_model
 
     model = load_model(options.model)
-    if options.samples is not None and options.samples < 1:
-        raise ValueError(f"--samples must be at least 1, not {options.samples}")
+    if options.samples is not None:
+        checks.integer("--samples", options.samples, 1)
     parity = deployed.compare(
         model,
         options.file,
@@ -105,8 +106,7 @@ def predict(options):
 
     from acdbit_keras.convert import Interpreter
 
-    if options.top < 1:
-        raise ValueError(f"--top must be at least 1, not {options.top}")
+    checks.integer("--top", options.top, 1)
     with tempfile.TemporaryDirectory() as folder:
         file = options.file
         if not pathlib.Path(file).suffix and not pathlib.Path(file).exists():

@@ -43,7 +43,7 @@ _HOMES = {
 __getattr__, __dir__ = lazy.attributes(
     __name__,
     {
-        **dict.fromkeys(("data", "recipes")),
+        **{room: None for room in ("data", "recipes")},
         **{name: f"{__name__}.{home}" for home, names in _HOMES.items() for name in names},
     },
 )
