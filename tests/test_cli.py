@@ -43,7 +43,10 @@ def broken_files(tmp_path):
         (["bench", "--kernels", "--out", "{folder}/missing/a.json"], "there is no folder"),
         (["bench", "{folder}/none.tflite", "--plot", "{folder}/missing/a.png"], "there is no folder"),
         (["predict", "{folder}/garbage.tflite", "{folder}/text.png"], "garbage.tflite"),
-        (["predict", "{folder}/garbage.tflite", "{folder}/text.png", "--top", "0"], "--top must be at least 1, not 0"),
+        (
+            ["predict", "{folder}/garbage.tflite", "{folder}/text.png", "--top", "0"],
+            "--top must be an integer of at least 1, not 0",
+        ),
         (["convert", "vit_nano_patch2_8:quant_noise_w8a8", "{folder}/empty/a.tflite"], "pass --dataset"),
         (["robustness", "{folder}/nowhere", "--out", "{folder}/empty/out"], "there is no file or folder"),
         (["visualize", "{folder}/nowhere", "--out", "{folder}/empty/out"], "there is no file or folder"),

@@ -1,6 +1,7 @@
 """Commands that look closely at trained models: `robustness` and `visualize`."""
 
 import pathlib
+import sys
 
 from acdbit_keras.cli import emit
 from acdbit_keras.cli.common import command
@@ -53,7 +54,9 @@ def robustness(options):
     dataset = subjects.shared_dataset(options.models, options.dataset)
     if options.samples is None:
         settings = dataclasses.replace(settings, samples=min(settings.samples, data.info(dataset).test_examples))
-    results = run(options.models, options.out, settings, dataset, options.data_dir, None if options.json else Bar("evaluations"))
+    results = run(
+        options.models, options.out, settings, dataset, options.data_dir, None if options.json else Bar("evaluations", sys.stderr)
+    )
     emit(options, f"{report.table(results)}\nin {options.out}: results.json, results.csv, curves.png", results)
 
 
@@ -91,7 +94,7 @@ def visualize(options):
         dataset=dataset,
         seed=options.seed,
         data_dir=options.data_dir,
-        progress=None if options.json else Bar("steps"),
+        progress=None if options.json else Bar("steps", sys.stderr),
     )
     emit(options, f"{table(results)}\nopen {pathlib.Path(options.out) / 'index.html'}", results)
 

@@ -2,6 +2,7 @@
 
 import pathlib
 
+from acdbit_keras import checks
 from acdbit_keras.cli import emit
 from acdbit_keras.cli.common import MODEL, command, dataset_of, model_of
 from acdbit_keras.studies import deployed
@@ -80,8 +81,8 @@ def add_verify(subparsers):
 
 def verify(options):
     model = model_of(options.model)
-    if options.samples is not None and options.samples < 1:
-        raise ValueError(f"--samples must be at least 1, not {options.samples}")
+    if options.samples is not None:
+        checks.integer("--samples", options.samples, 1)
     parity = deployed.compare(
         model,
         options.file,
@@ -112,8 +113,7 @@ def predict(options):
     from acdbit_keras import picture
     from acdbit_keras.convert import Interpreter
 
-    if options.top < 1:
-        raise ValueError(f"--top must be at least 1, not {options.top}")
+    checks.integer("--top", options.top, 1)
     with contextlib.ExitStack() as stack:
         file = options.file
         if not pathlib.Path(file).suffix and not pathlib.Path(file).exists():

@@ -24,7 +24,7 @@ _HOMES = {
 __getattr__, __dir__ = lazy.attributes(
     __name__,
     {
-        **dict.fromkeys(("runtime",)),
+        **{room: None for room in ("runtime",)},
         **{name: f"{__name__}.{home}" for home, names in _HOMES.items() for name in names},
     },
 )

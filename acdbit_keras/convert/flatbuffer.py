@@ -108,7 +108,7 @@ class _StrictBytes(bytes):
 class _AlignedBuffer(schema.BufferT):
     """A `BufferT` that packs its bytes at the schema's alignment, so kernels may load whole vectors from them."""
 
-    def Pack(self, builder):
+    def Pack(self, builder):  # noqa: N802 - the object API's name
         if self.data is not None:
             content = np.asarray(self.data, np.uint8).tobytes()
             builder.StartVector(1, len(content), _CONSTANT_ALIGNMENT)

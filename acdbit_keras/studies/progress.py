@@ -1,6 +1,5 @@
 """What is said while something long goes on: one line that says where it is, or a line for every step."""
 
-import sys
 import time
 
 
@@ -18,7 +17,7 @@ class Line:
 
     _WIDTH = 119
 
-    def __init__(self, stream=sys.stderr):
+    def __init__(self, stream):
         self.stream = stream
         self.terminal = stream is not None and stream.isatty()
         self.last = ""
@@ -50,7 +49,7 @@ class Bar(Line):
         stream: as for `Line`.
     """
 
-    def __init__(self, unit, stream=sys.stderr):
+    def __init__(self, unit, stream):
         super().__init__(stream)
         self.unit = unit
 
@@ -71,7 +70,7 @@ class Progress(Line):
         stream: as for `Line`.
     """
 
-    def __init__(self, epochs, done=None, stream=sys.stderr):
+    def __init__(self, epochs, done=None, stream=None):
         super().__init__(stream)
         self.epochs = dict(epochs)
         self.done = {name: min((done or {}).get(name, 0), count) for name, count in self.epochs.items()}

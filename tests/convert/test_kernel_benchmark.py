@@ -115,6 +115,6 @@ def test_the_command(tmp_path, capsys):
     assert "float32 over it" in capsys.readouterr().out
     for arguments, message in (
         (["--kernels", "a.tflite"], "either files, --model or --kernels"), (["--kernels", "--threads", "2"], "on one thread"),
-        (["--kernels", "--runs", "0"], "--runs must be at least 1, not 0"),
+        (["--kernels", "--runs", "0"], "--runs must be an integer of at least 1, not 0"),
     ):  # fmt: skip
         assert main(["bench", *arguments]) == 2 and message in capsys.readouterr().err
