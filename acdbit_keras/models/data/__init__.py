@@ -9,7 +9,8 @@ from acdbit_keras.models.data.augmentation import Augmentation
 from acdbit_keras.models.data.base import Source
 from acdbit_keras.models.data.catalog import DatasetInfo
 from acdbit_keras.models.data.own_arrays import from_arrays
-from acdbit_keras.models.data.pipeline import calibration, load, pipeline, resize
+from acdbit_keras.models.data.pipeline import calibration, load, pipeline
+from acdbit_keras.models.data.scaling import resize
 from acdbit_keras.models.data.sources import (
     STORED,
     arrays,

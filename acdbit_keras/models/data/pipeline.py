@@ -10,6 +10,7 @@ from acdbit_keras.checks import checked
 from acdbit_keras.models.data import catalog
 from acdbit_keras.models.data.augmentation import Augmentation, BatchAugmenter, fold_in, resolve
 from acdbit_keras.models.data.base import check_split
+from acdbit_keras.models.data.scaling import resize
 from acdbit_keras.models.data.sources import held, source
 from acdbit_keras.quick_start import untuned
 
@@ -147,26 +148,6 @@ def calibration(dataset, image_size, data_dir=None):
 def _check_integer(argument, value, lowest, highest):
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not lowest <= value <= highest:
         raise ValueError(f"{argument}={value!r} must be an integer from {lowest} to {highest}.")
-
-
-def resize(images, image_size, central_share=1.0):
-    """Scales the central square of images, as evaluation does.
-
-    Args:
-        images: tensor (height, width, channels) or (batch, height, width, channels).
-        image_size: side of the result in pixels.
-        central_share: side of the square over the shorter side of the image.
-
-    Returns:
-        float32 tensor with both sides `image_size`, bilinear with antialiasing.
-    """
-    import tensorflow as tf
-
-    height, width = tf.shape(images)[-3], tf.shape(images)[-2]
-    side = tf.cast(tf.round(tf.cast(tf.minimum(height, width), "float32") * central_share), "int32")
-    top, left = (height - side) // 2, (width - side) // 2
-    square = images[..., top : top + side, left : left + side, :]
-    return tf.image.resize(square, (image_size, image_size), antialias=True)
 
 
 class _InMemory:

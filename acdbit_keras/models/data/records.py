@@ -137,7 +137,7 @@ class ShardRecords:
     def image(self, record, image_size):
         import tensorflow as tf
 
-        from acdbit_keras.models.data.pipeline import resize
+        from acdbit_keras.models.data.scaling import resize
 
         image = tf.io.decode_image(self._example(record)["image"], channels=self._channels, expand_animations=False)
         return resize(image, image_size, self._central_share)
