@@ -340,6 +340,13 @@ class TestReport:
         assert len(read["layers"]) == len(found.rows)
         assert read["layers"][1]["output_shape"] == list(found.rows[1].output_shape)
 
+    def test_the_last_line_of_a_cell_shows_the_table_once(self, capsys):
+        model = sequential(binary(48, name="bits"), shape=(7, 40))
+        acd.summary(model)._ipython_display_()
+        assert capsys.readouterr().out.count("converted file: about") == 1
+        cost.analyse(model)._ipython_display_()
+        assert capsys.readouterr().out.count("converted file: about") == 1
+
     def test_summary_prints_the_table(self, capsys):
         found = acd.summary(sequential(binary(48, name="bits"), shape=(7, 40)))
         text = capsys.readouterr().out

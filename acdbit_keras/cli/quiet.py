@@ -1,8 +1,8 @@
 """Keeps the start-up notes of C++ libraries out of a command's lines.
 
-TensorFlow, XLA, the converter and LiteRT write to the file descriptor of standard error, some before any setting could quiet them.
-So that descriptor leads through a process of its own that drops their notes and passes everything else on, fatal errors above all,
-even where the command itself is aborted. What Python writes goes straight through.
+TensorFlow, XLA, the converter and LiteRT write to the file descriptor of standard error, some before any setting could quiet
+them. So that descriptor leads through a process of its own that drops their notes and passes everything else on, fatal errors
+above all, even where the command itself is aborted. What Python writes goes straight through.
 """
 
 import os
@@ -16,7 +16,7 @@ _NOTES = re.compile(
     rb"WARNING: All log messages before absl|"
     rb"To enable the following instructions: |"
     rb"(INFO|WARNING): .*(delegate|XNNPACK|TensorFlow Lite)|"
-    rb"(Estimated count of|Summary on|Your model contains|cuInit|Skipping registering GPU)"
+    rb"(Estimated count of|Summary on|Your model contains|cuInit|Skipping registering GPU|fully_quantize: )"
 )
 DEBUG = "ACDBIT_DEBUG"  # set: every note is shown
 

@@ -1,5 +1,6 @@
 """`analyse` and `summary`: a model's cost, from one pass over it."""
 
+import dataclasses
 import math
 
 import keras
@@ -61,7 +62,7 @@ def analyse(model, input_shape=None):
 
 def summary(model, input_shape=None):
     """Prints the table of `analyse` and returns its `Cost`."""
-    cost = analyse(model, input_shape)
+    cost = dataclasses.replace(analyse(model, input_shape), is_printed=True)
     print(cost.table())
     return cost
 

@@ -44,12 +44,14 @@ class Cost:
         rows: `LayerCost`s of the layers with weights or products, in order of execution.
         file_bytes: predicted size of the converted `.tflite`: packed_bytes and what the graph itself takes.
         uncounted: names of layers of a class whose products are not known here; their MACs are given as 0.
+        is_printed: whether its table was printed, which a notebook then does not do again.
     """
 
     model: str
     rows: tuple
     file_bytes: int
     uncounted: tuple = ()
+    is_printed: bool = dataclasses.field(default=False, repr=False, compare=False)
 
     @property
     def parameters(self):
@@ -96,6 +98,11 @@ class Cost:
 
     def __str__(self):
         return self.table()
+
+    def _ipython_display_(self):
+        """What a notebook shows of the last line of a cell."""
+        if not self.is_printed:
+            print(self.table())
 
 
 def _numbers(costs):

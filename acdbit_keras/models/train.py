@@ -24,7 +24,7 @@ CALIBRATION_BATCHES = 10
 _WITHOUT_DECAY = ["bias", "gamma", "beta", "shift_in", "shift_out", "slope", "gain", "shift", "scale", "threshold", "factor"]
 
 
-def train(recipe, folder, data_dir=None, teacher=None, runs="runs", verbose="auto", devices=1):
+def train(recipe, folder, data_dir=None, teacher=None, runs="runs", verbose="auto", devices=1, progress=None):
     """Trains a recipe into a folder; a folder that holds an unfinished run of it is resumed.
 
     Where the scheme has stages they run one after the other, each with a learning-rate schedule of its own and from the
@@ -40,6 +40,8 @@ def train(recipe, folder, data_dir=None, teacher=None, runs="runs", verbose="aut
         runs: folder of the runs of other recipes.
         verbose: as in `keras.Model.fit`.
         devices: number of devices that share every batch; more than one on JAX only. See `acdbit_keras.models.distribution`.
+        progress: called at the end of every epoch with the recipe's name, the number of epochs done, their total, and a dict
+            of the epoch's metrics.
 
     Returns:
         The content of `result.json`.
@@ -54,7 +56,7 @@ def train(recipe, folder, data_dir=None, teacher=None, runs="runs", verbose="aut
     _check_same_recipe(recipe, run)
     if run.is_finished:
         return run.result
-    training = _Training(recipe, run, data_dir, teacher, runs, verbose, devices)
+    training = _Training(recipe, run, data_dir, teacher, runs, verbose, devices, progress)
     if training.scheme.post_training:
         result = training.calibrate()
     else:
@@ -86,7 +88,7 @@ def check_teacher(recipe, teacher):
 class _Training:
     """A recipe on its way into a `Run`'s folder; the other arguments are those of `train`."""
 
-    def __init__(self, recipe, run=None, data_dir=None, teacher=None, runs="runs", verbose="auto", devices=1):
+    def __init__(self, recipe, run=None, data_dir=None, teacher=None, runs="runs", verbose="auto", devices=1, progress=None):
         self.recipe = recipe
         self.run = run
         self.data_dir = data_dir
@@ -94,6 +96,7 @@ class _Training:
         self.runs = runs
         self.verbose = verbose
         self.devices = devices
+        self.progress = progress
         self.scheme = schemes.get(recipe.scheme)
         self.data = self._find_data()
         self.facts = self.data.info()
@@ -180,9 +183,20 @@ class _Training:
                     keras.callbacks.CSVLogger(str(self.run.history_path), append=epoch > 0),
                     Checkpoints(self.run, network, best=best),
                     *_tensorboard(self.run.tensorboard_path),
+                    *self._told(),
                 ],
             )
         return network
+
+    def _told(self):
+        if self.progress is None:
+            return []
+        name, total = self.recipe.name, self.recipe.epochs
+        return [
+            keras.callbacks.LambdaCallback(
+                on_epoch_end=lambda epoch, logs: self.progress(name, epoch + 1, total, dict(logs or {}))
+            )
+        ]
 
     def calibrate(self):
         """The teacher's weights in a scheme without training."""
@@ -225,7 +239,9 @@ class _Training:
         teacher = self.teacher
         if teacher is None:
             teacher = pathlib.Path(self.runs) / recipes.get(self.recipe.teacher).name
-            options = dict(data_dir=self.data_dir, runs=self.runs, verbose=self.verbose, devices=self.devices)
+            options = dict(
+                data_dir=self.data_dir, runs=self.runs, verbose=self.verbose, devices=self.devices, progress=self.progress
+            )
             train(self.recipe.teacher, teacher, **options)
             # The teacher's own run consumed random numbers; the student's must not depend on whether it was there.
             keras.utils.set_random_seed(self.recipe.seed)

@@ -1,5 +1,6 @@
 """`acdbit demo`: the whole chain on the digits, ending with a table and two pictures."""
 
+import sys
 import time
 
 import numpy as np
@@ -11,7 +12,7 @@ from acdbit_keras.models import data, recipes
 from acdbit_keras.models.loading import load_model
 from acdbit_keras.models.train import train
 from acdbit_keras.studies import deployed
-from acdbit_keras.studies.progress import speaker
+from acdbit_keras.studies.progress import Epochs, speaker
 
 DATASET = "digits"
 TEACHER, STUDENT = "digits_teacher", "digits_acd_bit"
@@ -29,12 +30,14 @@ def run(folder, settings=(), verbose=1):
         A dict of plain values: accuracies, sizes, parity, latencies, files, seconds.
     """
     start = time.perf_counter()
-    say = speaker(quiet=not verbose)
+    say, epochs = speaker(quiet=not verbose), Epochs(sys.stdout if verbose else None)
     say(f"1/5  training the float teacher ({TEACHER})")
-    teacher_result = train(recipes.get(TEACHER).with_settings(settings), folder / TEACHER, verbose=0)
+    teacher_result = train(recipes.get(TEACHER).with_settings(settings), folder / TEACHER, verbose=0, progress=epochs)
     say(f"     accuracy {teacher_result['accuracy']:.4f}")
     say(f"2/5  distilling it into the 1-bit student ({STUDENT})")
-    student_result = train(recipes.get(STUDENT).with_settings(settings), folder / STUDENT, teacher=folder / TEACHER, verbose=0)
+    student_result = train(
+        recipes.get(STUDENT).with_settings(settings), folder / STUDENT, teacher=folder / TEACHER, verbose=0, progress=epochs
+    )
     say(f"     accuracy {student_result['accuracy']:.4f}")
 
     teacher, student = load_model(folder / TEACHER), load_model(folder / STUDENT)
@@ -92,6 +95,11 @@ def table(report):
         f"largest logit difference {parity['largest_difference']:.1e}",
         f"pictures: {', '.join(report['pictures'])}",
         f"whole demo: {report['seconds']:.0f} s",
+        "",
+        "next:",
+        f"  acdbit predict {report['models']['bits']['file']} PICTURE    classify the picture of a digit",
+        "  acdbit train digits_acd_bit --data FOLDER    train on pictures of your own, a folder for each class",
+        "  acdbit zoo    the models that are trained already",
     ]
     return "\n".join(lines)
 

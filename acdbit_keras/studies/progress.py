@@ -61,6 +61,36 @@ class Bar(Line):
                 self.stream.write("\n")
 
 
+class Epochs(Line):
+    """A bar over the epochs of a training run: on a terminal drawn over itself, elsewhere a line for every tenth of them.
+
+    Args:
+        stream: as for `Line`.
+    """
+
+    def __init__(self, stream):
+        super().__init__(stream)
+        self.name, self.start, self.first = None, None, None
+
+    def __call__(self, name, done, total, metrics):
+        """To be called at the end of every epoch, as `acdbit_keras.models.train.train` calls its `progress`."""
+        now = time.monotonic()
+        if name != self.name:
+            # The first epoch compiles, and says nothing of the others.
+            self.name, self.start, self.first = name, now, done
+        if self.terminal or done == total or done * 10 // total > (done - 1) * 10 // total:
+            filled = 20 * done // total
+            line = f"     [{'=' * filled}{' ' * (20 - filled)}] epoch {done}/{total}"
+            for key, called in (("accuracy", "training"), ("val_accuracy", "test")):
+                line += f"  {called} {metrics[key]:.3f}" if key in metrics else ""
+            if self.first < done < total:
+                line += f"  {clock((now - self.start) / (done - self.first) * (total - done))} left"
+            self.write(line)
+        if self.terminal and done == total:
+            self.stream.write("\n")
+            self.last = ""
+
+
 class Progress(Line):
     """Where a table of training runs is: the run, its epoch, the time that remains.
 
