@@ -11,7 +11,7 @@ PIP_FLAGS = --quiet --disable-pip-version-check
 # What the shared library is compiled from; the package's installation does that.
 RUNTIME = $(wildcard acdbit_keras/convert/runtime/CMakeLists.txt acdbit_keras/convert/runtime/src/* acdbit_keras/convert/runtime/include/*)
 
-.PHONY: demo test test-tensorflow test-jax lint clean
+.PHONY: demo test test-tensorflow test-jax lint device clean
 
 demo: .venv/ready
 	.venv/bin/acdbit demo
@@ -51,8 +51,17 @@ $(1)/bin/pip install $(PIP_FLAGS) --editable ".[$(2),test]"
 @touch $@
 endef
 
+# What a device installs and what its first answer costs, in an environment without anything that trains; results/device_start.json.
+device: .venv/ready
+	rm -rf .venv-device build/device && mkdir -p build/device
+	.venv/bin/acdbit convert cifar10_vit_micro_acd_bit build/device/bits.tflite
+	.venv/bin/acdbit convert cifar10_vit_micro_acd_bit build/device/float32.tflite --precision float32
+	"$(PYTHON)" -m venv .venv-device
+	.venv-device/bin/pip install $(PIP_FLAGS) ".[device]"
+	cd build/device && ../../.venv-device/bin/python ../../tests/device_start.py . ../../results/device_start.json
+
 clean:
-	rm -rf .venv .venv-jax .venv-lint runs .pytest_cache .hypothesis *.egg-info
+	rm -rf .venv .venv-jax .venv-lint .venv-device runs .pytest_cache .hypothesis *.egg-info
 
 # For work on the runtime (acdbit_keras/convert/runtime): its tests, those in Python included, under the address, undefined-behaviour
 # and thread sanitizers (packages g++, cmake, ninja-build, googletest), and its fuzzer (clang, libclang-rt-14-dev): make fuzz SECONDS=600.
