@@ -7,7 +7,7 @@ import tempfile
 
 import numpy as np
 
-from acdbit_keras import checks
+from acdbit_keras import checks, text
 from acdbit_keras.convert import to_tflite
 from acdbit_keras.files import write_beside, write_json, write_text
 from acdbit_keras.machine import processor
@@ -168,7 +168,8 @@ def markdown(made):
         "command": f"`{made['command']}`",
         "accuracy": f"top-1 {accuracy['top1']:.2%}, top-5 {accuracy['top5']:.2%} on {accuracy['images']:,} test images "
         f"(the trained model: top-1 {made['run']['top1']:.2%}; the same class on {made['run']['equal_argmax']:.2%})",
-        "parity": f"the converted file gives the class of this model on {parity['equal_argmax']:.2%} of {parity['samples']:,} images; "
+        "parity": f"the converted file gives the class of this model on {parity['equal_argmax']:.2%} of "
+        f"{parity['samples']:,} images; "
         f"{parity['beyond_tolerance']} part by more than {parity['tolerance']:g} in a logit, "
         f"{parity['on_threshold']} of them with a sign on its threshold, {parity['unexplained']} unexplained",
         "size": f"{size['compact_bytes'] / 1e3:.0f} kB, 1/{size['float32_over_compact']:.1f} of "
@@ -176,8 +177,8 @@ def markdown(made):
         "latency": f"median {latency['median_ms']:.3f} ms, 90 % below {latency['p90_ms']:.3f} ms, {latency['threads']} thread, "
         f"{latency['engine']}, {latency['processor']}",
     }
-    table = ["| | |", "|---|---|", *(f"| {key} | {text} |" for key, text in rows.items())]
-    return "\n".join([f"# {made['name']}", "", *table, "", "Limits:", "", *(f"- {limit}" for limit in made["limits"])])
+    table = text.markdown(["", ""], list(rows.items()))
+    return "\n".join([f"# {made['name']}", "", table, "", "Limits:", "", *(f"- {limit}" for limit in made["limits"])])
 
 
 def _changed_settings(recipe):
