@@ -1,6 +1,7 @@
 """One picture file, of whatever kind and size, as the square of pixels that a model takes.
 
-Training, evaluation and prediction are to read pictures here and nowhere else, so that a model sees what it saw in training.
+Training and evaluation read pictures here and nowhere else. A device does the same without this room, from the pixels that its
+camera gives: the central square, scaled with antialiasing.
 """
 
 from typing import NamedTuple
