@@ -48,7 +48,8 @@ def main(folder, result):
     installed = _installed()
     value = {
         "processor": next(
-            (line.partition(":")[2].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), platform.machine()
+            (line.partition(":")[2].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")),
+            platform.machine(),
         ),
         "python": platform.python_version(),
         "packages": {name: version for name, version, _ in installed},

@@ -11,7 +11,7 @@ README = pathlib.Path(__file__).parent.parent / "README.md"
 @pytest.mark.end_to_end
 def test_the_code_of_the_readme_runs(tmp_path, monkeypatch, capsys):
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     monkeypatch.chdir(tmp_path)
     # As it stands but for the number of epochs, and without XLA, Keras' default, whose compiling would take most of the time.
     monkeypatch.setattr("keras.src.trainers.trainer.model_supports_jit", lambda model: False)

@@ -227,6 +227,13 @@ def shrinking():
 X86, XEON = "kernels_x86.json", "kernels_xeon.json"
 # Text of the README, {} for a figure -> the values.
 SENTENCES = {
+    "installs {} MB, of which {} are this package, and `acdbit predict` answers within {} s of processor time in {} MB, where "
+    "LiteRT alone takes {} s and {} MB": [results("device_start.json")[key] for key in ("installed_mb", "package_mb")]
+    + [
+        first[key]
+        for first in results("device_start.json")["first_answer"].values()
+        for key in ("processor_seconds", "resident_mb")
+    ],
     "students of CIFAR-10 ({} %), CIFAR-100 ({} %) and the digits ({} %), each with a card": [
         100 * card(name)["accuracy"]["top1"]
         for name in ("cifar10_vit_micro_acd_bit", "cifar100_vit_micro_acd_bit", "digits_vit_nano_acd_bit")
