@@ -34,7 +34,8 @@ def get(identifier):
 def register(scheme):
     """Makes a scheme known under its name, wherever one is named, until the process ends; returns it.
 
-    To have it in every process, those of the command line and of the tables' runs too, name it in the entry points of a package of your own:
+    To have it in every process, those of the command line and of the tables' runs too, name it in the entry points of a package
+    of your own:
 
         [project.entry-points."acdbit.schemes"]
         mine = "my_package.my_module:SCHEME"
