@@ -16,14 +16,19 @@ _EXTRAS = {
 }
 
 
+class MissingPackageError(ImportError):
+    """A package that is not installed, and the extra that brings it."""
+
+
 def missing(error, what):
-    """An ImportError in one sentence for a package that is not installed, or the error itself where no extra has it.
+    """A `MissingPackageError` in one sentence for a package that is not installed, or the error itself where no extra has it.
 
     Args:
         error: `ImportError`.
         what: what was asked for.
     """
-    package = (getattr(error, "name", None) or "").partition(".")[0]
-    if not isinstance(error, ModuleNotFoundError) or package not in _EXTRAS:
+    package = (error.name or "").partition(".")[0]
+    if not isinstance(error, (ModuleNotFoundError, MissingPackageError)) or package not in _EXTRAS:
         return error
-    return ImportError(f"{what} needs the package {package}, which is not installed: pip install {_EXTRAS[package]}")
+    sentence = f"{what} needs the package {package}, which is not installed: pip install {_EXTRAS[package]}"
+    return MissingPackageError(sentence, name=package)

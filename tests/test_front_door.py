@@ -102,7 +102,8 @@ def test_a_device_that_is_asked_to_train_names_the_extra(command):
     done = run(f"{DEVICE}\nfrom acdbit_keras.cli import main\nprint(main({command!r}))")
     assert done.stdout.strip() == "2"
     [line] = done.stderr.splitlines()
-    assert "needs the package keras, which is not installed: pip install acdbit-keras[tensorflow]" in line
+    said = f"acdbit: acdbit {command[0]} needs the package keras, which is not installed: pip install acdbit-keras[tensorflow]"
+    assert line.startswith(said)
 
 
 def test_a_device_that_asks_for_a_layer_is_told_in_one_sentence():
@@ -210,6 +211,13 @@ def test_every_note_is_shown_to_debug():
 
 
 SCRIPT = "import sys; from acdbit_keras.cli import script; sys.exit(script())"
+
+
+def test_a_reader_that_has_enough_ends_the_command_in_silence(device_file):
+    code = f"import sys; sys.argv = ['acdbit', 'zoo', '--json']\n{SCRIPT}"
+    command = f'set -o pipefail; {sys.executable} -c "$CODE" | head -n 1'
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env={**os.environ, "CODE": code}, timeout=300)
+    assert (done.stdout, done.stderr) == ("{\n", "")
 
 
 def test_the_command_has_a_version():

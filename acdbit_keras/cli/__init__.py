@@ -7,6 +7,7 @@ ACDBIT_DEBUG=1 to see where it came from.
 import argparse
 import json
 import os
+import signal
 import sys
 
 from acdbit_keras import extras
@@ -27,7 +28,13 @@ def main(arguments=None, parser=None):
     """Runs one command; returns the exit status."""
     options = (parser or _parser()).parse_args(arguments)
     try:
-        return options.run(options) or 0
+        status = options.run(options) or 0
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        # Who read the output has what they wanted, `acdbit ... | head`; Python would complain once more while it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except KeyboardInterrupt:
         print("acdbit: interrupted; what was written before stays complete", file=sys.stderr)
         return 130
