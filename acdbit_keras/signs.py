@@ -5,13 +5,12 @@ everywhere, by a pseudo-gradient. On the TensorFlow backend a `Sign` calls the L
 other backends it calls the functions of this module, written in `keras.ops` and proven equal in the tests.
 """
 
-import difflib
 from dataclasses import dataclass, field
 
 import keras
 from keras import ops
 
-from acdbit_keras import _larq
+from acdbit_keras import _larq, checks
 
 
 def sign(x):
@@ -204,7 +203,6 @@ def _known(name):
     by_class = {larq_name: key for key, (_, larq_name, _) in _FUNCTIONS.items()}
     key = by_class.get(name, name)
     if key not in _FUNCTIONS:
-        near = difflib.get_close_matches(str(name), list(_FUNCTIONS) + list(by_class), n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = checks.did_you_mean(name, [*_FUNCTIONS, *by_class])
         raise ValueError(f"unknown quantizer {name!r}; known: {', '.join(names())}{hint}")
     return key

@@ -8,14 +8,13 @@ index or a constant's length points outside, and only then may a runtime have it
 
 import copy
 import dataclasses
-import difflib
 import math
 import os
 
 import flatbuffers
 import numpy as np
 
-from acdbit_keras import files
+from acdbit_keras import checks, files
 
 try:
     from ai_edge_litert import schema_py_generated as schema
@@ -427,8 +426,7 @@ def _find(known, name):
         raise ValueError(
             f"names: {name!r} names {len(found)} tensors; give one of the indices {[tensor.index for tensor in found]}"
         )
-    near = difflib.get_close_matches(name, [tensor.name for tensor in known], n=1, cutoff=0.3)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    hint = checks.did_you_mean(name, [tensor.name for tensor in known])
     raise ValueError(f"names: the model has no tensor named {name!r}{hint}")
 
 

@@ -291,8 +291,8 @@ class Interpreter:
             >>> [best, *_] = Interpreter("student.tflite").classify(camera.read())
             >>> print(best.name, best.probability)
         """
-        if top is not None and (isinstance(top, bool) or not isinstance(top, (int, np.integer)) or top < 1):
-            raise ValueError(f"top must be a positive integer, not {top!r}")
+        if top is not None:
+            checks.integer("top", top, 1)
         self._check_classifier()
         logits = self.predict(pictures.prepare(picture, self.input_shape, self.card, self.input_dtype)[None])[0]
         probabilities = np.exp(logits - logits.max())

@@ -1,7 +1,5 @@
 """Quantizers: each turns a real tensor into a `Code`. `get` is what every layer argument goes through."""
 
-import difflib
-
 import keras
 
 from acdbit_keras import signs
@@ -12,6 +10,7 @@ from acdbit_keras.quantizers.probabilities import LogarithmicSoftmax, Thresholde
 from acdbit_keras.quantizers.stored import StoredSign
 from acdbit_keras.quantizers.uniform import PowerOfTwoFactor, UniformQuantizer
 from acdbit_keras.quantizers.weights import WeightSign
+from acdbit_keras.registry import unknown
 
 _BY_NAME = {
     "aligned_sign": AlignedSign,
@@ -55,9 +54,7 @@ def get(identifier):
     if isinstance(identifier, str) and identifier in _BY_NAME:
         return _BY_NAME[identifier]()
     if isinstance(identifier, str) and identifier not in signs.names():
-        near = difflib.get_close_matches(identifier, names(), n=1)
-        if near and near[0] in _BY_NAME:
-            raise ValueError(f"unknown quantizer {identifier!r}; known: {', '.join(names())}; did you mean {near[0]!r}?")
+        raise unknown("quantizer", identifier, names())
     if type(identifier).__module__ == "larq.quantizers" and type(identifier).__name__ == "NoOp":
         return Identity()
     return PlainSign(signs.get(identifier))

@@ -7,7 +7,7 @@ attention. Values of attention are summed over the tokens, where statistics per 
 `binary_vit[real=weight+activation]` leaves places of the scheme real, which tells what their bits cost.
 """
 
-from acdbit_keras import quantizers, signs
+from acdbit_keras import checks, quantizers, signs
 from acdbit_keras.quantizers.aligned import AXES, RESTORES, SCALES, THRESHOLDS, TRACKINGS
 from acdbit_keras.registry import unknown
 from acdbit_keras.schemes.base import PLACES
@@ -77,8 +77,7 @@ def _parse(text, name):
     if key in _CHOICES:
         value = None if value == "none" and None in _CHOICES[key] else value
         if value not in _CHOICES[key]:
-            allowed = ", ".join("none" if choice is None else choice for choice in _CHOICES[key])
-            raise ValueError(f"{key} must be one of {allowed}, not {value!r}")
+            checks.choice(key, value, ["none" if choice is None else choice for choice in _CHOICES[key]])
     elif key == "sign":
         value = signs.get(value).name
     else:

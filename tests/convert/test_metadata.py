@@ -189,7 +189,7 @@ def test_files_without_what_classify_needs_say_so(tmp_path):
         Interpreter(path).classify(picture)
     to_tflite(small_models.float_network(), path, card=CARD)
     for top in (0, True, 1.5):
-        with pytest.raises(ValueError, match="top must be a positive integer"):
+        with pytest.raises(ValueError, match="top must be an integer of at least 1"):
             Interpreter(path).classify(picture, top=top)
 
 

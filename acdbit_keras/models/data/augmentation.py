@@ -8,6 +8,7 @@ import dataclasses
 
 import keras
 
+from acdbit_keras import checks
 from acdbit_keras.models.data import catalog
 from acdbit_keras.registry import unknown
 
@@ -51,8 +52,7 @@ class Augmentation:
             value = getattr(self, field)
             if not 0 <= value <= highest:
                 raise ValueError(f"{field}={value} of an Augmentation must be from 0 to {highest}.")
-        if self.fill not in _FILL_MODES:
-            raise ValueError(f"fill={self.fill!r} of an Augmentation must be one of {', '.join(map(repr, _FILL_MODES))}.")
+        checks.choice("fill of an Augmentation", self.fill, _FILL_MODES)
         if self.crop_area is not None and not 0 < self.crop_area <= 1:
             raise ValueError(f"crop_area={self.crop_area} of an Augmentation must be above 0 and at most 1, or None.")
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from acdbit_keras import checks
 from acdbit_keras.registry import unknown
 
 SPLITS = ("train", "test")
@@ -132,8 +133,7 @@ def check_split(split):
     Raises:
         ValueError: if a split is neither "train" nor "test".
     """
-    if split not in SPLITS:
-        raise ValueError(f"split={split!r} is not known, it must be one of {', '.join(SPLITS)}.")
+    checks.choice("split", split, SPLITS)
 
 
 def facts_to_dict(facts):

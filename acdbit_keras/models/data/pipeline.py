@@ -4,9 +4,7 @@ A training batch is a pure function of (seed, epoch, step): the order of an epoc
 augmentation of a batch from (seed, epoch, step). A run that resumes at an epoch sees what an uninterrupted one sees.
 """
 
-import numbers
-
-from acdbit_keras.checks import checked
+from acdbit_keras import checks
 from acdbit_keras.models.data import catalog
 from acdbit_keras.models.data.augmentation import Augmentation, BatchAugmenter, fold_in, resolve
 from acdbit_keras.models.data.base import check_split
@@ -89,13 +87,13 @@ def pipeline(
     check_split(split)
     facts = found.info()
     image_size = facts.image_size if image_size is None else image_size
-    _check_integer("image_size", image_size, 1, 4096)
+    checks.integer("image_size", image_size, 1, 4096)
     # Training batches are full; of testing there is at least one, whatever its size.
-    _check_integer("batch_size", batch_size, 1, facts.train_examples if split == "train" else 2**31 - 1)
-    _check_integer("seed", seed, 0, 2**31 - 1)
+    checks.integer("batch_size", batch_size, 1, facts.train_examples if split == "train" else 2**31 - 1)
+    checks.integer("seed", seed, 0, 2**31 - 1)
     if epochs is not None:
-        _check_integer("epochs", epochs, 1, 2**31 - 1)
-        _check_integer("initial_epoch", initial_epoch, 0, epochs - 1)
+        checks.integer("epochs", epochs, 1, 2**31 - 1)
+        checks.integer("initial_epoch", initial_epoch, 0, epochs - 1)
     elif initial_epoch:
         raise ValueError(f"initial_epoch={initial_epoch!r} needs epochs, the total number of epochs.")
     augmentation = resolve(augment, facts) if split == "train" else Augmentation()
@@ -134,7 +132,7 @@ def pipeline(
         batches = batches.apply(tf.data.experimental.assert_cardinality(length))
     # What sits in memory was checked when it was read.
     if is_streamed:
-        batches = checked(batches, facts.classes)
+        batches = checks.checked(batches, facts.classes)
     return untuned(batches.prefetch(_BATCHES_AHEAD))
 
 
@@ -143,11 +141,6 @@ def calibration(dataset, image_size, data_dir=None):
     found = source(dataset, data_dir)
     batch_size = min(128, found.info().train_examples)
     return pipeline(found, "train", image_size=image_size, batch_size=batch_size, augment="none").take(2)
-
-
-def _check_integer(argument, value, lowest, highest):
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not lowest <= value <= highest:
-        raise ValueError(f"{argument}={value!r} must be an integer from {lowest} to {highest}.")
 
 
 class _InMemory:
