@@ -199,10 +199,14 @@ def get(identifier):
     )
 
 
+def spellings():
+    """Dict from every name of a sign, those of Larq's classes too, to the one of `names()`."""
+    return {name: name for name in _FUNCTIONS} | {larq_name: name for name, (_, larq_name, _) in _FUNCTIONS.items()}
+
+
 def _known(name):
-    by_class = {larq_name: key for key, (_, larq_name, _) in _FUNCTIONS.items()}
-    key = by_class.get(name, name)
-    if key not in _FUNCTIONS:
-        hint = checks.did_you_mean(name, [*_FUNCTIONS, *by_class])
+    key = spellings().get(name)
+    if key is None:
+        hint = checks.did_you_mean(name, spellings())
         raise ValueError(f"unknown quantizer {name!r}; known: {', '.join(names())}{hint}")
     return key

@@ -2,7 +2,7 @@
 
 import keras
 
-from acdbit_keras import signs
+from acdbit_keras import checks, signs
 from acdbit_keras.quantizers.aligned import AlignedSign
 from acdbit_keras.quantizers.base import Comparison, Identity, PlainSign, Quantizer
 from acdbit_keras.quantizers.elastic import ElasticBinary
@@ -10,7 +10,6 @@ from acdbit_keras.quantizers.probabilities import LogarithmicSoftmax, Thresholde
 from acdbit_keras.quantizers.stored import StoredSign
 from acdbit_keras.quantizers.uniform import PowerOfTwoFactor, UniformQuantizer
 from acdbit_keras.quantizers.weights import WeightSign
-from acdbit_keras.registry import unknown
 
 _BY_NAME = {
     "aligned_sign": AlignedSign,
@@ -53,8 +52,9 @@ def get(identifier):
         return keras.saving.deserialize_keras_object({key: value for key, value in identifier.items() if key != "build_config"})
     if isinstance(identifier, str) and identifier in _BY_NAME:
         return _BY_NAME[identifier]()
-    if isinstance(identifier, str) and identifier not in signs.names():
-        raise unknown("quantizer", identifier, names())
+    if isinstance(identifier, str) and identifier not in signs.spellings():
+        hint = checks.did_you_mean(identifier, [*_BY_NAME, *signs.spellings()])
+        raise ValueError(f"unknown quantizer {identifier!r}; known: {', '.join(names())}{hint}")
     if type(identifier).__module__ == "larq.quantizers" and type(identifier).__name__ == "NoOp":
         return Identity()
     return PlainSign(signs.get(identifier))
