@@ -4,6 +4,7 @@ The suite's home is TensorFlow. What is marked `any_backend` runs under JAX too:
 `KERAS_BACKEND=jax python -m pytest -m any_backend tests`.
 """
 
+import gc
 import os
 
 # Nothing here runs long enough to repay its optimisation; JAX compiles every eager operation.
@@ -74,6 +75,13 @@ def pytest_ignore_collect(collection_path):
 def seed():
     """Every test starts from the same random numbers, whichever ran before."""
     keras.utils.set_random_seed(7)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def released():
+    """Models are held by circles of references, which Python looks for the more rarely the more there is."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="session")
