@@ -65,7 +65,8 @@ def add_visualize(subparsers):
         subparsers,
         "visualize",
         visualize,
-        "Five views of trained models on test images: distributions, features, Eigen-CAM, attention and its error; PNGs and one HTML page.",
+        "Five views of trained models on test images: distributions, features, Eigen-CAM, attention and its error; "
+        "PNGs and one HTML page.",
         data=True,
     )
     parser.add_argument(

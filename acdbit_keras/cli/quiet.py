@@ -1,8 +1,8 @@
 """Keeps the start-up notes of C++ libraries out of a command's lines.
 
-TensorFlow, XLA, the converter and LiteRT write to the file descriptor of standard error, some before any setting could quiet them.
-So that descriptor leads through a process of its own that drops their notes and passes everything else on, fatal errors above all,
-even where the command itself is aborted. What Python writes goes straight through.
+TensorFlow, XLA, the converter and LiteRT write to the file descriptor of standard error, some before any setting could quiet
+them. So that descriptor leads through a process of its own that drops their notes and passes everything else on, fatal errors
+above all, even where the command itself is aborted. What Python writes goes straight through.
 """
 
 import os

@@ -38,7 +38,7 @@ def names(paths):
 
 
 def dataset_of(path):
-    """The dataset a model was trained on, by the recipe or the zoo's card beside it or the card inside; `None` where none says."""
+    """The dataset a model was trained on, by the recipe or the zoo's card beside it or the card inside; `None` if none says."""
     if is_file(path):
         return card_of(path).get("dataset")
     run = Run.around(path)

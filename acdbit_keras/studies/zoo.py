@@ -168,7 +168,8 @@ def markdown(made):
         "command": f"`{made['command']}`",
         "accuracy": f"top-1 {accuracy['top1']:.2%}, top-5 {accuracy['top5']:.2%} on {accuracy['images']:,} test images "
         f"(the trained model: top-1 {made['run']['top1']:.2%}; the same class on {made['run']['equal_argmax']:.2%})",
-        "parity": f"the converted file gives the class of this model on {parity['equal_argmax']:.2%} of {parity['samples']:,} images; "
+        "parity": "the converted file gives the class of this model "
+        f"on {parity['equal_argmax']:.2%} of {parity['samples']:,} images; "
         f"{parity['beyond_tolerance']} part by more than {parity['tolerance']:g} in a logit, "
         f"{parity['on_threshold']} of them with a sign on its threshold, {parity['unexplained']} unexplained",
         "size": f"{size['compact_bytes'] / 1e3:.0f} kB, 1/{size['float32_over_compact']:.1f} of "

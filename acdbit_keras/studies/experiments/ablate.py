@@ -60,8 +60,8 @@ def ablate(recipe, grid="paper", seeds=(0, 1, 2)):
     elif grid == "bits":
         rows, contrasts = [baseline, *_bits_rows()], ()
         notes = (
-            "Every row is the block of BinaryViT, trained on the teacher's labels alone. none: all of it in bits. The others leave "
-            "the named part real; what they gain is what its bits cost here.",
+            "Every row is the block of BinaryViT, trained on the teacher's labels alone. none: all of it in bits. The others "
+            "leave the named part real; what they gain is what its bits cost here.",
         )
     else:
         rows, contrasts = [baseline, *_alignment_rows(grid)], ()

@@ -47,9 +47,9 @@ def compare(recipe, names=None, seeds=(0,), leaders=None):
 def _notes(rows):
     notes = [
         "Every row has the teacher of the first one and the budget of one recipe. Top-1 and top-5 are those of the Keras model "
-        "on the test images: mean and standard deviation of the seeds. The file is that of the first seed: its own top-1 on the same "
-        "images, and how many of 1000 it puts into the class that Keras does. Packed are the weights and constants in it; other MACs "
-        "are all multiply-adds that are not of two bits, those of integers too."
+        "on the test images: mean and standard deviation of the seeds. The file is that of the first seed: its own top-1 on the "
+        "same images, and how many of 1000 it puts into the class that Keras does. Packed are the weights and constants in it; "
+        "other MACs are all multiply-adds that are not of two bits, those of integers too."
     ]
     if any(row.paper for row in rows):
         notes.append(
