@@ -52,7 +52,7 @@ _HOMES = {
 __getattr__, __dir__ = lazy.attributes(
     __name__,
     {
-        **{room: None for room in ("convert", "layers", "models", "quantizers", "schemes", "studies")},
+        **dict.fromkeys(("convert", "layers", "models", "quantizers", "schemes", "studies")),
         **{name: f"{__name__}.{home}" for home, names in _HOMES.items() for name in names},
     },
 )

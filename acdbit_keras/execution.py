@@ -101,7 +101,7 @@ def _head_dim_second_last(x):
     return ops.transpose(x, (0, 2, 3, 1))
 
 
-_current = contextvars.ContextVar("acdbit_executor", default=KerasExecutor())
+_current = contextvars.ContextVar("acdbit_executor", default=KerasExecutor())  # noqa: B039 - it has no state
 
 
 def current():

@@ -53,7 +53,8 @@ def untuned(dataset):
     """A `tf.data.Dataset` that does not tune itself.
 
     Its tuner sleeps for 10 ms, then twice as long each time, up to a minute, and where an iterator ends, the caller waits until
-    it wakes: evaluating takes up to twice its time (TensorFlow 2.21). Numbers of parallel calls left to it are the number of cores.
+    it wakes: evaluating takes up to twice its time (TensorFlow 2.21). Numbers of parallel calls left to it are the number of
+    cores.
     """
     import tensorflow as tf
 

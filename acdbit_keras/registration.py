@@ -4,6 +4,7 @@
 registered then, as they would be if the package had imported Keras itself.
 """
 
+import contextlib
 import importlib
 import importlib.abc
 import importlib.util
@@ -24,11 +25,9 @@ def complete():
     """Registers what is not registered yet; nothing where Keras is not loaded, or does not have what the classes need."""
     if "keras" not in sys.modules or _REGISTERING in sys.modules or _own_module_is_loading():
         return
-    try:
+    # Where a package of the backend is missing, whoever uses a class is told which.
+    with contextlib.suppress(ImportError):
         importlib.import_module(_REGISTERING)
-    except ImportError:
-        # A package of the backend is missing; whoever uses a class is told which.
-        pass
 
 
 def _own_module_is_loading():

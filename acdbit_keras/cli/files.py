@@ -33,7 +33,8 @@ def add_convert(subparsers):
     parser.add_argument("--precision", help="bits, float32, float16, dynamic or int8 (default: what the scheme says)")
     parser.add_argument(
         "--attention",
-        help="binary, for this project's runtime, or float, which Larq Compute Engine executes too (default: binary if the runtime is there)",
+        help="binary, for this project's runtime, or float, which Larq Compute Engine executes too "
+        "(default: binary if the runtime is there)",
     )
     parser.add_argument("--half", action="store_true", help="round the patch embedding to half precision, which halves its space")
     parser.add_argument(

@@ -24,7 +24,7 @@ _HOMES = {
 __getattr__, __dir__ = lazy.attributes(
     __name__,
     {
-        **{room: None for room in ("runtime",)},
+        "runtime": None,
         **{name: f"{__name__}.{home}" for home, names in _HOMES.items() for name in names},
     },
 )

@@ -451,8 +451,8 @@ def _convert_bits(folder):
         import larq_compute_engine
     except ImportError as error:
         raise ImportError(
-            "packing bits needs the package larq-compute-engine, which there is for Python 3.10 to 3.12 on x86_64 Linux and on macOS:"
-            " pip install larq-compute-engine"
+            "packing bits needs the package larq-compute-engine, which there is for Python 3.10 to 3.12 on x86_64 Linux and on "
+            "macOS: pip install larq-compute-engine"
         ) from error
     return larq_compute_engine.convert_saved_model(folder)
 

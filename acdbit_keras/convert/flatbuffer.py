@@ -107,7 +107,7 @@ class _StrictBytes(bytes):
 class _AlignedBuffer(schema.BufferT):
     """A `BufferT` that packs its bytes at the schema's alignment, so kernels may load whole vectors from them."""
 
-    def Pack(self, builder):  # noqa: N802 - the object API's name
+    def Pack(self, builder):
         if self.data is not None:
             content = np.asarray(self.data, np.uint8).tobytes()
             builder.StartVector(1, len(content), _CONSTANT_ALIGNMENT)
@@ -458,12 +458,12 @@ def _check(model):
             description = _tensor(model, index, tensor)
             if any(size < 0 for size in description.shape):
                 raise ValueError(f"tensor {index} has the shape {description.shape}")
-            if description.data is not None and description.nbytes is not None and tensor.sparsity is None:
-                if len(description.data) != description.nbytes:
-                    raise ValueError(
-                        f"constant {description.name!r} has {len(description.data)} bytes, "
-                        f"its shape {description.shape} of {description.dtype} takes {description.nbytes}"
-                    )
+            dense = description.data is not None and description.nbytes is not None and tensor.sparsity is None
+            if dense and len(description.data) != description.nbytes:
+                raise ValueError(
+                    f"constant {description.name!r} has {len(description.data)} bytes, "
+                    f"its shape {description.shape} of {description.dtype} takes {description.nbytes}"
+                )
         for what, list_of_indices in (("input", graph.inputs), ("output", graph.outputs)):
             for i in _indices(list_of_indices):
                 if not 0 <= i < count:

@@ -115,7 +115,8 @@ def table(result):
         [t.kernel, t.form, t.engine, f"{t.median_us:.1f}", f"{t.iqr_us:.1f}", f"{t.gops:.0f}", f"{t.speedup:.1f}"]
         for t in result.times
     ]
-    title = f"{TOKENS} tokens, {CHANNELS} channels, {HEADS} heads; one thread; a call takes {result.call_us:.1f} us; load before {result.load:.1f}"
+    shapes = f"{TOKENS} tokens, {CHANNELS} channels, {HEADS} heads; one thread"
+    title = f"{shapes}; a call takes {result.call_us:.1f} us; load before {result.load:.1f}"
     return title + "\n" + text.table(header, rows, text_columns=3)
 
 

@@ -36,7 +36,7 @@ def prepare(picture, shape, card, dtype="float32"):
 
 
 def central(pixels, height, width, share=1.0):
-    """The middle of `(H, W, channels)` that has the proportions of height to width: all of the side that limits it, times `share`."""
+    """The middle of `(H, W, channels)` in the proportions of height to width: all of the side that limits it, times `share`."""
     rows, columns = pixels.shape[:2]
     scale = min(rows / height, columns / width) * share
     # Rounded half to even, as TensorFlow does.
@@ -61,7 +61,7 @@ def _weighted(weights, rows):
 
 
 def _spans(size, new_size):
-    """For each new sample the first old one that it is made of, and their weights: a triangle, as wide as a new sample if larger."""
+    """For each new sample the first old one that it is made of, and their weights: a triangle, wide as a new sample if larger."""
     step = size / new_size
     radius = max(step, 1.0)
     for index in range(new_size):

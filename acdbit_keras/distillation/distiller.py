@@ -37,7 +37,8 @@ class Distiller(QuickStart):
         terms = student.scheme.distillation if terms is None else terms
         if not terms:
             raise ValueError(
-                f"the scheme {student.scheme.name!r} has no distillation of its own; pass terms=, or train the student with its own fit"
+                f"the scheme {student.scheme.name!r} has no distillation of its own; pass terms=, "
+                "or train the student with its own fit"
             )
         self.terms = tuple(terms)
         for term in self.terms:

@@ -41,7 +41,8 @@ def using(count, batch_size):
         return
     if keras.config.backend() != "jax":
         raise ValueError(
-            f"devices={count} needs the JAX backend, not {keras.config.backend()}; set KERAS_BACKEND=jax in an environment with jax"
+            f"devices={count} needs the JAX backend, not {keras.config.backend()}; "
+            "set KERAS_BACKEND=jax in an environment with jax"
         )
     found = keras.distribution.list_devices()
     if count > len(found):

@@ -6,6 +6,7 @@ The region of the n-th model, from 1, has the tag n. Custom ops go to the delega
 """
 
 import ctypes
+import pathlib
 import sys
 
 import numpy as np
@@ -17,7 +18,7 @@ syscall = ctypes.CDLL(None).syscall
 
 def main(library, *paths):
     for number, path in enumerate(paths, 1):
-        content = open(path, "rb").read()
+        content = pathlib.Path(path).read_bytes()
         ours = b"AcdBinary" in content or b"LceBconv2d" in content or b"LceQuantize" in content
         delegates = [load_delegate(library, {"num_threads": 1})] if ours else []
         interpreter = Interpreter(model_content=content, num_threads=1, experimental_delegates=delegates)

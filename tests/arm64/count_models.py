@@ -65,7 +65,8 @@ def main():
         row["simd"] = counts.simd
         rows.append(row)
         print(
-            f"{row['file']:32}{counts.instructions / 1e6:10.1f} M instructions, {counts.instructions / rows[0]['instructions']:.3f} x the first"
+            f"{row['file']:32}{counts.instructions / 1e6:10.1f} M instructions, "
+            f"{counts.instructions / rows[0]['instructions']:.3f} x the first"
         )
         ours = any(name.startswith(("Acd", "Lce")) for name in flatbuffer.op_counts(flatbuffer.read(path)))
         if options.by_op and ours:

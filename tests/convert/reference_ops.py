@@ -97,6 +97,18 @@ def attention(
     return count * ((f32(2) * a) * value_scale) + kept * (a * (value_offset - value_scale))
 
 
+def _kept(options, score, probability_scale):
+    """Which of one head's probabilities `(n, m)` the rule keeps, bool."""
+    exact = np.exp(score.astype(np.float64) - score.max(1, keepdims=True))
+    p = exact / exact.sum(1, keepdims=True)
+    return {
+        Rule.ELASTIC: lambda: p > 0.5 * np.float64(probability_scale),
+        Rule.MAX_RATIO: lambda: p >= np.float64(f32(options["ratio"])) * p.max(1, keepdims=True),
+        Rule.ZERO: lambda: score >= 0,
+        Rule.MEAN: lambda: p * score.shape[1] >= 1.0,
+    }[Rule(options["rule"])]()
+
+
 def attention_counts(options, query, key, value, score_scale, probability_scale, key_weights=None, **statistics):
     """Float32 counts `(n, c)` and kept `(n, heads)`, and the kept probabilities, bool `(heads, n, m)`."""
     heads = options["heads"]
@@ -104,7 +116,6 @@ def attention_counts(options, query, key, value, score_scale, probability_scale,
     counts, sums, probabilities = [], [], []
     for h in range(heads):
         q, k, v = (bits[:, h * d : (h + 1) * d] for bits in (query, key, value))
-        a = probability_scale[h]
         dot = f32(d) - f32(2) * _differences(q, k)
         if options["dynamic"]:
             qs, qo, ks, ko = (statistics[name][:, h] for name in ("query_scale", "query_offset", "key_scale", "key_offset"))
@@ -119,14 +130,7 @@ def attention_counts(options, query, key, value, score_scale, probability_scale,
             if options["key_bias"]:
                 weights = key_weights[h * d : (h + 1) * d]
                 score = score + np.where(k, -weights, weights).sum(1, dtype=f32)
-        exact = np.exp(score.astype(np.float64) - score.max(1, keepdims=True))
-        p = exact / exact.sum(1, keepdims=True)
-        kept = {
-            Rule.ELASTIC: lambda: p > 0.5 * np.float64(a),
-            Rule.MAX_RATIO: lambda: p >= np.float64(f32(options["ratio"])) * p.max(1, keepdims=True),
-            Rule.ZERO: lambda: score >= 0,
-            Rule.MEAN: lambda: p * m >= 1.0,
-        }[Rule(options["rule"])]()
+        kept = _kept(options, score, probability_scale[h])
         probabilities.append(kept)
         counts.append(kept.astype(f32) @ (~v).astype(f32))
         sums.append(kept.sum(1, dtype=f32))

@@ -8,11 +8,11 @@ import reference_ops
 
 from acdbit_keras import contract
 from acdbit_keras.cli import main
+from acdbit_keras.convert import benchmarking as benchmark
 from acdbit_keras.convert import flatbuffer, kernel_benchmark, rewrite, runtime
 from acdbit_keras.convert.interpreter import start_engine
 
 N, C, H, D = kernel_benchmark.TOKENS, kernel_benchmark.CHANNELS, kernel_benchmark.HEADS, kernel_benchmark.HEAD_DIM
-from acdbit_keras.convert import benchmarking as benchmark
 
 
 def constants(content):
@@ -83,7 +83,8 @@ def test_figures_follow_from_the_times(monkeypatch):
     assert [(t.kernel, t.form, t.engine) for t in result.times] == [
         ("product", "float32", "litert"), *[("product", "1 bit", engine) for engine in ours],
         ("attention", "float32", "litert"), *[("attention", "1 bit", engine) for engine in ours],
-        *[("attention", "1 bit, key bias", engine) for engine in ours], *[("attention", "1 bit, dynamic", engine) for engine in ours],
+        *[("attention", "1 bit, key bias", engine) for engine in ours],
+        *[("attention", "1 bit, dynamic", engine) for engine in ours],
     ]  # fmt: skip
     for place, time in enumerate(result.times, 1):
         first = 1 if time.kernel == "product" else 2 + len(ours)

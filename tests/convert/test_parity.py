@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 
 import keras
 import numpy as np
@@ -178,7 +179,7 @@ class TestBadInput:
             verify(trained("acd_bit"), student, images(2), **options)
 
     def test_truncated_file(self, student, tmp_path):
-        content = open(student, "rb").read()
+        content = pathlib.Path(student).read_bytes()
         (tmp_path / "cut.tflite").write_bytes(content[: len(content) // 2])
         with pytest.raises(ValueError, match="truncated or corrupt"):
             verify(trained("acd_bit"), tmp_path / "cut.tflite", images(2))

@@ -137,7 +137,8 @@ def test_a_c_program_on_tensorflow_2_9(headers, tmp_path):
     (tmp_path / "program.c").write_text(PROGRAM)
     library = runtime.library_path()
     subprocess.run(
-        ["gcc", "-Wall", "-o", "program", "program.c", "-I", SOURCES.parent / "include", "-I", headers, "-L.", "-ltensorflowlite_c", library],
+        ["gcc", "-Wall", "-o", "program", "program.c", "-I", SOURCES.parent / "include", "-I", headers,
+         "-L.", "-ltensorflowlite_c", library],
         cwd=tmp_path, check=True,
     )  # fmt: skip
     rng = np.random.default_rng(0)

@@ -475,7 +475,7 @@ def test_a_missing_library_is_told(monkeypatch, tmp_path):
 
 
 def test_a_library_for_another_machine_is_told(monkeypatch, tmp_path):
-    content = bytearray(open(runtime.library_path(), "rb").read())
+    content = bytearray(pathlib.Path(runtime.library_path()).read_bytes())
     other = {"x86_64": 183, "aarch64": 62}[platform.machine()]
     content[18:20] = other.to_bytes(2, "little")
     path = tmp_path / "other.so"
@@ -499,7 +499,7 @@ def test_last_error_is_the_thread_s():
 
 
 def test_library_needs_no_newer_glibc_than_2_17():
-    content = open(runtime.library_path(), "rb").read()
+    content = pathlib.Path(runtime.library_path()).read_bytes()
     versions = {tuple(map(int, found)) for found in re.findall(rb"GLIBC_(\d+)\.(\d+)", content)}
     assert versions and max(versions) <= (2, 17)
     assert b"libstdc++" not in content and b"GLIBCXX" not in content

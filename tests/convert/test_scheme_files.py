@@ -1,4 +1,4 @@
-"""Every scheme as the file it is meant for: bits packed, attention included, and equal to Keras; the others as LiteRT runs them."""
+"""Every scheme as the file it is meant for: bits packed, attention included, and equal to Keras; others as LiteRT runs them."""
 
 import json
 

@@ -9,7 +9,7 @@ import sys
 import keras
 import numpy as np
 
-import acdbit_keras  # noqa: F401
+import acdbit_keras
 import acdbit_keras.models  # noqa: F401
 
 

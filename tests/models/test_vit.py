@@ -124,7 +124,10 @@ def test_schemes_have_copies_of_their_quantizers():
     assert first.blocks[0].query_product.dense.input_quantizer is not second.blocks[0].query_product.dense.input_quantizer
 
 
-def step(jit_compile=keras.config.backend() == "jax"):
+COMPILED = keras.config.backend() == "jax"
+
+
+def step(jit_compile=COMPILED):
     keras.utils.set_random_seed(5)
     model = VisionTransformer(scheme="acd_bit", **NANO)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)

@@ -74,8 +74,8 @@ def _installed_library():
         return None
     if distribution.version != __version__:
         raise RuntimeMissingError(
-            f"this acdbit-keras ({pathlib.Path(__file__).parents[2]}) is of version {__version__} and has no compiled runtime, the"
-            f" installed one is of version {distribution.version}; run `pip install .` in the acdbit-keras folder again"
+            f"this acdbit-keras ({pathlib.Path(__file__).parents[2]}) is of version {__version__} and has no compiled runtime, "
+            f"the installed one is of version {distribution.version}; run `pip install .` in the acdbit-keras folder again"
         )
     return str(library)
 
