@@ -47,10 +47,7 @@ def main(folder, result):
             costs[name].append(_cost(command, folder))
     installed = _installed()
     value = {
-        "processor": next(
-            (line.partition(":")[2].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")),
-            platform.machine(),
-        ),
+        "processor": _processor(),
         "python": platform.python_version(),
         "packages": {name: version for name, version, _ in installed},
         "installed_mb": round(sum(size for _, _, size in installed) / 1e6, 1),
@@ -66,6 +63,11 @@ def main(folder, result):
     }
     pathlib.Path(result).write_text(json.dumps(value, indent=1) + "\n")
     print(json.dumps(value, indent=1))
+
+
+def _processor():
+    lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def _cost(command, folder):
