@@ -6,9 +6,14 @@ xor/and and popcount, plus rank-1 corrections (see `matmul`). Training, the refe
 go through this module, so what is trained is what is exported.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from keras import ops
+
+from acdbit_keras.typing import Tensor
 
 
 class Code(NamedTuple):
@@ -25,16 +30,16 @@ class Code(NamedTuple):
     scale: Any = 1.0
     offset: Any = 0.0
 
-    def decode(self):
+    def decode(self) -> Tensor:
         """The real tensor that the code stands for, of the shape of `signs`."""
         decoded = _scaled(self.signs, self.scale)
         return decoded if _is_zero(self.offset) else decoded + self.offset
 
-    def map(self, function):
+    def map(self, function: Callable[[Any], Any]) -> Code:
         """Applies a change of layout (reshape, transpose) to every component that is a tensor."""
         return Code(*(part if is_constant(part) else function(part) for part in self))
 
-    def without_offset(self):
+    def without_offset(self) -> Code:
         return self._replace(offset=0.0)
 
 
@@ -48,7 +53,7 @@ def is_constant(part):
     return isinstance(part, (int, float))
 
 
-def matmul(a, b, product=None, row_sums=None):
+def matmul(a: Code, b: Code, product: Tensor = None, row_sums: Tensor = None) -> Tensor:
     """Product of two codes over the last axis of `a` and the second last axis of `b`.
 
     With `a = alpha * S + M` and `b = beta * T + N`:

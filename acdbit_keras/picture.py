@@ -4,9 +4,13 @@ Training and evaluation read pictures here and nowhere else. A device does the s
 camera gives: the central square, scaled with antialiasing.
 """
 
+from __future__ import annotations
+
 from typing import NamedTuple
 
 import numpy as np
+
+from acdbit_keras.typing import Path
 
 SUFFIXES = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
@@ -32,7 +36,7 @@ class Look(NamedTuple):
     error: str | None = None
 
 
-def read(path, image_size, channels):
+def read(path: Path, image_size: int, channels: int) -> np.ndarray:
     """The central square of a picture, scaled with antialiasing.
 
     The picture is turned upright as its EXIF data say, 16 bits become 8, and what is transparent shows white.

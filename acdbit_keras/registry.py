@@ -8,6 +8,8 @@ A plug-in is any distribution with an entry point in the group of a registry, fo
 which names a thing, a tuple of them, or a module that defines them as the package's own modules do.
 """
 
+from __future__ import annotations
+
 import importlib
 import importlib.metadata
 import pkgutil
@@ -48,7 +50,7 @@ class Registry:
         self._own = None
         self._plug_ins = None
 
-    def names(self):
+    def names(self) -> list[str]:
         """The known names, sorted."""
         return sorted({*self._load_own(), *self._load_plug_ins(), *self.registered})
 

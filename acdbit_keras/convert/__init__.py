@@ -21,10 +21,11 @@ _HOMES = {
     "interpreter": ("Interpreter",),
     "parity": ("Parity", "verify"),
 }
-__getattr__, __dir__ = lazy.attributes(
-    __name__,
-    {
-        "runtime": None,
-        **{name: f"{__name__}.{home}" for home, names in _HOMES.items() for name in names},
-    },
-)
+if not TYPE_CHECKING:  # a type checker would take any name
+    __getattr__, __dir__ = lazy.attributes(
+        __name__,
+        {
+            "runtime": None,
+            **{name: f"{__name__}.{home}" for home, names in _HOMES.items() for name in names},
+        },
+    )

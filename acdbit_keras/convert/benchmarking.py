@@ -23,18 +23,21 @@ treating nodes together, and each time includes one call of the engine (some mic
 up to the latency.
 """
 
+from __future__ import annotations
+
 import ctypes
 import dataclasses
 import gc
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from acdbit_keras import checks, figures, text
 from acdbit_keras.convert import flatbuffer
 from acdbit_keras.convert.interpreter import choose_engine, start_engine
+from acdbit_keras.typing import Path
 
 ONNX = "onnx"  # the engine of .onnx files
 _LOGARITHMIC_FROM = 30  # ratio of latencies from which the shortest bar of a chart could not be read
@@ -106,7 +109,15 @@ class _Contender:
     heap_bytes: int | None = None
 
 
-def benchmark(paths, engines=None, num_threads=1, runs=50, warmup=5, seed=0, profile=True):
+def benchmark(
+    paths: Sequence[Path],
+    engines: str | Sequence[str] | None = None,
+    num_threads: int = 1,
+    runs: int = 50,
+    warmup: int = 5,
+    seed: int = 0,
+    profile: bool = True,
+) -> list[Result]:
     """Measures several files in turns.
 
     Args:

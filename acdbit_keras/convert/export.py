@@ -9,9 +9,12 @@ reshape there would leave the kernel in float.
 After conversion the file is held against the model: each binary layer's packed kernel must be found in it.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import os
 import tempfile
+from typing import Any
 
 import keras
 import numpy as np
@@ -22,6 +25,7 @@ from acdbit_keras import checks, code, device_ops, execution, files
 from acdbit_keras.convert import flatbuffer, fusion, metadata, rewrite, runtime
 from acdbit_keras.convert.interpreter import choose_engine, start_engine
 from acdbit_keras.convert.kernels import kernel_code, packable_kernel, signed
+from acdbit_keras.typing import Path
 
 PRECISIONS = ("bits", "float32", "float16", "dynamic", "int8")
 ATTENTIONS = ("binary", "float")
@@ -59,7 +63,7 @@ class Conversion:
     attention_products: int
     float_copies: int
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """The report in plain types, as `json.dumps` takes them."""
         return dataclasses.asdict(self)
 
@@ -262,8 +266,16 @@ def tap_name(number, place):
 
 
 def to_tflite(
-    model, path, precision=None, attention=None, fuse_blocks=True, half=False, calibration=None, card=None, input="float32"
-):
+    model: keras.Model,
+    path: Path,
+    precision: str | None = None,
+    attention: str | None = None,
+    fuse_blocks: bool = True,
+    half: bool = False,
+    calibration: Any = None,
+    card: dict[str, Any] | None = None,
+    input: str = "float32",
+) -> Conversion:
     """Converts a model and writes a `.tflite` file that takes one image per run.
 
     Args:

@@ -4,15 +4,19 @@ An engine is one entry of `ENGINES`: the package it needs and how to start it. A
 stored types once per call; `Interpreter` adds what users expect around it: any number of images, float32 in and out.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import threading
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from acdbit_keras import checks
 from acdbit_keras.convert import flatbuffer, metadata, pictures, runtime
+from acdbit_keras.typing import Path
 
 
 class _LceEngine:
@@ -203,7 +207,7 @@ class Interpreter:
         >>> logits = Interpreter("student.tflite").predict(images)
     """
 
-    def __init__(self, path_or_bytes, num_threads=1, engine="auto"):
+    def __init__(self, path_or_bytes: Path | bytes, num_threads: int = 1, engine: str = "auto") -> None:
         content, name = flatbuffer.contents(path_or_bytes)
         self._open(content, name, num_threads, engine)
 
@@ -234,7 +238,7 @@ class Interpreter:
     def __reduce__(self):
         return _reopened, self._opened
 
-    def predict(self, images):
+    def predict(self, images: np.ndarray) -> Any:
         """Runs the model on each image.
 
         Args:
@@ -274,7 +278,7 @@ class Interpreter:
         ]
         return results[0] if len(results) == 1 else results
 
-    def classify(self, picture, top=None):
+    def classify(self, picture: npt.ArrayLike, top: int | None = None) -> list[Answer]:
         """The classes of one picture, most probable first.
 
         Args:

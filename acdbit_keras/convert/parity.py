@@ -11,8 +11,11 @@ node reads are the layer's input. The codes that enter attention are kept track 
 This project's own ops hand out the signs inside them as a second output (`rewrite.add_taps`).
 """
 
+from __future__ import annotations
+
 import collections
 import dataclasses
+from typing import Any
 
 import keras
 import numpy as np
@@ -21,6 +24,7 @@ import tensorflow as tf
 from acdbit_keras import checks, execution
 from acdbit_keras.convert import export, flatbuffer, kernels, metadata, pictures, rewrite
 from acdbit_keras.convert.interpreter import Interpreter
+from acdbit_keras.typing import Path, Progress
 
 # Sizes of the hair, relative to the mean magnitude of the tensor; the last is the largest that explains.
 _MOVES = (1e-7, 1e-6, 1e-5, 1e-4)
@@ -86,16 +90,16 @@ class Parity:
     partings: tuple
 
     @property
-    def ok(self):
+    def ok(self) -> bool:
         """Whether every sample is within the tolerance or explained by a threshold."""
         return not self.cause and not self.unexplained
 
     @property
-    def first_layers(self):
+    def first_layers(self) -> dict[str, int]:
         """Where samples part first: dict from layer to number of samples, most frequent first."""
         return dict(collections.Counter(parting.layer for parting in self.partings).most_common())
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """The report in plain types, as `json.dumps` takes them."""
         return {**dataclasses.asdict(self), "ok": self.ok, "first_layers": self.first_layers}
 
@@ -121,7 +125,15 @@ class Parity:
         return "\n".join(lines)
 
 
-def verify(model, path, data, tolerance=1e-3, batch_size=64, num_threads=1, progress=None):
+def verify(
+    model: keras.Model,
+    path: Path,
+    data: Any,
+    tolerance: float = 1e-3,
+    batch_size: int = 64,
+    num_threads: int = 1,
+    progress: Progress | None = None,
+) -> Parity:
     """Compares a `.tflite` file with the Keras model it was made from.
 
     Args:

@@ -1,7 +1,10 @@
 """`analyse` and `summary`: a model's cost, from one pass over it."""
 
+from __future__ import annotations
+
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import keras
 from keras import ops
@@ -60,7 +63,7 @@ def analyse(model, input_shape=None):
     return Cost(model.name, tuple(rows), file.bytes, uncounted)
 
 
-def summary(model, input_shape=None):
+def summary(model: keras.Model, input_shape: Sequence[int] | None = None) -> Cost:
     """Prints the table of `analyse` and returns its `Cost`."""
     cost = dataclasses.replace(analyse(model, input_shape), is_printed=True)
     print(cost.table())

@@ -5,6 +5,10 @@ returns with `return_taps=True`: `{"logits": (batch, classes), "taps": [per bloc
 and value real, before any quantizer, `(batch, tokens, heads, head_dim)`, features `(batch, ..., channels)`.
 """
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -27,16 +31,16 @@ class Term:
     same_width = False
     needs_labels = False
 
-    def __init__(self, weight):
+    def __init__(self, weight: float) -> None:
         if not weight >= 0:
             raise ValueError(f"the weight of a distillation term must be at least 0, not {weight!r}")
         self.weight = float(weight)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"weight": self.weight}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Term:
         return cls(**config)
 
 
@@ -51,7 +55,7 @@ class LabelDistillation(Term):
 
     name = "label"
 
-    def __init__(self, weight=0.9, temperature=1.0):
+    def __init__(self, weight: float = 0.9, temperature: float = 1.0) -> None:
         super().__init__(weight)
         if not temperature > 0:
             raise ValueError(f"temperature must be positive, not {temperature!r}")
@@ -62,7 +66,7 @@ class LabelDistillation(Term):
         log_prediction = ops.log_softmax(_float(student["logits"]) / self.temperature, axis=-1)
         return -ops.sum(target * log_prediction, axis=-1)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "temperature": self.temperature}
 
 
@@ -80,7 +84,7 @@ class QueryKeyDistillation(Term):
     name = "query_key"
     taps = ("query", "key")
 
-    def __init__(self, weight=0.1, form="gram"):
+    def __init__(self, weight: float = 0.1, form: str = "gram") -> None:
         super().__init__(weight)
         checks.choice("form", form, QUERY_KEY_FORMS)
         self.form = form
@@ -90,7 +94,7 @@ class QueryKeyDistillation(Term):
         distances = _distances(gram_distance if self.form == "gram" else direct_distance, self.taps, teacher, student)
         return sum(distances) / len(distances)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "form": self.form}
 
 
@@ -106,7 +110,7 @@ class DirectionMatchingDistillation(Term):
     name = "direction_matching"
     taps = ("query", "key", "value")
 
-    def __init__(self, weight=1.0):
+    def __init__(self, weight: float = 1.0) -> None:
         super().__init__(weight)
 
     def __call__(self, teacher, student):
@@ -124,7 +128,7 @@ class HiddenDistillation(Term):
     taps = ("features",)
     same_width = True
 
-    def __init__(self, weight=1.0):
+    def __init__(self, weight: float = 1.0) -> None:
         super().__init__(weight)
 
     def __call__(self, teacher, student):
@@ -138,7 +142,7 @@ class TrueLabels(Term):
     name = "true_label"
     needs_labels = True
 
-    def __init__(self, weight=0.5):
+    def __init__(self, weight: float = 0.5) -> None:
         super().__init__(weight)
 
     def __call__(self, teacher, student, labels):

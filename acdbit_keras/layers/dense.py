@@ -1,9 +1,17 @@
 """The 1-bit fully connected layer."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 import keras
 from keras import ops
 
 from acdbit_keras import checks, execution, quantizers
+from acdbit_keras.typing import QuantizerLike, Shape, Tensor
+
+if TYPE_CHECKING:
+    from acdbit_keras.code import Code
 
 
 @keras.saving.register_keras_serializable(package="acdbit")
@@ -33,16 +41,16 @@ class BinaryDense(keras.layers.Layer):
     # === Config ===
     def __init__(
         self,
-        units,
-        input_quantizer=None,
-        kernel_quantizer=None,
-        use_bias=False,
-        kernel_initializer="glorot_uniform",
-        bias_initializer="zeros",
-        kernel_regularizer=None,
-        kernel_constraint=None,
-        **kwargs,
-    ):
+        units: int,
+        input_quantizer: QuantizerLike = None,
+        kernel_quantizer: QuantizerLike = None,
+        use_bias: bool = False,
+        kernel_initializer: Any = "glorot_uniform",
+        bias_initializer: Any = "zeros",
+        kernel_regularizer: Any = None,
+        kernel_constraint: Any = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         checks.integer("units", units, 1)
         self.units = units
@@ -55,7 +63,7 @@ class BinaryDense(keras.layers.Layer):
         self.kernel_constraint = keras.constraints.get(kernel_constraint)
         self.input_spec = keras.layers.InputSpec(min_ndim=2)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         shape = (input_shape[-1], self.units)
         self.kernel = self.add_weight(
             name="kernel",
@@ -72,11 +80,11 @@ class BinaryDense(keras.layers.Layer):
         self.built = True
 
     @property
-    def is_binary(self):
+    def is_binary(self) -> bool:
         """Whether both operands are bits, so that a converted model must hold packed weights for it."""
         return self.input_quantizer.is_binary and self.kernel_quantizer.is_binary
 
-    def kernel_code(self, training=False):
+    def kernel_code(self, training: bool = False) -> Code:
         """The kernel through its quantizer.
 
         Args:
@@ -88,14 +96,14 @@ class BinaryDense(keras.layers.Layer):
         # As a tensor of its own: Larq's functions have no gradient for a variable.
         return self.kernel_quantizer(ops.copy(self.kernel), training=training)
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         outputs = execution.current().dense(self, inputs, training)
         return ops.add(outputs, self.bias) if self.use_bias else outputs
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (*input_shape[:-1], self.units)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "units": self.units,

@@ -1,6 +1,9 @@
 """What the backbones share: patches, positions, stages of blocks, mean over tokens, norm, classifier."""
 
-from typing import NamedTuple
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import keras
 from keras import layers
@@ -10,6 +13,7 @@ from acdbit_keras.layers.attention import check_heads
 from acdbit_keras.layers.stem import ConvolutionalStem, PatchEmbedding, PooledStem
 from acdbit_keras.models.blocks import BLOCKS, PatchMerging
 from acdbit_keras.quick_start import QuickStart
+from acdbit_keras.typing import SchemeLike, Shape, Tensor
 
 STEMS = {"patch": PatchEmbedding, "convolutional": ConvolutionalStem, "pooled": PooledStem}
 
@@ -53,7 +57,19 @@ class Backbone(QuickStart):
     """
 
     # === Config ===
-    def __init__(self, stages, scheme, classes, image_size, patch_size, channels, stem, drop_path, float_merging=False, **kwargs):
+    def __init__(
+        self,
+        stages: Sequence[Stage],
+        scheme: SchemeLike,
+        classes: int,
+        image_size: int,
+        patch_size: int,
+        channels: int,
+        stem: str,
+        drop_path: float,
+        float_merging: bool = False,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         check_positive(classes=classes, image_size=image_size, patch_size=patch_size, channels=channels)
         if image_size % patch_size:
@@ -104,17 +120,17 @@ class Backbone(QuickStart):
         self.build((None, *self.input_shape_of_images))
 
     @property
-    def grid(self):
+    def grid(self) -> int:
         """Tokens per side behind the patch embedding."""
         return self.image_size // self.patch_size
 
     @property
-    def input_shape_of_images(self):
+    def input_shape_of_images(self) -> tuple[int, int, int]:
         """Shape of one image, `(height, width, channels)`."""
         return (self.image_size, self.image_size, self.channels)
 
     @property
-    def stages(self):
+    def stages(self) -> list[tuple[Any, list[Any]]]:
         """List of `(merging, blocks)`, the `PatchMerging` in front of a stage, `None` for the first, and its blocks."""
         starts = [sum(self._depths[:index]) for index in range(len(self._depths))]
         return [
@@ -122,7 +138,7 @@ class Backbone(QuickStart):
             for merging, start, depth in zip([None, *self.mergings], starts, self._depths)
         ]
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         self.patch_embedding.build(input_shape)
         tokens = self.patch_embedding.compute_output_shape(input_shape)
         initializer = keras.initializers.TruncatedNormal(stddev=0.02)
@@ -138,7 +154,7 @@ class Backbone(QuickStart):
         self.input_spec = keras.layers.InputSpec(shape=(None, *self.input_shape_of_images))
         self.built = True
 
-    def call(self, images, training=None, return_taps=False):
+    def call(self, images: Tensor, training: bool | None = None, return_taps: bool = False) -> Any:
         options = {} if self.stem == "patch" else {"training": training}
         x = self.patch_embedding(images, **options) + self.positions
         taps = []
@@ -151,10 +167,10 @@ class Backbone(QuickStart):
         logits = self.classifier(self.norm(self.pool(x), training=training))
         return {"logits": logits, "taps": taps} if return_taps else logits
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (input_shape[0], self.classes)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         # Without the precision it was trained in: weights are float32, and a loaded model runs as its surroundings say.
         return {
             "name": self.name,

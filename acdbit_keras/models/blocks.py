@@ -7,8 +7,11 @@ Each block returns its output and, from the same forward pass, its taps: query, 
 a reduction r > 1 keys and values are those of windows of r x r tokens: there are tokens / r^2 of them.
 """
 
+from __future__ import annotations
+
 import collections
 import math
+from typing import Any
 
 import keras
 from keras import layers
@@ -17,6 +20,7 @@ from acdbit_keras import device_ops, execution, schemes
 from acdbit_keras.cost import file_size
 from acdbit_keras.layers import BinaryAttention, BinaryDense, LayerScale, PoolingBranches, RPReLU
 from acdbit_keras.layers.pooling import average_channels, average_windows, gather_windows, spread_windows, tile_channels
+from acdbit_keras.typing import Shape, Tensor
 
 
 class _SchemeLayer(keras.layers.Layer):
@@ -103,7 +107,7 @@ class FloatBlock(_Block):
     With a reduction keys and values are made of `gelu(norm(dense(mean of a window)))`, as in PVTv2 (arXiv:2106.13797).
     """
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.attention_residual = self.scheme.quantizer("residual", name="attention_residual")
         self.mlp_residual = self.scheme.quantizer("residual", name="mlp_residual")
@@ -119,7 +123,7 @@ class FloatBlock(_Block):
         self.mlp_dense_1 = self._dense(self.width * self.mlp_ratio, "mlp_1", part="mlp", use_bias=True)
         self.mlp_dense_2 = self._dense(self.width, "mlp_2", place="hidden", part="mlp", use_bias=True)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         hidden_shape, reduced = (*input_shape[:-1], self.width * self.mlp_ratio), self._reduced(input_shape)
         for layer in (self.attention_residual, self.mlp_residual, self.attention_norm, self.query_dense, self.output_dense):
             layer.build(input_shape)
@@ -133,7 +137,7 @@ class FloatBlock(_Block):
         self.mlp_dense_2.build(hidden_shape)
         self.built = True
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Tensor, training: bool | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         quantize = execution.current().quantize
         u = reduced = self.attention_norm(quantize(self.attention_residual, inputs, training))
         if self.reduction > 1:
@@ -194,7 +198,7 @@ class BinaryBlock(_Block):
     Source: BinaryViT; `methods.md` of the design notes writes it as formulas, as do the comments in `compute`.
     """
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         hidden = self.width * self.mlp_ratio
         self.attention_norm = self._norm("attention_norm")
@@ -214,7 +218,7 @@ class BinaryBlock(_Block):
             self.mlp_scale = LayerScale(name="mlp_scale")
             self.pooling = PoolingBranches(name="pooling")
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         hidden_shape, reduced = (*input_shape[:-1], self.width * self.mlp_ratio), self._reduced(input_shape)
         for layer in (self.attention_norm, self.query_product):
             layer.build(input_shape)
@@ -232,7 +236,7 @@ class BinaryBlock(_Block):
         self.built = True
 
     @property
-    def products(self):
+    def products(self) -> dict[str, Any]:
         """Dict of the `BinaryProduct`s that a fused block carries out, by the names of `device_ops.block_kernels`."""
         return {
             **{name: getattr(self, f"{name}_product") for name in ("query", "key", "value", "output")},
@@ -240,10 +244,10 @@ class BinaryBlock(_Block):
             "mlp_2": self.mlp_product_2,
         }
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Tensor, training: bool | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         return execution.current().block(self, inputs, training)
 
-    def compute(self, inputs, training):
+    def compute(self, inputs: Tensor, training: bool | None) -> tuple[Tensor, dict[str, Tensor]]:
         """The block's own layers, one by one."""
         # q = rp(bn(BL(u)) + u), k and v likewise, with a reduction of u' = rp(bn(BL(mean of a window of u)) + that mean)
         u = reduced = self.attention_norm(inputs, training=training)

@@ -1,9 +1,15 @@
 """The pyramid vision transformer, built for any scheme."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 
 from acdbit_keras import checks
 from acdbit_keras.models.backbone import Backbone, Stage, check_positive
+from acdbit_keras.typing import SchemeLike
 
 MERGINGS = ("binary", "float")
 
@@ -36,21 +42,21 @@ class PyramidVisionTransformer(Backbone):
     # === Config ===
     def __init__(
         self,
-        scheme="acd_bit",
-        classes=10,
-        image_size=224,
-        patch_size=4,
-        channels=3,
-        widths=(64, 128, 256, 512),
-        depths=(3, 4, 8, 4),
-        num_heads=(1, 2, 4, 8),
-        mlp_ratios=(8, 8, 4, 4),
-        reductions=(8, 4, 1, 1),
-        merging="binary",
-        stem="patch",
-        drop_path=0.0,
-        **kwargs,
-    ):
+        scheme: SchemeLike = "acd_bit",
+        classes: int = 10,
+        image_size: int = 224,
+        patch_size: int = 4,
+        channels: int = 3,
+        widths: Sequence[int] = (64, 128, 256, 512),
+        depths: Sequence[int] = (3, 4, 8, 4),
+        num_heads: Sequence[int] = (1, 2, 4, 8),
+        mlp_ratios: Sequence[int] = (8, 8, 4, 4),
+        reductions: Sequence[int] = (8, 4, 1, 1),
+        merging: str = "binary",
+        stem: str = "patch",
+        drop_path: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
         sizes = dict(widths=widths, depths=depths, num_heads=num_heads, mlp_ratios=mlp_ratios, reductions=reductions)
         for name, values in sizes.items():
             if not isinstance(values, (tuple, list)) or not values or len(values) != len(widths):
@@ -63,6 +69,6 @@ class PyramidVisionTransformer(Backbone):
         for name, values in sizes.items():
             setattr(self, name, tuple(values))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         sizes = {name: getattr(self, name) for name in ("widths", "depths", "num_heads", "mlp_ratios", "reductions")}
         return {**super().get_config(), **sizes, "merging": self.merging}

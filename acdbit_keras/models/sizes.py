@@ -1,12 +1,16 @@
 """Named sizes. `build` makes a backbone from one of them and a scheme."""
 
+from __future__ import annotations
+
 import dataclasses
 import inspect
+from typing import Any
 
 from acdbit_keras.models.backbone import Backbone
 from acdbit_keras.models.pyramid import PyramidVisionTransformer
 from acdbit_keras.models.vit import VisionTransformer
 from acdbit_keras.registry import Registry, unknown
+from acdbit_keras.typing import SchemeLike
 
 _NOT_OF_A_PRESET = ("scheme", "classes", "kwargs")
 
@@ -91,7 +95,7 @@ registry = Registry(
 presets = registry.names
 
 
-def register_preset(name, backbone=VisionTransformer, **sizes):
+def register_preset(name: str, backbone: type = VisionTransformer, **sizes: Any) -> Any:
     """Makes sizes known under a name, wherever a preset is named, until the process ends; returns the `Preset`.
 
     To have them in every process, the command line's too, name a `Preset` in the entry points of a package of your own:
@@ -116,7 +120,7 @@ def register_preset(name, backbone=VisionTransformer, **sizes):
     return registry.register(Preset(name, backbone, sizes))
 
 
-def build(preset, scheme="acd_bit", classes=10, **changes):
+def build(preset: str, scheme: SchemeLike = "acd_bit", classes: int = 10, **changes: Any) -> Backbone:
     """A backbone, built and randomly initialised.
 
     Args:

@@ -1,8 +1,13 @@
 """The isotropic vision transformer, built for any scheme."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 
 from acdbit_keras.models.backbone import Backbone, Stage, check_positive
+from acdbit_keras.typing import SchemeLike
 
 
 @keras.saving.register_keras_serializable(package="acdbit")
@@ -25,19 +30,19 @@ class VisionTransformer(Backbone):
     # === Config ===
     def __init__(
         self,
-        scheme="acd_bit",
-        classes=10,
-        image_size=32,
-        patch_size=4,
-        channels=3,
-        width=192,
-        depth=12,
-        num_heads=3,
-        mlp_ratio=4,
-        stem="patch",
-        drop_path=0.0,
-        **kwargs,
-    ):
+        scheme: SchemeLike = "acd_bit",
+        classes: int = 10,
+        image_size: int = 32,
+        patch_size: int = 4,
+        channels: int = 3,
+        width: int = 192,
+        depth: int = 12,
+        num_heads: int = 3,
+        mlp_ratio: int = 4,
+        stem: str = "patch",
+        drop_path: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
         check_positive(width=width, depth=depth, num_heads=num_heads, mlp_ratio=mlp_ratio)
         stages = [Stage(width, depth, num_heads, mlp_ratio)]
         super().__init__(stages, scheme, classes, image_size, patch_size, channels, stem, drop_path, **kwargs)
@@ -46,7 +51,7 @@ class VisionTransformer(Backbone):
         self.num_heads = num_heads
         self.mlp_ratio = mlp_ratio
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "width": self.width,

@@ -1,5 +1,9 @@
 """Quantizers: each turns a real tensor into a `Code`. `get` is what every layer argument goes through."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 
 from acdbit_keras import checks, signs
@@ -10,6 +14,7 @@ from acdbit_keras.quantizers.probabilities import LogarithmicSoftmax, Thresholde
 from acdbit_keras.quantizers.stored import StoredSign
 from acdbit_keras.quantizers.uniform import PowerOfTwoFactor, UniformQuantizer
 from acdbit_keras.quantizers.weights import WeightSign
+from acdbit_keras.typing import QuantizerLike
 
 _BY_NAME = {
     "aligned_sign": AlignedSign,
@@ -28,12 +33,12 @@ __all__ = [
 ]  # fmt: skip
 
 
-def names():
+def names() -> list[str]:
     """Every name that `get` accepts: ours and Larq's."""
     return sorted([*_BY_NAME, *signs.names()])
 
 
-def get(identifier):
+def get(identifier: Any) -> Quantizer:
     """A quantizer from any of its forms.
 
     Args:
@@ -60,12 +65,12 @@ def get(identifier):
     return PlainSign(signs.get(identifier))
 
 
-def serialize(quantizer):
+def serialize(quantizer: Quantizer) -> dict[str, Any]:
     """The config of a quantizer, for `get_config` of the layer that owns it."""
     return keras.saving.serialize_keras_object(quantizer)
 
 
-def clone(quantizer, **changes):
+def clone(quantizer: QuantizerLike, **changes: Any) -> Quantizer:
     """A fresh quantizer (own weights) with the configuration of another, some options changed."""
     quantizer = get(quantizer)
     config = quantizer.get_config()

@@ -4,7 +4,11 @@ One quantizer holds every variant that the paper's ablation needs to separate: w
 tracked how, and what is restored behind the sign.
 """
 
+from __future__ import annotations
+
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 from keras import ops
@@ -12,6 +16,7 @@ from keras import ops
 from acdbit_keras import checks, code, signs, statistics
 from acdbit_keras.code import Code
 from acdbit_keras.quantizers.base import Comparison, Quantizer
+from acdbit_keras.typing import QuantizerLike, Shape, Tensor
 
 THRESHOLDS = (None, "median", "mean", "learned")
 AXES = ("token", "channel", "tensor")
@@ -61,18 +66,18 @@ class AlignedSign(Quantizer):
 
     def __init__(
         self,
-        threshold="median",
-        axis="channel",
-        tracking="running",
-        scale="mad",
-        restore="frozen",
-        sign="approx_sign",
-        channel_axes=1,
-        contracts="channels",
-        momentum=0.99,
-        batch_share=1.0,
-        **kwargs,
-    ):
+        threshold: str = "median",
+        axis: str = "channel",
+        tracking: str = "running",
+        scale: str = "mad",
+        restore: str = "frozen",
+        sign: QuantizerLike = "approx_sign",
+        channel_axes: int | Sequence[int] = 1,
+        contracts: str = "channels",
+        momentum: float = 0.99,
+        batch_share: float = 1.0,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         for name, value, allowed in (
             ("threshold", threshold, THRESHOLDS),
@@ -105,7 +110,7 @@ class AlignedSign(Quantizer):
         self.batch_share = batch_share
 
     @property
-    def running_statistics(self):
+    def running_statistics(self) -> dict[str, Any]:
         """Names of the running statistics that this combination of options needs."""
         if self.axis == "token":
             return ()
@@ -118,7 +123,7 @@ class AlignedSign(Quantizer):
             names.append("spread")
         return tuple(names)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         rank = len(input_shape)
         axes = statistics.reduction_axes(self.axis, rank, self.channel_axes)
         shape = tuple(1 if i in axes else d for i, d in enumerate(input_shape))
@@ -134,7 +139,7 @@ class AlignedSign(Quantizer):
             self.updates = self.add_weight(name="updates", shape=(), initializer="zeros", **tracked)
         self.built = True
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Tensor, training: bool | None = None) -> Code:
         training = bool(training)
         z = ops.cast(ops.stop_gradient(inputs), "float32")
         axes = statistics.reduction_axes(self.axis, len(inputs.shape), self.channel_axes)
@@ -183,7 +188,7 @@ class AlignedSign(Quantizer):
             offset = ops.cast(mean, dtype)
         return Code(signs_, scale, offset)
 
-    def comparison(self):
+    def comparison(self) -> Comparison | None:
         if self.axis == "token" and self.threshold in ("median", "mean"):
             return None
         location = self._location(None, None, exact=False)
@@ -228,7 +233,7 @@ class AlignedSign(Quantizer):
             return x[: math.ceil(batch * self.batch_share)]
         return x[: ops.cast(ops.ceil(ops.cast(batch, "float32") * self.batch_share), "int32")]
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "threshold": self.threshold,

@@ -1,6 +1,9 @@
 """Attention probabilities by a threshold that nothing learns, and as powers of two."""
 
+from __future__ import annotations
+
 import math
+from typing import Any
 
 import keras
 from keras import ops
@@ -8,6 +11,7 @@ from keras import ops
 from acdbit_keras import checks, signs, statistics
 from acdbit_keras.code import Code, real
 from acdbit_keras.quantizers.base import Quantizer
+from acdbit_keras.typing import Shape, Tensor
 
 RULES = ("max_ratio", "mean", "zero")
 SCALES = (None, "kept_mean")
@@ -41,7 +45,9 @@ class ThresholdedProbabilities(Quantizer):
     bits = 1
     levels = "zero_one"
 
-    def __init__(self, rule="max_ratio", ratio=0.25, scale=None, momentum=0.99, **kwargs):
+    def __init__(
+        self, rule: str = "max_ratio", ratio: float = 0.25, scale: float | None = None, momentum: float = 0.99, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         for name, value, allowed in (("rule", rule, RULES), ("scale", scale, SCALES)):
             checks.choice(name, value, allowed)
@@ -57,17 +63,17 @@ class ThresholdedProbabilities(Quantizer):
         self.momentum = momentum
 
     @property
-    def takes_scores(self):
+    def takes_scores(self) -> bool:
         return self.rule == "zero"
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         if self.scale:
             tracked = dict(trainable=False, dtype="float32", autocast=False)
             self.running_scale = self.add_weight(name="running_scale", shape=(), initializer="ones", **tracked)
             self.updates = self.add_weight(name="updates", shape=(), initializer="zeros", **tracked)
         self.built = True
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Tensor, training: bool | None = None) -> Code:
         x = ops.cast(inputs, "float32")
         if self.rule == "zero":
             kept = signs.ste_step(x)
@@ -79,7 +85,7 @@ class ThresholdedProbabilities(Quantizer):
         scale = ops.reshape(self.constant_scale(), (1,) * len(x.shape)) if self.scale else 1.0
         return Code(kept, scale).map(lambda part: ops.cast(part, inputs.dtype))
 
-    def constant_scale(self):
+    def constant_scale(self) -> Tensor:
         """a as it is used, a number or a scalar tensor."""
         return ops.convert_to_tensor(self.running_scale) if self.scale else 1.0
 
@@ -89,7 +95,7 @@ class ThresholdedProbabilities(Quantizer):
         self.running_scale.assign(statistics.running_average(self.running_scale.value, mean, self.updates.value, self.momentum))
         self.updates.assign(self.updates.value + 1.0)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), **{name: getattr(self, name) for name in ("rule", "ratio", "scale", "momentum")}}
 
 
@@ -109,15 +115,15 @@ class LogarithmicSoftmax(Quantizer):
     levels = "uniform"
     takes_scores = True
 
-    def __init__(self, bits=4, **kwargs):
+    def __init__(self, bits: int = 4, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         checks.integer("bits", bits, 1, 8)
         self.bits = bits
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         self.built = True
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Tensor, training: bool | None = None) -> Code:
         scores = ops.cast(ops.stop_gradient(inputs), "float32")
         below = scores - ops.max(scores, axis=-1, keepdims=True)
         shifts = ops.floor(below / -math.log(2.0))
@@ -128,5 +134,5 @@ class LogarithmicSoftmax(Quantizer):
         q = ops.round(ops.log2(total / ops.maximum(e, 1e-30)))
         return real(ops.cast(ops.where(q < 2**self.bits, ops.power(2.0, -q), 0.0), inputs.dtype))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "bits": self.bits}

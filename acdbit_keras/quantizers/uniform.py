@@ -1,11 +1,19 @@
 """Evenly spaced levels of several bits: the integer systems of the comparison."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 import keras
 from keras import ops
 
 from acdbit_keras import checks, signs, statistics
 from acdbit_keras.code import real
 from acdbit_keras.quantizers.base import Quantizer
+from acdbit_keras.typing import Shape, Tensor
+
+if TYPE_CHECKING:
+    from acdbit_keras.code import Code
 
 RANGES = ("own", "average", "extremes")
 SMALLEST_STEP = 1e-8
@@ -38,7 +46,16 @@ class UniformQuantizer(Quantizer):
 
     levels = "uniform"
 
-    def __init__(self, bits=8, symmetric=False, per="tensor", range="own", noise=1.0, momentum=0.99, **kwargs):
+    def __init__(
+        self,
+        bits: int = 8,
+        symmetric: bool = False,
+        per: str = "tensor",
+        range: str = "own",
+        noise: float = 1.0,
+        momentum: float = 0.99,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         checks.integer("bits", bits, 2, 16)
         for name, value, allowed in (("per", per, ("tensor", "row")), ("range", range, RANGES)):
@@ -56,7 +73,7 @@ class UniformQuantizer(Quantizer):
         if noise < 1.0:
             self.seed_generator = keras.random.SeedGenerator()
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         if self.range != "own":
             tracked = dict(trainable=False, dtype="float32", autocast=False, initializer="zeros")
             shape = self._statistics_shape(input_shape)
@@ -65,7 +82,7 @@ class UniformQuantizer(Quantizer):
             self.updates = self.add_weight(name="updates", shape=(), **tracked)
         self.built = True
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Tensor, training: bool | None = None) -> Code:
         x = ops.cast(inputs, "float32")
         step, zero_point, lowest, highest = self.grid(*self._limits(ops.stop_gradient(x), training))
         # In float32 throughout: half a float holds no integers of 16 bits.
@@ -76,7 +93,7 @@ class UniformQuantizer(Quantizer):
             q = ops.where(drawn, q, ops.clip(t, lowest, highest))
         return real(ops.cast((q - zero_point) * step, inputs.dtype))
 
-    def grid(self, low, high):
+    def grid(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
         """Step, zero point, and the lowest and highest integer."""
         if self.symmetric:
             half = float(2 ** (self.bits - 1) - 1)
@@ -109,7 +126,7 @@ class UniformQuantizer(Quantizer):
             return ops.where(updates > 0, extreme(previous, value), value)
         return statistics.running_average(previous, value, updates, self.momentum)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         options = {name: getattr(self, name) for name in ("bits", "symmetric", "per", "range", "noise", "momentum")}
         return {**super().get_config(), **options}
 
@@ -124,17 +141,17 @@ class PowerOfTwoFactor(UniformQuantizer):
     Source: the power-of-two factor of FQ-ViT (arXiv:2111.13824).
     """
 
-    def __init__(self, bits=8, **kwargs):
+    def __init__(self, bits: int = 8, **kwargs: Any) -> None:
         super().__init__(**{**kwargs, "bits": bits, "symmetric": False, "per": "tensor", "range": "extremes", "noise": 1.0})
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         super().build(input_shape)
         start = keras.initializers.Constant(LARGEST_EXPONENT)
         self.exponents = self.add_weight(
             name="exponents", shape=(input_shape[-1],), initializer=start, trainable=False, dtype="float32", autocast=False
         )
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Tensor, training: bool | None = None) -> Code:
         x = ops.cast(inputs, "float32")
         limits = self._limits(ops.stop_gradient(x), training)
         if training:

@@ -1,11 +1,16 @@
 """1-bit weights: centring, scale and threshold as options of one quantizer."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 from keras import ops
 
 from acdbit_keras import checks, signs, statistics
 from acdbit_keras.code import Code
 from acdbit_keras.quantizers.base import Quantizer
+from acdbit_keras.typing import QuantizerLike, Shape, Tensor
 
 CENTERS = (None, "mean", "median")
 SCALES = (None, "mean_abs", "mad", "learned")
@@ -36,15 +41,15 @@ class WeightSign(Quantizer):
 
     def __init__(
         self,
-        center="mean",
-        scale="mean_abs",
-        restore=False,
-        per="row",
-        sign="ste_sign",
-        through_scale=False,
-        limit=None,
-        **kwargs,
-    ):
+        center: str = "mean",
+        scale: str = "mean_abs",
+        restore: bool = False,
+        per: str = "row",
+        sign: QuantizerLike = "ste_sign",
+        through_scale: bool = False,
+        limit: float | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         for name, value, allowed in (("center", center, CENTERS), ("scale", scale, SCALES), ("per", per, ("row", "tensor"))):
             checks.choice(name, value, allowed)
@@ -60,15 +65,15 @@ class WeightSign(Quantizer):
         self.limit = limit
 
     @property
-    def constraint(self):
+    def constraint(self) -> Any:
         return None if self.limit is None else Limit(self.limit)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         if self.scale == "learned":
             self.add_measured_scale((1, input_shape[-1]) if self.per == "row" else (1, 1))
         self.built = True
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Tensor, training: bool | None = None) -> Code:
         weights = ops.cast(ops.stop_gradient(inputs), "float32")
         axes = (0,) if self.per == "row" else (0, 1)
         location = self._location(weights, axes, training)
@@ -100,7 +105,7 @@ class WeightSign(Quantizer):
             return statistics.select_median(weights, axis=0)
         return statistics.select_median(ops.reshape(weights, (-1, 1)), axis=0)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "center": self.center,

@@ -3,6 +3,10 @@
 So is a scheme that was given to `register`, or that an installed package names in its entry points `acdbit.schemes`.
 """
 
+from __future__ import annotations
+
+from typing import Any
+
 from acdbit_keras.registry import Registry
 from acdbit_keras.schemes.base import PLACES, Scheme, Stage
 from acdbit_keras.schemes.variants import variant
@@ -13,7 +17,7 @@ registry = Registry("scheme", Scheme, package=__name__, path=__path__, attribute
 names = registry.names
 
 
-def get(identifier):
+def get(identifier: Any) -> Scheme:
     """A `Scheme` from itself, its name, the name of a variant or its config.
 
     A variant changes options of the scheme's `AlignedSign`s: `"acd_bit[threshold=mean,restore=dynamic]"`; see
@@ -31,7 +35,7 @@ def get(identifier):
     return variant(scheme, identifier, bracket + options) if bracket else scheme
 
 
-def register(scheme):
+def register(scheme: Scheme) -> Any:
     """Makes a scheme known under its name, wherever one is named, until the process ends; returns it.
 
     To have it in every process, those of the command line and of the tables' runs too, name it in the entry points of a package

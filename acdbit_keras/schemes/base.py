@@ -1,11 +1,16 @@
 """What a scheme is: which quantizer goes to which place, which distillation belongs to it, and how it is trained."""
 
+from __future__ import annotations
+
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 
 from acdbit_keras import checks, quantizers
+
+if TYPE_CHECKING:
+    from acdbit_keras.quantizers.base import Quantizer
 
 PLACES = ("weight", "activation", "hidden", "query", "key", "value", "probabilities", "residual")
 BLOCKS = ("float", "binary")
@@ -98,11 +103,11 @@ class Scheme:
                 )
 
     @property
-    def is_binary(self):
+    def is_binary(self) -> bool:
         """Whether weights and activations are both one bit."""
         return quantizers.get(self.weight).is_binary and quantizers.get(self.activation).is_binary
 
-    def quantizer(self, place, part=None, name=None):
+    def quantizer(self, place: str, part: str | None = None, name: str | None = None) -> Quantizer:
         """A fresh quantizer for one of `PLACES`.
 
         Args:
@@ -113,7 +118,7 @@ class Scheme:
         """
         return quantizers.clone(None if part in self.real else getattr(self, place), name=name or place)
 
-    def schedule(self, epochs):
+    def schedule(self, epochs: int) -> list[tuple[Stage, Scheme, int, int]]:
         """The stages of a run of that many epochs.
 
         Returns:
@@ -135,11 +140,11 @@ class Scheme:
             first = end
         return rows
 
-    def replace(self, **changes):
+    def replace(self, **changes: Any) -> Scheme:
         """A scheme with some fields changed, e.g. for an ablation."""
         return dataclasses.replace(self, **changes)
 
-    def get_config(self, training=False):
+    def get_config(self, training: bool = False) -> dict[str, Any]:
         """The scheme in plain types, for `from_config`.
 
         Args:
@@ -150,14 +155,14 @@ class Scheme:
             names = [field.name for field in dataclasses.fields(self)]
         return {name: _to_config(name, getattr(self, name)) for name in names}
 
-    def definition(self):
+    def definition(self) -> dict[str, Any]:
         """What a network of this scheme is and how it is trained, in plain types; equal ones train alike."""
         said = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         said |= {place: quantizers.get(said[place]) for place in PLACES}
         return _plain({key: value for key, value in said.items() if key not in ("title", "note")})
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Scheme:
         # Files from before these fields existed are of schemes with these values.
         older = {"precision": "bits" if config["block"] == "binary" else "float32", "real": (), "residual": None}
         return cls(**{name: _from_config(name, value) for name, value in {**older, **config}.items()})

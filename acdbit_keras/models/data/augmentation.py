@@ -4,6 +4,8 @@ A Keras layer draws from a counter of its own, so what it does depends on how ma
 would see other images. Here every draw comes from a key that the pipeline derives from (seed, epoch, step).
 """
 
+from __future__ import annotations
+
 import dataclasses
 
 import keras
@@ -57,7 +59,7 @@ class Augmentation:
             raise ValueError(f"crop_area={self.crop_area} of an Augmentation must be above 0 and at most 1, or None.")
 
     @property
-    def mixes_labels(self):
+    def mixes_labels(self) -> bool:
         """Whether labels become float rows with one column per class."""
         return self.mixup > 0 or self.cutmix > 0
 

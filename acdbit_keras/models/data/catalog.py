@@ -4,6 +4,8 @@ Nothing here touches a disk or imports TensorFlow, so that prediction on a devic
 did.
 """
 
+from __future__ import annotations
+
 import dataclasses
 
 import numpy as np
@@ -49,7 +51,7 @@ class DatasetInfo:
     varying_size: bool = False
     central_share: float = 1.0
 
-    def steps_per_epoch(self, batch_size):
+    def steps_per_epoch(self, batch_size: int) -> int:
         """Number of full training batches in an epoch; the incomplete last one is dropped."""
         return self.train_examples // batch_size
 

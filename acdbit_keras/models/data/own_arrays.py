@@ -1,11 +1,16 @@
 """Arrays of images and labels as a source: of an `.npz` file, or given in Python."""
 
+from __future__ import annotations
+
 import dataclasses
 import hashlib
 import pathlib
 import zipfile
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from acdbit_keras.models.data.base import Options, Source, check_split, facts_from_dict, facts_to_dict
 from acdbit_keras.models.data.catalog import DatasetInfo
@@ -258,7 +263,15 @@ def _pair(where, found, pairs):
     return None
 
 
-def from_arrays(name, images, labels, test_images=None, test_labels=None, class_names=None, **options):
+def from_arrays(
+    name: str,
+    images: npt.ArrayLike,
+    labels: npt.ArrayLike,
+    test_images: npt.ArrayLike | None = None,
+    test_labels: npt.ArrayLike | None = None,
+    class_names: Sequence[str] | None = None,
+    **options: Any,
+) -> Source:
     """A dataset of arrays, to be given to `load` as it is, or to `register` so that recipes can name it.
 
     Args:

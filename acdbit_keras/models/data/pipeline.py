@@ -4,6 +4,8 @@ A training batch is a pure function of (seed, epoch, step): the order of an epoc
 augmentation of a batch from (seed, epoch, step). A run that resumes at an epoch sees what an uninterrupted one sees.
 """
 
+from __future__ import annotations
+
 from acdbit_keras import checks
 from acdbit_keras.models.data import catalog
 from acdbit_keras.models.data.augmentation import Augmentation, BatchAugmenter, fold_in, resolve
@@ -11,6 +13,7 @@ from acdbit_keras.models.data.base import check_split
 from acdbit_keras.models.data.scaling import resize
 from acdbit_keras.models.data.sources import held, source
 from acdbit_keras.quick_start import untuned
+from acdbit_keras.typing import Dataset, DatasetLike, Path
 
 # What a key is drawn for.
 _ORDER, _CROP, _AUGMENT = range(3)
@@ -18,7 +21,16 @@ _ORDER, _CROP, _AUGMENT = range(3)
 _BATCHES_AHEAD = 2
 
 
-def load(name, image_size=None, batch_size=128, data_dir=None, seed=0, augment="light", epochs=None, initial_epoch=0):
+def load(
+    name: DatasetLike,
+    image_size: int | None = None,
+    batch_size: int = 128,
+    data_dir: Path | None = None,
+    seed: int = 0,
+    augment: str | Augmentation = "light",
+    epochs: int | None = None,
+    initial_epoch: int = 0,
+) -> tuple[Dataset, Dataset]:
     """Loads a dataset as two pipelines, for training and for testing.
 
     ```python
@@ -63,17 +75,17 @@ def load(name, image_size=None, batch_size=128, data_dir=None, seed=0, augment="
 
 
 def pipeline(
-    name,
-    split,
-    image_size=None,
-    batch_size=128,
-    data_dir=None,
-    seed=0,
-    augment="light",
-    epochs=None,
-    initial_epoch=0,
-    one_hot=False,
-):
+    name: DatasetLike,
+    split: str,
+    image_size: int | None = None,
+    batch_size: int = 128,
+    data_dir: Path | None = None,
+    seed: int = 0,
+    augment: str | Augmentation = "light",
+    epochs: int | None = None,
+    initial_epoch: int = 0,
+    one_hot: bool = False,
+) -> Dataset:
     """One of the two pipelines of `load`.
 
     Args:
@@ -136,7 +148,7 @@ def pipeline(
     return untuned(batches.prefetch(_BATCHES_AHEAD))
 
 
-def calibration(dataset, image_size, data_dir=None):
+def calibration(dataset: DatasetLike, image_size: int, data_dir: Path | None = None) -> Dataset:
     """Some training images, not augmented, as what calibrates an int8 file takes them: two batches of at most 128."""
     found = source(dataset, data_dir)
     batch_size = min(128, found.info().train_examples)

@@ -1,7 +1,11 @@
 """Images of any size as the square that a model takes."""
 
+from __future__ import annotations
 
-def resize(images, image_size, central_share=1.0):
+from acdbit_keras.typing import Tensor
+
+
+def resize(images: Tensor, image_size: int, central_share: float = 1.0) -> Tensor:
     """Scales the central square of images, as evaluation does.
 
     Args:

@@ -10,12 +10,16 @@
 Behind all but the first and last, options may stand in brackets: `"./my_images[holdout=0.1,flip=false]"`.
 """
 
+from __future__ import annotations
+
 import collections
 import json
 import os
 import pathlib
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from acdbit_keras.models.data import catalog, storage
 from acdbit_keras.models.data.base import Options, Source, check_split
@@ -24,6 +28,7 @@ from acdbit_keras.models.data.own_arrays import Absent, ArrayFile, Arrays
 from acdbit_keras.models.data.pictures import Pictures
 from acdbit_keras.models.data.prepared import Known, Measured
 from acdbit_keras.registry import Registry, unknown
+from acdbit_keras.typing import DatasetLike, Path
 
 # In a run's folder: what was found of data that no name stands for.
 STORED = "data.json"
@@ -47,13 +52,13 @@ _HELD = 4
 _held = collections.OrderedDict()
 
 
-def names():
+def names() -> tuple[str, ...]:
     """The names of the known datasets, in the catalog's order; those of others behind them."""
     own = [facts.name for facts in catalog.DATASETS]
     return (*own, *(name for name in registry.names() if name not in own))
 
 
-def register(dataset):
+def register(dataset: DatasetInfo | Source) -> Any:
     """Makes a dataset known under its name, wherever one is named, until the process ends; returns it.
 
     To have it in every process, the command line's too, name it in the entry points of a package of your own:
@@ -72,7 +77,7 @@ def register(dataset):
     return registry.register(dataset)
 
 
-def source(dataset, data_dir=None):
+def source(dataset: DatasetLike, data_dir: Path | None = None) -> Source:
     """The `Source` behind a dataset's name.
 
     Args:
@@ -138,7 +143,7 @@ def _folder(data_dir):
         return pathlib.Path(os.devnull)
 
 
-def short_name(dataset):
+def short_name(dataset: DatasetLike) -> str:
     """How results and run folders call a dataset, known without looking at it: text without blanks and slashes."""
     if isinstance(dataset, (Source, DatasetInfo)):
         name = dataset.name
@@ -155,7 +160,7 @@ def short_name(dataset):
     return "".join(character if character.isalnum() or character in "-_." else "_" for character in name)
 
 
-def write_stored(path, found):
+def write_stored(path: Path, found: Source) -> None:
     """Writes what a source says of itself, if it is one that no name stands for.
 
     Args:
@@ -170,7 +175,7 @@ def write_stored(path, found):
         write_beside(path, lambda temporary: temporary.write_text(content))
 
 
-def read_stored(path):
+def read_stored(path: Path) -> Source:
     """The source that a run stored.
 
     Raises:
@@ -201,7 +206,7 @@ def _unchanged(arrays, said):
     return arrays
 
 
-def info(dataset, data_dir=None):
+def info(dataset: DatasetLike, data_dir: Path | None = None) -> DatasetInfo:
     """The `DatasetInfo` of a dataset; for one of your own its pictures are looked at.
 
     Args:
@@ -213,7 +218,7 @@ def info(dataset, data_dir=None):
     return source(dataset, data_dir).info()
 
 
-def class_names(dataset, data_dir=None):
+def class_names(dataset: DatasetLike, data_dir: Path | None = None) -> tuple[str, ...]:
     """The names of the classes in label order.
 
     Raises:
@@ -222,7 +227,7 @@ def class_names(dataset, data_dir=None):
     return source(dataset, data_dir).class_names()
 
 
-def normalize(images, dataset):
+def normalize(images: npt.ArrayLike, dataset: DatasetLike) -> np.ndarray:
     """Normalises images as the training pipelines do.
 
     Args:
@@ -246,7 +251,7 @@ def normalize(images, dataset):
     return catalog.standardize(images, facts)
 
 
-def prepare(dataset, data_dir=None):
+def prepare(dataset: DatasetLike, data_dir: Path | None = None) -> Any:
     """Downloads a known dataset and writes it in the TensorFlow Datasets format; see `storage.prepare`.
 
     Returns:
@@ -260,7 +265,7 @@ def prepare(dataset, data_dir=None):
     return storage.prepare(found, data_dir) if isinstance(found, DatasetInfo) else None
 
 
-def arrays(dataset, split, data_dir=None):
+def arrays(dataset: DatasetLike, split: str, data_dir: Path | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Reads a whole split into memory.
 
     Args:

@@ -1,14 +1,19 @@
 """What a recipe is: an experiment as code, every choice of a training run in one flat record."""
 
+from __future__ import annotations
+
 import dataclasses
 import os
 import re
 import types
 import typing
+from collections.abc import Iterable
+from typing import Any
 
 from acdbit_keras import schemes
 from acdbit_keras.models import data
 from acdbit_keras.registry import unknown
+from acdbit_keras.typing import DatasetLike
 
 # A recipe and, behind "@", the data it is trained on in place of its own; the recipe may be one of a file, `path.py:NAME`.
 _IDENTIFIER = re.compile(r"(?P<recipe>.+?\.py(?::[^@]*)?|[^@]+)(?:@(?P<data>.+))?", re.DOTALL)
@@ -74,14 +79,14 @@ class Recipe:
             object.__setattr__(self, "scheme", schemes.get(self.scheme))
 
     @property
-    def scheme_name(self):
+    def scheme_name(self) -> str:
         """Name of the scheme, be it a `Scheme` itself."""
         return self.scheme.name if isinstance(self.scheme, schemes.Scheme) else self.scheme
 
-    def replace(self, **changes):
+    def replace(self, **changes: Any) -> Recipe:
         return dataclasses.replace(self, **changes)
 
-    def on(self, dataset):
+    def on(self, dataset: DatasetLike) -> Recipe:
         """The same training on other data, with a teacher of its own that is trained on them, too.
 
         It is called `NAME@DATA`, and so is its run: never is a run on other data taken for it.
@@ -101,21 +106,21 @@ class Recipe:
             name=f"{name}@{data.short_name(dataset)}", dataset=dataset, teacher=teacher and f"{teacher}@{dataset}"
         )
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """The recipe in plain types: `Recipe(**recipe.to_dict())` trains alike."""
         said = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         if isinstance(self.scheme, schemes.Scheme):
             said["scheme"] = self.scheme.get_config(training=True)
         return said
 
-    def differences(self, other):
+    def differences(self, other: Recipe) -> list[str]:
         """Names of the fields in which another recipe differs; equal schemes need not be one object."""
         names = [f.name for f in dataclasses.fields(self) if getattr(self, f.name) != getattr(other, f.name)]
         if "scheme" in names and isinstance(self.scheme, schemes.Scheme) and isinstance(other.scheme, schemes.Scheme):
             return [name for name in names if name != "scheme" or self.scheme.definition() != other.scheme.definition()]
         return names
 
-    def with_settings(self, settings):
+    def with_settings(self, settings: Iterable[str]) -> Recipe:
         """A recipe changed by `key=value` strings, as given to `--set`; another dataset is what `on` makes of it.
 
         Raises:

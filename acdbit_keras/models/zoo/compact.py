@@ -11,6 +11,8 @@ positions, the float ends of the network - in numbers of two, three or four byte
     floats     deflated; those of two, of three and of four bytes, each byte by byte: all first bytes, all second ones, ...
 """
 
+from __future__ import annotations
+
 import json
 import math
 import pathlib
@@ -27,6 +29,7 @@ from acdbit_keras.files import write_beside
 # Two of them imported for what they register with Keras.
 from acdbit_keras.models import pyramid, vit  # noqa: F401
 from acdbit_keras.models.backbone import Backbone
+from acdbit_keras.typing import Path
 
 SUFFIX = ".acdbit"
 VERSION = 1
@@ -38,7 +41,7 @@ _BYTES = {"float16": 2, "float24": 3, "float32": 4}
 _SMALL = 16  # weights of up to so many numbers stay in single precision: counters, scales
 
 
-def save_compact(model, path, precision="float24"):
+def save_compact(model: Backbone, path: Path, precision: str = "float24") -> int:
     """Writes a trained 1-bit backbone as a compact file.
 
     Args:
@@ -80,7 +83,7 @@ def save_compact(model, path, precision="float24"):
     return len(content)
 
 
-def load_compact(path):
+def load_compact(path: Path) -> Backbone:
     """The backbone in a compact file, for inference, evaluation and conversion.
 
     Its binary kernels hold the signs themselves (`acdbit_keras.quantizers.StoredSign`). The real weights behind them are

@@ -4,17 +4,24 @@
 `card.md`. `acdbit zoo add` makes an entry from a finished run.
 """
 
+from __future__ import annotations
+
 import pathlib
+from typing import TYPE_CHECKING
 
 from acdbit_keras.files import read_json
 from acdbit_keras.models.zoo.compact import SUFFIX, load_compact
 from acdbit_keras.registry import unknown
+from acdbit_keras.typing import Path
+
+if TYPE_CHECKING:
+    from acdbit_keras.models.backbone import Backbone
 
 FOLDER = pathlib.Path(__file__).parent
 WEIGHTS, CARD, CARD_TEXT = f"weights{SUFFIX}", "card.json", "card.md"
 
 
-def zoo_names(zoo=FOLDER):
+def zoo_names(zoo: Path = FOLDER) -> list[str]:
     """Names of the trained backbones in a zoo, sorted; by default those that come with the package."""
     return sorted(path.parent.name for path in pathlib.Path(zoo).glob(f"*/{WEIGHTS}"))
 
@@ -30,7 +37,7 @@ def entry(name, zoo=FOLDER):
     return pathlib.Path(zoo) / name
 
 
-def from_zoo(name, zoo=FOLDER):
+def from_zoo(name: str, zoo: Path = FOLDER) -> Backbone:
     """A trained 1-bit backbone, for inference, evaluation and conversion; it cannot be trained further.
 
     Args:
