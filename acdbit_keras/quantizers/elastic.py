@@ -123,7 +123,8 @@ class ElasticBinary(Quantizer):
             return Comparison(0.0, scale)
         if self.levels == "zero_one":
             # 1 where x / a > 1/2, and the tie rounds to 0: from the next float on. As signs, 0 and a are a/2 -+ a/2.
-            half = 0.5 * scale
+            # In float32, which numpy below 2 leaves for a product with a plain 0.5.
+            half = np.float32(0.5) * np.float32(scale)
             return Comparison(np.nextafter(half, np.float32(np.inf)), half, half)
         return None
 

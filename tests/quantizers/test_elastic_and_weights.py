@@ -95,10 +95,13 @@ def test_an_elastic_scale_that_is_measured(signed, bits, lsq):
 @pytest.mark.parametrize("signed", [False, True])
 def test_the_comparison_of_an_elastic_code_is_the_code(signed):
     x = np.random.default_rng(4).normal(size=(50,)).astype(np.float32)
+    half = np.float32(0.35)
+    x[:3] = np.nextafter(half, np.float32(0)), half, np.nextafter(half, np.float32(1))
     quantizer = ElasticBinary(initial_scale=0.7, signed=signed)
     expected = array(quantizer(x).decode())
     comparison = quantizer.comparison()
-    decoded = np.where(x < comparison.threshold, -1, 1) * comparison.scale + comparison.offset
+    # As a file stores it, in float32.
+    decoded = np.where(x < np.float32(comparison.threshold), -1, 1) * comparison.scale + comparison.offset
     np.testing.assert_allclose(decoded, expected, rtol=1e-6)
     two_bits = ElasticBinary(bits=2)
     two_bits.build(x.shape)
