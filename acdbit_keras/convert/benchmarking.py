@@ -136,6 +136,14 @@ def benchmark(
         FileNotFoundError: no such file.
         ImportError: an engine's package is not installed.
         ValueError: a damaged file, an unknown engine, one that cannot run its file, or an argument out of range.
+
+    Example:
+        >>> import acdbit_keras as acd
+        >>> best, plain = acd.convert.benchmark(["student.tflite"] * 2, ["acdbit", "acdbit:portable"], runs=3)
+        >>> best.engine, best.ratio, plain.engine, len(plain.samples_ms)
+        ('acdbit', 1.0, 'acdbit:portable', 3)
+        >>> 0 < best.min_ms <= best.median_ms
+        True
     """
     paths = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
     if not paths:

@@ -48,8 +48,10 @@ def from_zoo(name: str, zoo: Path = FOLDER) -> Backbone:
         ValueError: for an unknown name (listing the known ones and the nearest) or a damaged file.
 
     Example:
+        >>> import acdbit_keras as acd
         >>> student = acd.models.from_zoo("digits_vit_nano_acd_bit")
-        >>> acd.convert.to_tflite(student, "digits.tflite")
+        >>> acd.convert.to_tflite(student, "digits.tflite").packed_layers
+        18
     """
     return load_compact(entry(name, zoo) / WEIGHTS)
 
