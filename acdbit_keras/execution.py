@@ -10,7 +10,7 @@ import contextvars
 
 from keras import ops
 
-from acdbit_keras import code
+from acdbit_keras import code, statistics
 
 
 class KerasExecutor:
@@ -64,6 +64,13 @@ class KerasExecutor:
     def pooling(self, layer, inputs):
         """`inputs (batch, height, width, channels)` through a `PoolingBranches`."""
         return layer.sum_of_windows(inputs)
+
+    def column_medians(self, matrix, training):
+        """Averaging medians of a matrix `(rows, columns)` of weights, `(1, columns)`."""
+        if training:
+            return statistics.select_median(matrix, axis=0)
+        # One operation, where the bisection is a loop of a hundred: what runs once is sooner traced than computed.
+        return statistics.median(matrix, 0)
 
     def observe(self, layer, place, real, signs):
         """Told, in order of execution, of every tensor that is quantized; an executor that watches overrides it.
