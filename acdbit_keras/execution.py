@@ -14,7 +14,13 @@ from acdbit_keras import code, statistics
 
 
 class KerasExecutor:
-    """Products as Keras ops on the decoded signs, differentiable on every backend."""
+    """Products as Keras ops on the decoded signs, differentiable on every backend.
+
+    Attributes:
+        allows_xla: whether XLA can compile a training step with it.
+    """
+
+    allows_xla = True
 
     def dense(self, layer, inputs, training):
         """`inputs (..., n, channels)` through a `BinaryDense`, without its bias; returns `(..., n, units)`."""

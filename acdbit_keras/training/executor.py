@@ -24,8 +24,15 @@ class KernelExecutor(execution.KerasExecutor):
     Args:
         threads: of a kernel, by default as many as the backend uses or the process may; results do not depend on it.
 
-    Larger speed has a price on TensorFlow: XLA cannot compile a function with these kernels in it, so that a model must be
-    compiled with `jit_compile=False`; inside a function that XLA compiles the Keras forms run.
+    On TensorFlow XLA cannot compile a function with these kernels in it: compile the model with `jit_compile=False`. Inside a
+    function that XLA does compile the Keras forms run.
+
+    Raises:
+        ValueError: for a number of threads below 1.
+
+    Example:
+        >>> with acd.execution.using(acd.training.KernelExecutor()):
+        ...     model.fit(images, labels)
     """
 
     def __init__(self, threads=None):
@@ -33,9 +40,14 @@ class KernelExecutor(execution.KerasExecutor):
             raise ValueError(f"threads must be at least 1, not {threads!r}")
         self.threads = threads
 
+    @property
+    def allows_xla(self):
+        """Whether XLA can compile a training step with it."""
+        return keras.config.backend() != "tensorflow"
+
     def block(self, layer, inputs, training):
         training = bool(training)
-        if not library.available() or (why_not(layer) if not training else why_not(layer) or _frozen(layer)):
+        if why_not(layer) or (training and _frozen(layer)) or not library.available():
             return super().block(layer, inputs, training)
         return _Block(layer, training, self.threads or library.threads())(inputs)
 
@@ -43,8 +55,16 @@ class KernelExecutor(execution.KerasExecutor):
         return library.column_medians(matrix) if library.available() else super().column_medians(matrix, training)
 
 
+def executor_for(blocks):
+    """The executor that trains a network of these built blocks soonest: kernels where they know every one of them."""
+    known = bool(blocks) and library.available() and not any(map(why_not, blocks))
+    return KernelExecutor() if known else execution.KerasExecutor()
+
+
 def why_not(block):
-    """Why a built `BinaryBlock` has no kernels, in words, or `None`."""
+    """Why a built block of a backbone has no kernels, in words, or `None`."""
+    if block.scheme.block != "binary":
+        return "it is not a binary block"
     if block.compute_dtype != "float32":
         return f"it computes in {block.compute_dtype}"
     if block.reduction > 1:
@@ -86,12 +106,9 @@ def _is_known(quantizer):
         return False
     if isinstance(quantizer, PlainSign):
         return True
-    return (
-        quantizer.tracking == "running"
-        and quantizer.scale in (None, "mad")
-        and quantizer.restore in ("off", "frozen")
-        and (quantizer.axis == "channel" or not quantizer.running_statistics)
-    )
+    without_statistics = quantizer.threshold in (None, "learned") and quantizer.scale is None and quantizer.restore == "off"
+    per_channel = quantizer.axis == "channel" and quantizer.tracking == "running"
+    return without_statistics or (per_channel and quantizer.scale in (None, "mad") and quantizer.restore != "dynamic")
 
 
 def _clip(quantizer):

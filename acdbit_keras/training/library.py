@@ -1,16 +1,19 @@
 """The compiled training kernels, `libacdbit_training.so`, as functions of tensors on either backend.
 
-TensorFlow loads them as ops, JAX calls them through XLA. Both work on processors alone. On TensorFlow an op is nothing that XLA can
-compile: inside a function that is compiled with it there are no kernels.
+TensorFlow loads them as ops, JAX calls them through XLA. Both work on processors alone. On TensorFlow an op is nothing that XLA
+can compile: inside a function that is compiled with it there are no kernels.
 """
 
 import ctypes
 import functools
 import os
 import pathlib
+import warnings
 
 import keras
 import numpy as np
+
+from acdbit_keras import tracing
 
 LIBRARY = "libacdbit_training.so"
 
@@ -32,23 +35,15 @@ def threads():
 
 def available():
     """Whether kernels can be called where this is asked: the library is there, and what is traced runs on a processor."""
-    if keras.config.backend() not in _BACKENDS or not pathlib.Path(library_path()).is_file():
+    if _backend() is None:
         return False
-    return _on_processor() if keras.config.backend() == "jax" else _in_tensorflow_graph()
+    if keras.config.backend() == "jax":
+        import jax
 
-
-def _on_processor():
-    import jax
-
-    return jax.default_backend() == "cpu"
-
-
-def _in_tensorflow_graph():
+        return jax.default_backend() == "cpu"
     import tensorflow as tf
-    from tensorflow.python.ops import control_flow_util
 
-    compiled = control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
-    return not compiled and not tf.config.list_physical_devices("GPU")
+    return not tracing.compiled_by_xla() and not tf.config.list_physical_devices("GPU")
 
 
 def block(x, keep, kernels, vectors, statistics, options):
@@ -74,10 +69,22 @@ def column_medians(matrix):
 
 
 def _backend():
-    return _BACKENDS[keras.config.backend()](library_path())
+    """The kernels under the backend in use, `None` where there are none."""
+    return _loaded(keras.config.backend(), library_path())
 
 
 @functools.cache
+def _loaded(backend, path):
+    if backend not in _BACKENDS or not os.path.isfile(path):
+        return None
+    try:
+        return _BACKENDS[backend](path)
+    except Exception as error:
+        # One for another processor, or with a newer libc than here: all works without it, but slowly.
+        warnings.warn(f"training runs without compiled kernels, for {path} cannot be loaded: {error}", stacklevel=2)
+        return None
+
+
 class _TensorFlow:
     """The kernels as ops of TensorFlow."""
 
@@ -108,7 +115,6 @@ class _TensorFlow:
         return medians
 
 
-@functools.cache
 class _Jax:
     """The kernels as custom calls under JAX."""
 

@@ -1,13 +1,14 @@
 // Forward and backward pass of a whole binary transformer block, for training.
 //
-// The block is that of `acdbit_keras.models.blocks.BinaryBlock`; its numbers are those of the Keras form up to the rounding of
-// float32. Between the passes over the batch that its norms force, nothing but what the backward pass needs is written to
-// memory: products of signs are kept as 16-bit integers, and everything that is cheap to compute twice is computed twice.
+// The block is that of `acdbit_keras.models.blocks.BinaryBlock`; its numbers are those of the Keras form up to the
+// rounding of float32. Between the passes over the batch that its norms force, nothing but what the backward pass needs
+// is written to memory: products of signs are kept as 16-bit integers, and everything that is cheap to compute twice is
+// computed twice.
 //
-// All arrays are dense, float32 and row-major. B images of N = height x width tokens of C channels, D = mlp_ratio C, M = B N.
-// Products are numbered query, key, value, output, mlp_1, mlp_2; quantizers are those of their inputs, in the same order, and
-// those of the attention's query, key and value; norms are numbered attention, query, key, value, output, context, mlp, mlp_1,
-// mlp_2, those with the name of a product being behind it.
+// All arrays are dense, float32 and row-major. B images of N = height x width tokens of C channels, D = mlp_ratio C, M
+// = B N. Products are numbered query, key, value, output, mlp_1, mlp_2; quantizers are those of their inputs, in the
+// same order, and those of the attention's query, key and value; norms are numbered attention, query, key, value,
+// output, context, mlp, mlp_1, mlp_2, those with the name of a product being behind it.
 #ifndef ACDBIT_TRAINING_BLOCK_H_
 #define ACDBIT_TRAINING_BLOCK_H_
 
@@ -22,7 +23,17 @@ constexpr int kNorms = 9;
 constexpr int64_t kMaxTokens = 4096;
 
 enum Product { kQuery, kKey, kValue, kOutput, kMlp1, kMlp2 };
-enum Norm { kAttentionNorm, kQueryNorm, kKeyNorm, kValueNorm, kOutputNorm, kContextNorm, kMlpNorm, kMlp1Norm, kMlp2Norm };
+enum Norm {
+  kAttentionNorm,
+  kQueryNorm,
+  kKeyNorm,
+  kValueNorm,
+  kOutputNorm,
+  kContextNorm,
+  kMlpNorm,
+  kMlp1Norm,
+  kMlp2Norm
+};
 enum AttentionQuantizer { kAttentionQuery = 6, kAttentionKey, kAttentionValue };
 
 // How a quantizer `alpha * sign(z - threshold) + mu` is trained.

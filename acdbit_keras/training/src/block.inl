@@ -91,8 +91,8 @@ inline void Affine(const float* x, int64_t rows, int64_t columns, const float* g
 }
 
 // x + keep * (gain * branch + shift); a null gain is 1 and its shift 0.
-inline void AddBranch(const float* x, const float* branch, int64_t columns, float keep, const float* gain, const float* shift,
-                      float* out) {
+inline void AddBranch(const float* x, const float* branch, int64_t columns, float keep, const float* gain,
+                      const float* shift, float* out) {
   if (gain != nullptr) {
 #pragma omp simd
     for (int64_t c = 0; c < columns; c++) out[c] = x[c] + keep * (gain[c] * branch[c] + shift[c]);
@@ -303,7 +303,8 @@ class Pass {
   void Probabilities(const AttentionBits& bits, int64_t head, int64_t query, float* p, uint32_t* kept) const {
     const int64_t words = l.channels / 32, own = l.head_dim / 32;
     int32_t differing[kMaxTokens + 16];
-    DifferingBits(bits.query.data() + query * words + head * own, own, bits.key.data() + head * own * lanes, lanes, differing);
+    DifferingBits(bits.query.data() + query * words + head * own, own, bits.key.data() + head * own * lanes, lanes,
+                  differing);
     const float scale = score_scale[head], depth = static_cast<float>(l.head_dim);
     const float* bias = bits.bias.get() + head * lanes;
     float top = -INFINITY;
@@ -323,7 +324,8 @@ class Pass {
     for (int64_t j = 0; j < l.tokens; j++) p[j] *= share;
     for (int64_t j = l.tokens; j < lanes; j++) p[j] = 0.0f;
     std::fill(kept, kept + token_words, 0u);
-    for (int64_t j = 0; j < l.tokens; j++) kept[j / 32] |= static_cast<uint32_t>(p[j] / probability_scale > 0.5f) << (j % 32);
+    for (int64_t j = 0; j < l.tokens; j++)
+      kept[j / 32] |= static_cast<uint32_t>(p[j] / probability_scale > 0.5f) << (j % 32);
   }
 
   const float* Keep(const float* keep, int branch) const { return keep + branch * l.images; }
@@ -341,11 +343,14 @@ class Pass {
   float probability_scale = 0.0f;
 };
 
-// Nine rows around a token: itself and those up to two places away along each direction, a row of zeros beyond the border.
+// Nine rows around a token: itself and those up to two places away along each direction, a row of zeros beyond the
+// border.
 struct Windows {
-  Windows(const float* image, int64_t y, int64_t x, int64_t height, int64_t width, int64_t channels, const float* zeros) {
+  Windows(const float* image, int64_t y, int64_t x, int64_t height, int64_t width, int64_t channels,
+          const float* zeros) {
     const auto at = [&](int64_t row, int64_t column) {
-      return row < 0 || row >= height || column < 0 || column >= width ? zeros : image + (row * width + column) * channels;
+      return row < 0 || row >= height || column < 0 || column >= width ? zeros
+                                                                       : image + (row * width + column) * channels;
     };
     for (int k = 0; k < 5; k++) {
       vertical[k] = at(y + k - 2, x);
@@ -485,7 +490,8 @@ class ForwardPass : Pass {
       const float updates = io.statistics[at.updates];
       const float rate = std::max(1.0f - options.momentum, 1.0f / (updates + 1.0f));
       for (int64_t c = 0; c < at.width; c++) {
-        const float mean = static_cast<float>(sums.mean[c] / count), spread = static_cast<float>(sums.spread[c] / count),
+        const float mean = static_cast<float>(sums.mean[c] / count),
+                    spread = static_cast<float>(sums.spread[c] / count),
                     sign = static_cast<float>(sums.sign[c] / count);
         float* now = io.new_statistics;
         const float location = now[at.location + c];
@@ -518,12 +524,16 @@ class ForwardPass : Pass {
   // A product of the rows `z` with the signs of its kernel: counts, and their sums.
   struct ProductState {
     ProductState(const ForwardPass& pass, int product)
-        : own(pass.l.products[product]), quantizer(own.in), sums(own.out), squares(own.out),
+        : own(pass.l.products[product]),
+          quantizer(own.in),
+          sums(own.out),
+          squares(own.out),
           weights(static_cast<size_t>(own.in / 32 * own.out)) {
       const float* signs = pass.kernels + own.signs;
       for (int64_t i = 0; i < own.in; i++) {
         uint32_t* words = weights.data() + i / 32 * own.out;
-        for (int64_t o = 0; o < own.out; o++) words[o] |= static_cast<uint32_t>(signs[i * own.out + o] > 0.0f) << (i % 32);
+        for (int64_t o = 0; o < own.out; o++)
+          words[o] |= static_cast<uint32_t>(signs[i * own.out + o] > 0.0f) << (i % 32);
       }
     }
     const ProductLayout& own;
@@ -533,7 +543,10 @@ class ForwardPass : Pass {
   };
   struct ProductChunk {
     ProductChunk(const ProductLayout& own)
-        : quantizer(own.in), sum(own.out), square(own.out), bits(static_cast<size_t>(own.in / 32)),
+        : quantizer(own.in),
+          sum(own.out),
+          square(own.out),
+          bits(static_cast<size_t>(own.in / 32)),
           differing(static_cast<size_t>(own.out)) {}
     QuantizerChunk quantizer;
     Buffer sum, square;
@@ -735,7 +748,8 @@ class ForwardPass : Pass {
   }
 
   void MiddleRows(int64_t image, int64_t rows, float* w) const {
-    Affine(saved + l.middle + image * l.tokens * l.channels, rows, l.channels, gain[kMlpNorm].data(), shift[kMlpNorm].data(), w);
+    Affine(saved + l.middle + image * l.tokens * l.channels, rows, l.channels, gain[kMlpNorm].data(),
+           shift[kMlpNorm].data(), w);
   }
 
   // Hidden rows from those of w.
@@ -774,11 +788,12 @@ class ForwardPass : Pass {
         for (int64_t r = 0; r < rows; r++) {
           AverageRow(hidden.get() + r * l.hidden, c, options.mlp_ratio, average.get());
           ProductRow(kMlp2, Counts(kMlp2) + start + r * c, average.get(), nullptr, branch.get());
-          AddBranch(saved + l.middle + start + r * c, branch.get(), c, Keep(io.keep, 1)[b + r / l.tokens], OrNull(l.mlp_gain),
-                    OrNull(l.mlp_shift), io.out + start + r * c);
+          AddBranch(saved + l.middle + start + r * c, branch.get(), c, Keep(io.keep, 1)[b + r / l.tokens],
+                    OrNull(l.mlp_gain), OrNull(l.mlp_shift), io.out + start + r * c);
         }
         if (!options.branches) return;
-        for (int64_t i = 0; i < images; i++) AddPooling(w.get() + i * l.tokens * c, zeros.get(), io.out + start + i * l.tokens * c);
+        for (int64_t i = 0; i < images; i++)
+          AddPooling(w.get() + i * l.tokens * c, zeros.get(), io.out + start + i * l.tokens * c);
       });
     });
   }
@@ -794,7 +809,8 @@ class ForwardPass : Pass {
         for (int64_t i = 0; i < c; i++) {
           const float up = at.vertical[1][i] + at.vertical[2][i] + at.vertical[3][i];
           const float across = at.horizontal[1][i] + at.horizontal[2][i] + at.horizontal[3][i];
-          to[i] += shifts[i] + up * (gains[i] / 3.0f) + (up + at.vertical[0][i] + at.vertical[4][i]) * (gains[c + i] / 5.0f) +
+          to[i] += shifts[i] + up * (gains[i] / 3.0f) +
+                   (up + at.vertical[0][i] + at.vertical[4][i]) * (gains[c + i] / 5.0f) +
                    across * (gains[2 * c + i] / 3.0f) +
                    (across + at.horizontal[0][i] + at.horizontal[4][i]) * (gains[3 * c + i] / 5.0f);
         }
@@ -810,8 +826,10 @@ class ForwardPass : Pass {
 class BackwardPass : Pass {
  public:
   BackwardPass(const Layout& layout, const Options& options, const Backward& io)
-      : Pass(layout, options, io.kernels, io.vectors, const_cast<float*>(io.saved)), io(io),
-        first(l.rows * l.channels), second(l.rows * std::max(l.hidden, 3 * l.channels)) {}
+      : Pass(layout, options, io.kernels, io.vectors, const_cast<float*>(io.saved)),
+        io(io),
+        first(l.rows * l.channels),
+        second(l.rows * std::max(l.hidden, 3 * l.channels)) {}
 
   void Run() {
     std::memset(io.grad_kernels, 0, l.kernels * sizeof(float));
@@ -900,7 +918,8 @@ class BackwardPass : Pass {
         map.k2[o] = static_cast<float>(f * both * s0 / rows - along * shifted);
         // All that a norm leaves of the gradient of its input's scale is its epsilon's.
         const double left = both * f * s1 - both * shifted * s0;
-        out[p.scale + o] = static_cast<float>(SafeRatio(left * options.epsilon * scale[o] * scale[o], vectors[p.scale + o]));
+        out[p.scale + o] =
+            static_cast<float>(SafeRatio(left * options.epsilon * scale[o] * scale[o], vectors[p.scale + o]));
       } else {
         map.inference[o] = static_cast<float>(both * s0 * vectors[p.scale + o]);
         const double unscaled = SafeRatio(offset[product][o], vectors[p.scale + o]);
@@ -943,7 +962,9 @@ class BackwardPass : Pass {
   // What a product's backward pass over the rows needs besides its map.
   struct ProductState {
     ProductState(const BackwardPass& pass, int product)
-        : own(pass.l.products[product]), codes(static_cast<size_t>(CodeSize(own.out, own.in))), grad(own.out * own.in),
+        : own(pass.l.products[product]),
+          codes(static_cast<size_t>(CodeSize(own.out, own.in))),
+          grad(own.out * own.in),
           threshold(own.in) {
       std::vector<float> column(static_cast<size_t>(own.in));
       for (int64_t o = 0; o < own.out; o++) {
@@ -958,15 +979,19 @@ class BackwardPass : Pass {
   };
   struct ProductChunk {
     ProductChunk(const ProductLayout& own, int64_t rows)
-        : h(rows * own.out), grad(rows * own.in), codes(static_cast<size_t>(CodeSize(rows, own.in))), threshold(own.in) {}
+        : h(rows * own.out),
+          grad(rows * own.in),
+          codes(static_cast<size_t>(CodeSize(rows, own.in))),
+          threshold(own.in) {}
     Buffer h, grad;
     std::vector<Code> codes;
     Buffer threshold;
   };
 
   // From the gradient behind a product's norm to that of the rows z that went in, added to `out`.
-  void MultiplyBack(int part, int product, const ProductMap& map, const float* grad, int64_t grad_stride, const int16_t* counts,
-                    const float* z, int64_t rows, ProductState& state, ProductChunk& chunk, float* out) const {
+  void MultiplyBack(int part, int product, const ProductMap& map, const float* grad, int64_t grad_stride,
+                    const int16_t* counts, const float* z, int64_t rows, ProductState& state, ProductChunk& chunk,
+                    float* out) const {
     const ProductLayout& p = state.own;
     const float *k0 = map.k0.data(), *k1 = map.k1.data(), *k2 = map.k2.data(), *threshold = Threshold(product);
     float* h = chunk.h.get();
@@ -983,16 +1008,16 @@ class BackwardPass : Pass {
     RealBySigns(h, rows, p.out, state.codes.data(), p.in, chunk.grad.get());
     SignsByReal(h, padded, p.out, chunk.codes.data(), p.in, state.grad.Of(part));
     for (int64_t r = 0; r < rows; r++) {
-      SignRow(chunk.grad.get() + r * p.in, z + r * p.in, threshold, p.in, options.quantizers[product].clip, out + r * p.in,
-              chunk.threshold.get());
+      SignRow(chunk.grad.get() + r * p.in, z + r * p.in, threshold, p.in, options.quantizers[product].clip,
+              out + r * p.in, chunk.threshold.get());
     }
     state.threshold.Add(part, chunk.threshold.get());
     std::memset(chunk.threshold.get(), 0, static_cast<size_t>(p.in) * sizeof(float));
   }
 
   // out += grad times the sign's gradient; threshold -= it.
-  static void SignRow(const float* grad, const float* z, const float* threshold, int64_t columns, float clip, float* out,
-                      float* sums) {
+  static void SignRow(const float* grad, const float* z, const float* threshold, int64_t columns, float clip,
+                      float* out, float* sums) {
     if (clip < 0.0f) {
 #pragma omp simd
       for (int64_t c = 0; c < columns; c++) {
@@ -1026,8 +1051,8 @@ class BackwardPass : Pass {
   }
 
   // Gradient of keep * (gain * branch + shift), and the sums for gain and shift.
-  static void BranchRow(const float* grad, const float* branch, float keep, const float* gain, int64_t columns, float* gain_sum,
-                        float* shift_sum, float* out) {
+  static void BranchRow(const float* grad, const float* branch, float keep, const float* gain, int64_t columns,
+                        float* gain_sum, float* shift_sum, float* out) {
     if (gain == nullptr) {
 #pragma omp simd
       for (int64_t c = 0; c < columns; c++) out[c] = keep * grad[c];
@@ -1055,7 +1080,8 @@ class BackwardPass : Pass {
   }
 
   void MiddleRows(int64_t image, int64_t rows, float* w) const {
-    Affine(saved + l.middle + image * l.tokens * l.channels, rows, l.channels, gain[kMlpNorm].data(), shift[kMlpNorm].data(), w);
+    Affine(saved + l.middle + image * l.tokens * l.channels, rows, l.channels, gain[kMlpNorm].data(),
+           shift[kMlpNorm].data(), w);
   }
 
   // Behind the second product of the MLP: from the output to the gradient before its RPReLU, in `first`.
@@ -1076,8 +1102,8 @@ class BackwardPass : Pass {
           const int16_t* counts = Counts(kMlp2) + start + r * c;
           ProductRow(kMlp2, counts, average.get(), z.get(), branch.get());
           float* grad = first.get() + start + r * c;
-          BranchRow(io.grad_out + start + r * c, branch.get(), Keep(io.keep, 1)[b + r / l.tokens], OrNull(l.mlp_gain), c,
-                    gain_sum.get(), shift_sum.get(), grad);
+          BranchRow(io.grad_out + start + r * c, branch.get(), Keep(io.keep, 1)[b + r / l.tokens], OrNull(l.mlp_gain),
+                    c, gain_sum.get(), shift_sum.get(), grad);
           ActivationRow(grad, z.get(), counts, Vector(l.products[kMlp2].slope), c, chunk);
         }
         chunk.Flush(part, sums);
@@ -1110,7 +1136,8 @@ class BackwardPass : Pass {
         }
         float *grad = second.get() + from * d, *behind = first.get() + from * c;
         SpreadRows(behind, rows, grad);
-        MultiplyBack(part, kMlp2, maps[kMlp2], behind, c, Counts(kMlp2) + from * c, hidden.get(), rows, state, product, grad);
+        MultiplyBack(part, kMlp2, maps[kMlp2], behind, c, Counts(kMlp2) + from * c, hidden.get(), rows, state, product,
+                     grad);
         for (int64_t r = 0; r < rows; r++) {
           ActivationRow(grad + r * d, z.get() + r * d, counts + r * d, Vector(l.products[kMlp1].slope), d, chunk);
         }
@@ -1152,10 +1179,12 @@ class BackwardPass : Pass {
             for (int64_t i = 0; i < c; i++) to[i] += tile[i];
           }
         }
-        MultiplyBack(part, kMlp1, maps[kMlp1], behind, d, Counts(kMlp1) + from * d, w.get(), rows, state, product, grad);
+        MultiplyBack(part, kMlp1, maps[kMlp1], behind, d, Counts(kMlp1) + from * d, w.get(), rows, state, product,
+                     grad);
         for (int64_t i = 0; options.branches && i < images; i++) {
           const int64_t at = (b + i) * l.tokens * c;
-          PoolingBack(io.grad_out + at, w.get() + i * l.tokens * c, zeros.get(), first.get() + at, pooling_sum.get(), shift_sum.get());
+          PoolingBack(io.grad_out + at, w.get() + i * l.tokens * c, zeros.get(), first.get() + at, pooling_sum.get(),
+                      shift_sum.get());
         }
         const float* x = saved + l.middle + from * c;
         NormSums(grad, x, rows, norm_sum.get(), times_sum.get());
@@ -1173,7 +1202,8 @@ class BackwardPass : Pass {
     }
     const NormMap map = MapNorm(kMlpNorm, norm, times, l.mlp_gamma, l.mlp_beta);
 
-    // Through that norm to the block's middle, the gradient of which stays in grad_x, and on to the output product's RPReLU.
+    // Through that norm to the block's middle, the gradient of which stays in grad_x, and on to the output product's
+    // RPReLU.
     ActivationSums sums(c);
     BranchSums branches(c);
     ForParts(options.threads, [&](int part) {
@@ -1190,8 +1220,8 @@ class BackwardPass : Pass {
           for (int64_t i = 0; i < c; i++) middle[i] += direct[i];
           ContextRow(saved + l.context + at, io.query + at, io.key + at, io.value + at, context_z.get(), context.get());
           ProductRow(kOutput, Counts(kOutput) + at, context.get(), z.get(), branch.get());
-          BranchRow(middle, branch.get(), Keep(io.keep, 0)[b + r / l.tokens], OrNull(l.attention_gain), c, gain_sum.get(),
-                    shift_sum.get(), grad);
+          BranchRow(middle, branch.get(), Keep(io.keep, 0)[b + r / l.tokens], OrNull(l.attention_gain), c,
+                    gain_sum.get(), shift_sum.get(), grad);
           ActivationRow(grad, z.get(), Counts(kOutput) + at, Vector(l.products[kOutput].slope), c, chunk);
         }
         chunk.Flush(part, sums);
@@ -1222,8 +1252,10 @@ class BackwardPass : Pass {
     }
   }
 
-  // The pooling is its own transpose: that of the gradient times w gives the gains' gradients, times the gains that of w.
-  void PoolingBack(const float* grad, const float* w, const float* zeros, float* out, float* gain_sum, float* shift_sum) const {
+  // The pooling is its own transpose: that of the gradient times w gives the gains' gradients, times the gains that of
+  // w.
+  void PoolingBack(const float* grad, const float* w, const float* zeros, float* out, float* gain_sum,
+                   float* shift_sum) const {
     const int64_t c = l.channels;
     const float* gains = vectors + l.pooling_gain;
     for (int64_t y = 0; y < l.height; y++) {
@@ -1263,13 +1295,16 @@ class BackwardPass : Pass {
         const int64_t rows = images * l.tokens, start = b * l.tokens * c;
         for (int64_t r = 0; r < rows; r++) {
           const int64_t at = start + r * c;
-          ContextRow(saved + l.context + at, io.query + at, io.key + at, io.value + at, z.get() + r * c, context.get() + r * c);
+          ContextRow(saved + l.context + at, io.query + at, io.key + at, io.value + at, z.get() + r * c,
+                     context.get() + r * c);
         }
         float* behind = first.get() + start;
         std::memcpy(grad.get(), behind, static_cast<size_t>(rows * c) * sizeof(float));
-        MultiplyBack(part, kOutput, maps[kOutput], behind, c, Counts(kOutput) + start, context.get(), rows, state, product, grad.get());
+        MultiplyBack(part, kOutput, maps[kOutput], behind, c, Counts(kOutput) + start, context.get(), rows, state,
+                     product, grad.get());
         for (int64_t r = 0; r < rows; r++) {
-          ActivationRow(grad.get() + r * c, z.get() + r * c, saved + l.context + start + r * c, Vector(l.context_slope), c, chunk);
+          ActivationRow(grad.get() + r * c, z.get() + r * c, saved + l.context + start + r * c, Vector(l.context_slope),
+                        c, chunk);
         }
         std::memcpy(behind, grad.get(), static_cast<size_t>(rows * c) * sizeof(float));
         chunk.Flush(part, sums);
@@ -1287,23 +1322,31 @@ class BackwardPass : Pass {
   // What the backward pass of the attention of an image works in.
   struct AttentionScratch {
     AttentionScratch(const Pass& pass, const Layout& l, int64_t lanes, int64_t token_words)
-        : bits(static_cast<const BackwardPass&>(pass)), p(l.tokens * lanes), grad(lanes * lanes), weighted(l.tokens * l.head_dim),
-          query_grad(lanes * l.head_dim), key_grad(lanes * l.head_dim), value_grad(l.tokens * l.head_dim),
-          kept(static_cast<size_t>(l.tokens * token_words)), value_codes(static_cast<size_t>(CodeSize(l.head_dim, lanes))),
+        : bits(static_cast<const BackwardPass&>(pass)),
+          p(l.tokens * lanes),
+          grad(lanes * lanes),
+          weighted(l.tokens * l.head_dim),
+          query_grad(lanes * l.head_dim),
+          key_grad(lanes * l.head_dim),
+          value_grad(l.tokens * l.head_dim),
+          kept(static_cast<size_t>(l.tokens * token_words)),
+          value_codes(static_cast<size_t>(CodeSize(l.head_dim, lanes))),
           key_codes(static_cast<size_t>(CodeSize(lanes, l.head_dim))),
-          query_codes(static_cast<size_t>(CodeSize(lanes, l.head_dim))), column(static_cast<size_t>(lanes)),
+          query_codes(static_cast<size_t>(CodeSize(lanes, l.head_dim))),
+          column(static_cast<size_t>(lanes)),
           threshold(static_cast<size_t>(lanes)) {}
     AttentionBits bits;
     Buffer p, grad, weighted, query_grad, key_grad, value_grad;
     std::vector<uint32_t> kept;
-    std::vector<Code> value_codes;  // of the values, (head_dim, lanes)
+    std::vector<Code> value_codes;             // of the values, (head_dim, lanes)
     std::vector<Code> key_codes, query_codes;  // (lanes, head_dim)
     std::vector<float> column, threshold;
   };
 
-  // Gradients of one image's q, k and v, added to those in q_grad, k_grad and v_grad; returns that of the probabilities' scale.
-  double AttendBack(int64_t image, const float* grad_context, AttentionScratch& s, float* q_grad, float* k_grad, float* v_grad,
-                    float* q_sums, float* k_sums, float* v_sums) const {
+  // Gradients of one image's q, k and v, added to those in q_grad, k_grad and v_grad; returns that of the
+  // probabilities' scale.
+  double AttendBack(int64_t image, const float* grad_context, AttentionScratch& s, float* q_grad, float* k_grad,
+                    float* v_grad, float* q_sums, float* k_sums, float* v_sums) const {
     const int64_t c = l.channels, d = l.head_dim, tokens = l.tokens, start = image * tokens * c;
     const float *q = io.query + start, *k = io.key + start, *v = io.value + start;
     SetBits(q, k, v, s.bits);
@@ -1426,8 +1469,9 @@ class BackwardPass : Pass {
         }
         for (int64_t i = b; i < b + images; i++) {
           const int64_t at = i * l.tokens * c;
-          scale_grads[i] = AttendBack(i, grad_context.get() + (i - b) * l.tokens * c, scratch, Third(0) + at, Third(1) + at,
-                                      Third(2) + at, threshold_sums[0].get(), threshold_sums[1].get(), threshold_sums[2].get());
+          scale_grads[i] =
+              AttendBack(i, grad_context.get() + (i - b) * l.tokens * c, scratch, Third(0) + at, Third(1) + at,
+                         Third(2) + at, threshold_sums[0].get(), threshold_sums[1].get(), threshold_sums[2].get());
         }
         for (int p = 0; p < 3; p++) Flush(part, threshold_sums[p], thresholds[p]);
         for (int64_t r = 0; r < rows; r++) {

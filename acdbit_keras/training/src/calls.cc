@@ -6,8 +6,21 @@ namespace acdbit {
 namespace {
 
 enum ForwardInput { kX, kKeep, kKernels, kVectors, kStatistics, kForwardOptions };
-enum BackwardInput { kGrad, kGradQuery, kGradKey, kGradValue, kBackX, kBackKeep, kBackKernels, kBackVectors, kBackQuery, kBackKey,
-                     kBackValue, kSaved, kBackwardOptions };
+enum BackwardInput {
+  kGrad,
+  kGradQuery,
+  kGradKey,
+  kGradValue,
+  kBackX,
+  kBackKeep,
+  kBackKernels,
+  kBackVectors,
+  kBackQuery,
+  kBackKey,
+  kBackValue,
+  kSaved,
+  kBackwardOptions
+};
 
 const char* SetLayout(const Array& x, const Array& options, Layout* layout, Options* parsed) {
   if (options.size() != kOptionCount) return "the options have another length than this library knows";
@@ -30,7 +43,9 @@ const char* ForwardShapes(const Arrays& in, Shapes* out) {
   Layout layout;
   Options options;
   if (const char* wrong = SetLayout(in[kX], in[kForwardOptions], &layout, &options)) return wrong;
-  if (!Fit(in, {{kKeep, Size(2 * layout.images)}, {kKernels, layout.kernels}, {kVectors, layout.vectors},
+  if (!Fit(in, {{kKeep, Size(2 * layout.images)},
+                {kKernels, layout.kernels},
+                {kVectors, layout.vectors},
                 {kStatistics, layout.statistics}})) {
     return "the parameters are not those of a block of this size";
   }
@@ -44,8 +59,8 @@ void RunForward(const Arrays& in, const std::vector<float*>& out) {
   Options options;
   SetLayout(in[kX], in[kForwardOptions], &layout, &options);
   BestKernels().forward(layout, options,
-                        {in[kX].data, in[kKeep].data, in[kKernels].data, in[kVectors].data, in[kStatistics].data, out[0], out[1],
-                         out[2], out[3], out[4], out[5]});
+                        {in[kX].data, in[kKeep].data, in[kKernels].data, in[kVectors].data, in[kStatistics].data,
+                         out[0], out[1], out[2], out[3], out[4], out[5]});
 }
 
 const char* BackwardShapes(const Arrays& in, Shapes* out) {
@@ -53,9 +68,17 @@ const char* BackwardShapes(const Arrays& in, Shapes* out) {
   Options options;
   if (const char* wrong = SetLayout(in[kBackX], in[kBackwardOptions], &layout, &options)) return wrong;
   const size_t all = Size(layout.rows * layout.channels);
-  if (!Fit(in, {{kGrad, all}, {kGradQuery, all}, {kGradKey, all}, {kGradValue, all}, {kBackKeep, Size(2 * layout.images)},
-                {kBackKernels, layout.kernels}, {kBackVectors, layout.vectors}, {kBackQuery, all}, {kBackKey, all},
-                {kBackValue, all}, {kSaved, layout.saved}})) {
+  if (!Fit(in, {{kGrad, all},
+                {kGradQuery, all},
+                {kGradKey, all},
+                {kGradValue, all},
+                {kBackKeep, Size(2 * layout.images)},
+                {kBackKernels, layout.kernels},
+                {kBackVectors, layout.vectors},
+                {kBackQuery, all},
+                {kBackKey, all},
+                {kBackValue, all},
+                {kSaved, layout.saved}})) {
     return "the gradients are not those of a block of this size";
   }
   *out = {in[kBackX].shape, {static_cast<int64_t>(layout.kernels)}, {static_cast<int64_t>(layout.vectors)}};
@@ -68,9 +91,9 @@ void RunBackward(const Arrays& in, const std::vector<float*>& out) {
   SetLayout(in[kBackX], in[kBackwardOptions], &layout, &options);
   const auto data = [&](int index) { return in[index].data; };
   BestKernels().backward(layout, options,
-                         {data(kGrad), data(kGradQuery), data(kGradKey), data(kGradValue), data(kBackX), data(kBackKeep),
-                          data(kBackKernels), data(kBackVectors), data(kBackQuery), data(kBackKey), data(kBackValue), data(kSaved),
-                          out[0], out[1], out[2]});
+                         {data(kGrad), data(kGradQuery), data(kGradKey), data(kGradValue), data(kBackX),
+                          data(kBackKeep), data(kBackKernels), data(kBackVectors), data(kBackQuery), data(kBackKey),
+                          data(kBackValue), data(kSaved), out[0], out[1], out[2]});
 }
 
 const char* MedianShapes(const Arrays& in, Shapes* out) {
@@ -93,8 +116,8 @@ const std::vector<Call>& Calls() {
        ForwardShapes,
        RunForward},
       {"AcdbitBlockBack",
-       {"grad_out", "grad_query", "grad_key", "grad_value", "x", "keep", "kernels", "vectors", "query", "key", "value", "saved",
-        "options"},
+       {"grad_out", "grad_query", "grad_key", "grad_value", "x", "keep", "kernels", "vectors", "query", "key", "value",
+        "saved", "options"},
        {"grad_x", "grad_kernels", "grad_vectors"},
        BackwardShapes,
        RunBackward},

@@ -24,7 +24,7 @@ using Shapes = std::vector<std::vector<int64_t>>;
 
 // A function with `inputs` arrays in and some out.
 struct Call {
-  const char* name;                      // of the op and of the custom call
+  const char* name;                          // of the op and of the custom call
   std::vector<const char*> inputs, outputs;  // names
   // The shapes of the outputs, or what is wrong with the inputs.
   const char* (*shapes)(const Arrays& inputs, Shapes* outputs);

@@ -68,8 +68,9 @@ const char* Layout::Set(const Shape& shape, const Options& options) {
       *part = vector.Take(product.out);
     }
   }
-  for (size_t* part : {&attention_gamma, &attention_beta, &context_gamma, &context_beta, &mlp_gamma, &mlp_beta, &query_threshold,
-                       &key_threshold, &value_threshold, &context_shift_in, &context_slope, &context_shift_out}) {
+  for (size_t* part :
+       {&attention_gamma, &attention_beta, &context_gamma, &context_beta, &mlp_gamma, &mlp_beta, &query_threshold,
+        &key_threshold, &value_threshold, &context_shift_in, &context_slope, &context_shift_out}) {
     *part = vector.Take(c);
   }
   probability_scale = vector.Take(1);

@@ -1,12 +1,13 @@
 // Products of which one side is a matrix of signs, -1 or +1. Included once per instruction set.
 //
-// Of a real row times such a matrix, four rows of signs make 16 possible sums for every four real numbers. With AVX-512 these
-// are a register, and a permutation by the signs of 16 columns does the work of 64 multiply-adds; elsewhere the signs are
-// multiplied.
+// Of a real row times such a matrix, four rows of signs make 16 possible sums for every four real numbers. With AVX-512
+// these are a register, and a permutation by the signs of 16 columns does the work of 64 multiply-adds; elsewhere the
+// signs are multiplied.
 
 #if defined(__AVX512F__)
 
-// `Code`: entry (g, l) of a (rows / 4, columns) matrix holds the signs of rows 4 g .. 4 g + 3 in bits 0 .. 3, 1 being +1.
+// `Code`: entry (g, l) of a (rows / 4, columns) matrix holds the signs of rows 4 g .. 4 g + 3 in bits 0 .. 3, 1 being
+// +1.
 using Code = int32_t;
 constexpr int64_t kCodeRows = 4;
 
@@ -18,7 +19,8 @@ inline void CodeRow(Code* codes, int64_t row, int64_t columns, const float* z, c
   for (int64_t c = 0; c < columns; c++) own[c] = (own[c] & keep) | (z[c] >= threshold[c] ? bit : 0);
 }
 
-// Sums of the numbers g[0], g[stride], g[2 stride], g[3 stride] under every choice of signs; entry e has + where a bit is 1.
+// Sums of the numbers g[0], g[stride], g[2 stride], g[3 stride] under every choice of signs; entry e has + where a bit
+// is 1.
 struct SignedSums {
   const __m512 first = _mm512_setr_ps(-1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1);
   const __m512 second = _mm512_setr_ps(-1, -1, 1, 1, -1, -1, 1, 1, -1, -1, 1, 1, -1, -1, 1, 1);
@@ -35,8 +37,8 @@ struct SignedSums {
 
 // Two rows of sums over 16 V columns: out = (add ? out : 0) + sum over groups of four numbers `step` floats apart.
 template <int V, bool add>
-inline void SignedSumTile(const float* g0, const float* g1, int64_t step, int64_t stride, int64_t groups, const Code* codes,
-                          int64_t columns, float* out0, float* out1) {
+inline void SignedSumTile(const float* g0, const float* g1, int64_t step, int64_t stride, int64_t groups,
+                          const Code* codes, int64_t columns, float* out0, float* out1) {
   const SignedSums sums;
   __m512 a[V], b[V];
   for (int v = 0; v < V; v++) {
@@ -60,8 +62,8 @@ inline void SignedSumTile(const float* g0, const float* g1, int64_t step, int64_
 }
 
 template <bool add>
-inline void SignedSumRows(const float* g0, const float* g1, int64_t step, int64_t stride, int64_t groups, const Code* codes,
-                          int64_t columns, float* out0, float* out1) {
+inline void SignedSumRows(const float* g0, const float* g1, int64_t step, int64_t stride, int64_t groups,
+                          const Code* codes, int64_t columns, float* out0, float* out1) {
   for (int64_t c = 0; c < columns;) {
     const int64_t left = (columns - c) / 16;
     const auto tile = left >= 8   ? SignedSumTile<8, add>
@@ -74,7 +76,8 @@ inline void SignedSumRows(const float* g0, const float* g1, int64_t step, int64_
 }
 
 // out (rows, columns) = real (rows, depth) @ signs (depth, columns). Depth a multiple of 4, columns of 16.
-inline void RealBySigns(const float* real, int64_t rows, int64_t depth, const Code* codes, int64_t columns, float* out) {
+inline void RealBySigns(const float* real, int64_t rows, int64_t depth, const Code* codes, int64_t columns,
+                        float* out) {
   for (int64_t r = 0; r < rows; r += 2) {
     const int64_t other = r + 1 < rows ? r + 1 : r;
     SignedSumRows<false>(real + r * depth, real + other * depth, 4, 1, depth / 4, codes, columns, out + r * columns,
@@ -82,8 +85,10 @@ inline void RealBySigns(const float* real, int64_t rows, int64_t depth, const Co
   }
 }
 
-// out (units, columns) += real (rows, units)^T @ signs (rows, columns). Rows a multiple of 4, units of 2, columns of 16.
-inline void SignsByReal(const float* real, int64_t rows, int64_t units, const Code* codes, int64_t columns, float* out) {
+// out (units, columns) += real (rows, units)^T @ signs (rows, columns). Rows a multiple of 4, units of 2, columns
+// of 16.
+inline void SignsByReal(const float* real, int64_t rows, int64_t units, const Code* codes, int64_t columns,
+                        float* out) {
   for (int64_t o = 0; o < units; o += 2) {
     SignedSumRows<true>(real + o, real + o + 1, 4 * units, units, rows / 4, codes, columns, out + o * columns,
                         out + (o + 1) * columns);
@@ -105,8 +110,8 @@ inline void CodeRow(Code* codes, int64_t row, int64_t columns, const float* z, c
 constexpr int kTileRows = 4, kTileColumns = 16;
 
 template <bool add>
-inline void SignedSumTile(const float* real, int64_t row_stride, int64_t step, int64_t rows, int64_t depth, const Code* codes,
-                          int64_t columns, float* out) {
+inline void SignedSumTile(const float* real, int64_t row_stride, int64_t step, int64_t rows, int64_t depth,
+                          const Code* codes, int64_t columns, float* out) {
   float sums[kTileRows][kTileColumns];
   const float* from[kTileRows];
   for (int r = 0; r < kTileRows; r++) {
@@ -126,7 +131,8 @@ inline void SignedSumTile(const float* real, int64_t row_stride, int64_t step, i
   }
 }
 
-inline void RealBySigns(const float* real, int64_t rows, int64_t depth, const Code* codes, int64_t columns, float* out) {
+inline void RealBySigns(const float* real, int64_t rows, int64_t depth, const Code* codes, int64_t columns,
+                        float* out) {
   for (int64_t c = 0; c < columns; c += kTileColumns) {
     for (int64_t r = 0; r < rows; r += kTileRows) {
       SignedSumTile<false>(real + r * depth, depth, 1, rows - r, depth, codes + c, columns, out + r * columns + c);
@@ -134,7 +140,8 @@ inline void RealBySigns(const float* real, int64_t rows, int64_t depth, const Co
   }
 }
 
-inline void SignsByReal(const float* real, int64_t rows, int64_t units, const Code* codes, int64_t columns, float* out) {
+inline void SignsByReal(const float* real, int64_t rows, int64_t units, const Code* codes, int64_t columns,
+                        float* out) {
   for (int64_t c = 0; c < columns; c += kTileColumns) {
     for (int64_t o = 0; o < units; o += kTileRows) {
       SignedSumTile<true>(real + o, 1, units, units - o, rows, codes + c, columns, out + o * columns + c);
@@ -151,7 +158,8 @@ inline void PackRow(const float* z, const float* threshold, int64_t columns, uin
   for (int64_t w = 0; w < columns / 32; w++) {
 #if defined(__AVX512F__)
     const auto half = [&](int64_t c) {
-      return static_cast<uint32_t>(_mm512_cmp_ps_mask(_mm512_loadu_ps(z + c), _mm512_loadu_ps(threshold + c), _CMP_GE_OQ));
+      return static_cast<uint32_t>(
+          _mm512_cmp_ps_mask(_mm512_loadu_ps(z + c), _mm512_loadu_ps(threshold + c), _CMP_GE_OQ));
     };
     words[w] = half(32 * w) | half(32 * w + 16) << 16;
 #elif defined(__AVX2__)
@@ -171,12 +179,14 @@ inline void PackRow(const float* z, const float* threshold, int64_t columns, uin
 }
 
 // differing[l] = in how many bits `words` and column l of `others` (words, columns) differ. Columns a multiple of 16.
-inline void DifferingBits(const uint32_t* words, int64_t count, const uint32_t* others, int64_t columns, int32_t* differing) {
+inline void DifferingBits(const uint32_t* words, int64_t count, const uint32_t* others, int64_t columns,
+                          int32_t* differing) {
 #if defined(__AVX512VPOPCNTDQ__)
   for (int64_t c = 0; c < columns; c += 16) {
     __m512i sum = _mm512_setzero_si512();
     for (int64_t w = 0; w < count; w++) {
-      const __m512i both = _mm512_xor_si512(_mm512_set1_epi32(static_cast<int>(words[w])), _mm512_loadu_si512(others + w * columns + c));
+      const __m512i both =
+          _mm512_xor_si512(_mm512_set1_epi32(static_cast<int>(words[w])), _mm512_loadu_si512(others + w * columns + c));
       sum = _mm512_add_epi32(sum, _mm512_popcnt_epi32(both));
     }
     _mm512_storeu_si512(differing + c, sum);
@@ -195,7 +205,8 @@ inline void CommonBits(const uint32_t* words, int64_t count, const uint32_t* oth
   for (int64_t c = 0; c < columns; c += 16) {
     __m512i sum = _mm512_setzero_si512();
     for (int64_t w = 0; w < count; w++) {
-      const __m512i both = _mm512_and_si512(_mm512_set1_epi32(static_cast<int>(words[w])), _mm512_loadu_si512(others + w * columns + c));
+      const __m512i both =
+          _mm512_and_si512(_mm512_set1_epi32(static_cast<int>(words[w])), _mm512_loadu_si512(others + w * columns + c));
       sum = _mm512_add_epi32(sum, _mm512_popcnt_epi32(both));
     }
     _mm512_storeu_si512(common + c, sum);

@@ -1,5 +1,6 @@
-// The calls as TensorFlow ops, through its C interface (tensorflow/c/{ops,kernels,tf_tensor,tf_status}.h), which is declared here
-// as far as it is used and looked up where TensorFlow is loaded: compiling needs no TensorFlow, and any version will do.
+// The calls as TensorFlow ops, through its C interface (tensorflow/c/{ops,kernels,tf_tensor,tf_status}.h), which is
+// declared here as far as it is used and looked up where TensorFlow is loaded: compiling needs no TensorFlow, and any
+// version will do.
 #include <dlfcn.h>
 
 #include <cstdio>
@@ -107,8 +108,9 @@ void Compute(const Call& call, void* context) {
   for (size_t i = 0; i < shapes.size(); i++) {
     int64_t size = 1;
     for (int64_t length : shapes[i]) size *= length;
-    void* tensor = tf.allocate_output(context, static_cast<int>(i), kFloat, shapes[i].data(), static_cast<int>(shapes[i].size()),
-                                      static_cast<size_t>(size) * sizeof(float), held.status);
+    void* tensor =
+        tf.allocate_output(context, static_cast<int>(i), kFloat, shapes[i].data(), static_cast<int>(shapes[i].size()),
+                           static_cast<size_t>(size) * sizeof(float), held.status);
     if (tf.get_code(held.status) != 0) return tf.fail(context, held.status);
     held.tensors.push_back(tensor);
     outputs.push_back(static_cast<float*>(tf.data(tensor)));

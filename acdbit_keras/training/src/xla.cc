@@ -1,5 +1,5 @@
-// The calls as custom calls of XLA, through its foreign-function interface (xla/ffi/api/c_api.h, version 0), which is declared
-// here as far as it is used. JAX is given these functions by `acdbit_keras/training/library.py`.
+// The calls as custom calls of XLA, through its foreign-function interface (xla/ffi/api/c_api.h, version 0), which is
+// declared here as far as it is used. JAX is given these functions by `acdbit_keras/training/library.py`.
 #include <cstddef>
 #include <cstdint>
 #include <new>
