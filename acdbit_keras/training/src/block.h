@@ -21,6 +21,9 @@ constexpr int kProducts = 6;
 constexpr int kQuantizers = 9;
 constexpr int kNorms = 9;
 constexpr int64_t kMaxTokens = 4096;
+// Floats between arrays over the whole batch: their lengths are multiples of a page, and rows of ten of them at the
+// same place in a page would drive each other out of the cache.
+constexpr int64_t kStagger = 144;
 
 enum Product { kQuery, kKey, kValue, kOutput, kMlp1, kMlp2 };
 enum Norm {
@@ -95,7 +98,8 @@ struct Layout {
   // in `saved`, in floats
   size_t norm_mean[kNorms], norm_scale[kNorms], alpha[kQuantizers], mu[kQuantizers];
   size_t counts[kProducts];  // 16-bit integers
-  size_t context, middle;
+  // the context, what it becomes behind its norm, residual and RPReLU, and the block's middle (rows, channels)
+  size_t context, mixed, middle;
   size_t saved;  // length
 
   // What is wrong with the sizes, or nullptr.

@@ -2,12 +2,13 @@
 
 constexpr int kParts = 8;  // of a batch: sums are taken within each and then over them, whatever the number of threads
 
-// Memory of vectors, aligned, zero at first.
+// Memory of vectors, aligned, zero at first unless nobody reads it before it is written.
 class Buffer {
  public:
-  explicit Buffer(int64_t floats) : data_(static_cast<float*>(std::aligned_alloc(64, Bytes(floats)))) {
+  explicit Buffer(int64_t floats, bool zero = true)
+      : data_(static_cast<float*>(std::aligned_alloc(64, Bytes(floats)))) {
     if (data_ == nullptr) throw std::bad_alloc();
-    std::memset(data_, 0, Bytes(floats));
+    if (zero) std::memset(data_, 0, Bytes(floats));
   }
   Buffer(const Buffer&) = delete;
   Buffer& operator=(const Buffer&) = delete;
@@ -256,6 +257,8 @@ class Pass {
     probability_scale = vectors[l.probability_scale];
     lanes = (l.tokens + 15) / 16 * 16;
     token_words = (l.tokens + 31) / 32;
+    // A half rounds to the even level, 0: the next number is the first one that is kept.
+    above_half.assign(static_cast<size_t>(32 * token_words), std::nextafter(0.5f, 1.0f));
   }
 
   // Bits of an image's queries, keys and values as attention reads them.
@@ -323,9 +326,11 @@ class Pass {
 #pragma omp simd
     for (int64_t j = 0; j < l.tokens; j++) p[j] *= share;
     for (int64_t j = l.tokens; j < lanes; j++) p[j] = 0.0f;
-    std::fill(kept, kept + token_words, 0u);
-    for (int64_t j = 0; j < l.tokens; j++)
-      kept[j / 32] |= static_cast<uint32_t>(p[j] / probability_scale > 0.5f) << (j % 32);
+    float ratio[kMaxTokens + 32];
+#pragma omp simd
+    for (int64_t j = 0; j < l.tokens; j++) ratio[j] = p[j] / probability_scale;
+    for (int64_t j = l.tokens; j < 32 * token_words; j++) ratio[j] = 0.0f;
+    PackRow(ratio, above_half.data(), 32 * token_words, kept);
   }
 
   const float* Keep(const float* keep, int branch) const { return keep + branch * l.images; }
@@ -339,7 +344,7 @@ class Pass {
   std::vector<float> gain[kNorms], shift[kNorms];
   std::vector<float> factor[kProducts], offset[kProducts];
   std::vector<float> score_scale, query_scale, key_scale, query_offset;
-  std::vector<float> no_threshold;
+  std::vector<float> no_threshold, above_half;
   float probability_scale = 0.0f;
 };
 
@@ -690,12 +695,13 @@ class ForwardPass : Pass {
     const int64_t c = l.channels;
     ProductState state(*this, kOutput);
     ForParts(options.threads, [&](int part) {
-      Buffer context(chunk_rows * c), z(c);
+      Buffer z(c);
       ProductChunk chunk(state.own);
       ForChunks(part, [&](int64_t b, int64_t images) {
         const int64_t rows = images * l.tokens, start = b * l.tokens * c;
-        ContextRows(start, rows, z.get(), context.get());
-        Multiply(kOutput, context.get(), rows, b, state, chunk);
+        float* mixed = saved + l.mixed + start;
+        ContextRows(start, rows, z.get(), mixed);
+        Multiply(kOutput, mixed, rows, b, state, chunk);
         FlushProduct(part, state, chunk);
       });
     });
@@ -715,13 +721,12 @@ class ForwardPass : Pass {
     ColumnSums sums(c), squares(c);
     std::vector<float> origin(io.x, io.x + c);
     ForParts(options.threads, [&](int part) {
-      Buffer context(chunk_rows * c), branch(c), z(c), sum(c), square(c);
+      Buffer branch(c), sum(c), square(c);
       ForChunks(part, [&](int64_t b, int64_t images) {
         const int64_t rows = images * l.tokens, start = b * l.tokens * c;
-        ContextRows(start, rows, z.get(), context.get());
         float* middle = saved + l.middle + start;
         for (int64_t r = 0; r < rows; r++) {
-          ProductRow(kOutput, Counts(kOutput) + start + r * c, context.get() + r * c, nullptr, branch.get());
+          ProductRow(kOutput, Counts(kOutput) + start + r * c, saved + l.mixed + start + r * c, nullptr, branch.get());
           AddBranch(io.x + start + r * c, branch.get(), c, Keep(io.keep, 0)[b + r / l.tokens], OrNull(l.attention_gain),
                     OrNull(l.attention_shift), middle + r * c);
         }
@@ -828,8 +833,8 @@ class BackwardPass : Pass {
   BackwardPass(const Layout& layout, const Options& options, const Backward& io)
       : Pass(layout, options, io.kernels, io.vectors, const_cast<float*>(io.saved)),
         io(io),
-        first(l.rows * l.channels),
-        second(l.rows * std::max(l.hidden, 3 * l.channels)) {}
+        first_memory(l.rows * l.channels + 8 * kStagger, false),
+        second_memory(l.rows * std::max(l.hidden, 3 * l.channels) + 15 * kStagger, false) {}
 
   void Run() {
     std::memset(io.grad_kernels, 0, l.kernels * sizeof(float));
@@ -1101,7 +1106,7 @@ class BackwardPass : Pass {
           AverageRow(hidden.get(), c, options.mlp_ratio, average.get());
           const int16_t* counts = Counts(kMlp2) + start + r * c;
           ProductRow(kMlp2, counts, average.get(), z.get(), branch.get());
-          float* grad = first.get() + start + r * c;
+          float* grad = first + start + r * c;
           BranchRow(io.grad_out + start + r * c, branch.get(), Keep(io.keep, 1)[b + r / l.tokens], OrNull(l.mlp_gain),
                     c, gain_sum.get(), shift_sum.get(), grad);
           ActivationRow(grad, z.get(), counts, Vector(l.products[kMlp2].slope), c, chunk);
@@ -1134,7 +1139,7 @@ class BackwardPass : Pass {
           TileRow(w.get() + r * c, c, options.mlp_ratio, tiled.get());
           ProductRow(kMlp1, counts + r * d, tiled.get(), z.get() + r * d, hidden.get() + r * d);
         }
-        float *grad = second.get() + from * d, *behind = first.get() + from * c;
+        float *grad = second + from * d, *behind = first + from * c;
         SpreadRows(behind, rows, grad);
         MultiplyBack(part, kMlp2, maps[kMlp2], behind, c, Counts(kMlp2) + from * c, hidden.get(), rows, state, product,
                      grad);
@@ -1168,8 +1173,8 @@ class BackwardPass : Pass {
       ForChunks(part, [&](int64_t b, int64_t images) {
         const int64_t rows = images * l.tokens, from = b * l.tokens;
         MiddleRows(b, rows, w.get());
-        const float* behind = second.get() + from * d;
-        float* grad = first.get() + from * c;
+        const float* behind = second + from * d;
+        float* grad = first + from * c;
         for (int64_t r = 0; r < rows; r++) {
           float* to = grad + r * c;
           std::memset(to, 0, static_cast<size_t>(c) * sizeof(float));
@@ -1183,7 +1188,7 @@ class BackwardPass : Pass {
                      grad);
         for (int64_t i = 0; options.branches && i < images; i++) {
           const int64_t at = (b + i) * l.tokens * c;
-          PoolingBack(io.grad_out + at, w.get() + i * l.tokens * c, zeros.get(), first.get() + at, pooling_sum.get(),
+          PoolingBack(io.grad_out + at, w.get() + i * l.tokens * c, zeros.get(), first + at, pooling_sum.get(),
                       shift_sum.get());
         }
         const float* x = saved + l.middle + from * c;
@@ -1207,19 +1212,18 @@ class BackwardPass : Pass {
     ActivationSums sums(c);
     BranchSums branches(c);
     ForParts(options.threads, [&](int part) {
-      Buffer context(c), context_z(c), z(c), branch(c), gain_sum(c), shift_sum(c);
+      Buffer z(c), branch(c), gain_sum(c), shift_sum(c);
       ActivationChunk chunk(c);
       ForChunks(part, [&](int64_t b, int64_t images) {
         const int64_t rows = images * l.tokens, start = b * l.tokens * c;
         for (int64_t r = 0; r < rows; r++) {
           const int64_t at = start + r * c;
-          float *grad = first.get() + at, *middle = io.grad_x + at;
+          float *grad = first + at, *middle = io.grad_x + at;
           NormRow(kMlpNorm, map, grad, saved + l.middle + at, middle);
           const float* direct = io.grad_out + at;
 #pragma omp simd
           for (int64_t i = 0; i < c; i++) middle[i] += direct[i];
-          ContextRow(saved + l.context + at, io.query + at, io.key + at, io.value + at, context_z.get(), context.get());
-          ProductRow(kOutput, Counts(kOutput) + at, context.get(), z.get(), branch.get());
+          ProductRow(kOutput, Counts(kOutput) + at, saved + l.mixed + at, z.get(), branch.get());
           BranchRow(middle, branch.get(), Keep(io.keep, 0)[b + r / l.tokens], OrNull(l.attention_gain), c,
                     gain_sum.get(), shift_sum.get(), grad);
           ActivationRow(grad, z.get(), Counts(kOutput) + at, Vector(l.products[kOutput].slope), c, chunk);
@@ -1298,7 +1302,7 @@ class BackwardPass : Pass {
           ContextRow(saved + l.context + at, io.query + at, io.key + at, io.value + at, z.get() + r * c,
                      context.get() + r * c);
         }
-        float* behind = first.get() + start;
+        float* behind = first + start;
         std::memcpy(grad.get(), behind, static_cast<size_t>(rows * c) * sizeof(float));
         MultiplyBack(part, kOutput, maps[kOutput], behind, c, Counts(kOutput) + start, context.get(), rows, state,
                      product, grad.get());
@@ -1458,7 +1462,7 @@ class BackwardPass : Pass {
         const int64_t rows = images * l.tokens, start = b * l.tokens * c;
         for (int64_t r = 0; r < rows; r++) {
           const int64_t at = start + r * c;
-          const float* shortcut = first.get() + at;
+          const float* shortcut = first + at;
           NormRow(kContextNorm, context_map, shortcut, saved + l.context + at, grad_context.get() + r * c);
           for (int p = 0; p < 3; p++) {
             float* to = Third(p) + at;
@@ -1494,7 +1498,7 @@ class BackwardPass : Pass {
     io.grad_vectors[l.probability_scale] = static_cast<float>(scale_grad);
   }
 
-  float* Third(int p) { return second.get() + p * l.rows * l.channels; }
+  float* Third(int p) { return second + p * (l.rows * l.channels + kStagger); }
 
   // Through the three products to the gradient of what they read, in `first`.
   void QueriesKeysValues() {
@@ -1507,7 +1511,7 @@ class BackwardPass : Pass {
       ForChunks(part, [&](int64_t b, int64_t images) {
         const int64_t rows = images * l.tokens, start = b * l.tokens * c;
         Affine(io.x + start, rows, c, gain[kAttentionNorm].data(), shift[kAttentionNorm].data(), u.get());
-        float* grad = first.get() + start;
+        float* grad = first + start;
         const float *gq = Third(0) + start, *gk = Third(1) + start, *gv = Third(2) + start;
 #pragma omp simd
         for (int64_t i = 0; i < rows * c; i++) grad[i] = gq[i] + gk[i] + gv[i];
@@ -1530,7 +1534,7 @@ class BackwardPass : Pass {
       ForChunks(part, [&](int64_t b, int64_t images) {
         for (int64_t r = 0; r < images * l.tokens; r++) {
           const int64_t at = (b * l.tokens + r) * c;
-          NormRow(kAttentionNorm, input_map, first.get() + at, io.x + at, own.get());
+          NormRow(kAttentionNorm, input_map, first + at, io.x + at, own.get());
           float* to = io.grad_x + at;
           const float* from = own.get();
 #pragma omp simd
@@ -1541,8 +1545,9 @@ class BackwardPass : Pass {
   }
 
   const Backward& io;
-  Buffer first;   // (rows, channels)
-  Buffer second;  // (rows, hidden), or three of (rows, channels)
+  Buffer first_memory, second_memory;
+  float* first = first_memory.get() + 8 * kStagger;     // (rows, channels)
+  float* second = second_memory.get() + 12 * kStagger;  // (rows, hidden), or three of (rows, channels)
   ProductMap maps[kProducts];
   NormMap context_map, input_map;
 };

@@ -95,9 +95,10 @@ const char* Layout::Set(const Shape& shape, const Options& options) {
     mu[i] = kept.Take(Rounded(length));
   }
   statistics = statistic.total();
-  for (int p = 0; p < kProducts; p++) counts[p] = kept.Take(Rounded((rows * products[p].out + 1) / 2));
-  context = kept.Take(Rounded(rows * c));
-  middle = kept.Take(Rounded(rows * c));
+  for (int p = 0; p < kProducts; p++) counts[p] = kept.Take(Rounded((rows * products[p].out + 1) / 2) + kStagger);
+  context = kept.Take(Rounded(rows * c) + kStagger);
+  mixed = kept.Take(Rounded(rows * c) + kStagger);
+  middle = kept.Take(Rounded(rows * c) + kStagger);
   saved = kept.total();
   return nullptr;
 }
