@@ -103,6 +103,71 @@ def measure(preset, batch_size=128, steps=10, rounds=5, jit_compile=True, only=N
     }
 
 
+def measure_parts(preset, scheme="acd_bit", batch_size=128, steps=5):
+    """Where the processor time of a training step on labels goes, in the Keras form under XLA and on kernels.
+
+    Each part is timed alone, forward and backward, in turns; what is left of the step is its norms and classifier, the
+    optimizer, and what Keras does around them.
+
+    Returns:
+        Dict from `"Keras form"` and, where there are kernels, `"kernels"` to processor milliseconds: `step`, `stem`, `blocks`
+        (all of them), `rest`.
+
+    Raises:
+        ValueError: on another backend than TensorFlow.
+    """
+    if keras.config.backend() != "tensorflow":
+        raise ValueError(f"the parts of a step are timed on TensorFlow, not on {keras.config.backend()}")
+    executors = {"Keras form": execution.KerasExecutor()} | ({"kernels": KernelExecutor()} if available() else {})
+    timed = {name: _parts(preset, scheme, batch_size, executor) for name, executor in executors.items()}
+    times = {name: {part: [] for part in parts} for name, parts in timed.items()}
+    for turn in range(steps + 1):
+        for name, parts in timed.items():
+            for part, call in parts.items():
+                start = time.process_time()
+                with execution.using(executors[name]):
+                    call()
+                if turn:  # The first turn compiles.
+                    times[name][part].append(1e3 * (time.process_time() - start))
+    rows = {}
+    for name, parts in times.items():
+        row = {part: statistics.median(values) for part, values in parts.items()}
+        row["blocks"] *= len(build(preset, scheme).blocks)
+        rows[name] = row | {"rest": row["step"] - row["stem"] - row["blocks"]}
+    return rows
+
+
+def _parts(preset, scheme, batch_size, executor):
+    """Functions that carry out a whole step, and the passes of the stem and of one block."""
+    import tensorflow as tf
+
+    model = _compiled(preset, None, Contender(schemes.get(scheme), executor=executor), jit_compile=True)
+    random = np.random.default_rng(0)
+    images = random.normal(size=(batch_size, *model.input_shape_of_images)).astype("float32")
+    labels = random.integers(0, model.classes, batch_size)
+    tokens = random.normal(size=(batch_size, *model.patch_embedding.compute_output_shape((1, *images.shape[1:]))[1:]))
+
+    def passes(layer, inputs, of_inputs):
+        inputs = tf.constant(inputs, "float32")
+
+        @tf.function(jit_compile=executor.allows_xla)
+        def both():
+            weights = [variable.value for variable in layer.trainable_variables]
+            with tf.GradientTape() as tape:
+                tape.watch(inputs)
+                outputs = layer(inputs, training=True)
+                outputs = outputs[0] if isinstance(outputs, tuple) else outputs
+            return tape.gradient(outputs, [*weights, *([inputs] if of_inputs else [])])
+
+        return both
+
+    return {
+        "step": lambda: model.train_on_batch(images, labels),
+        "stem": passes(model.patch_embedding, images, False),
+        "blocks": passes(model.blocks[0], tokens, True),
+    }
+
+
 def _median_ratio(times, baseline):
     return statistics.median(a / b for a, b in zip(times, baseline))
 

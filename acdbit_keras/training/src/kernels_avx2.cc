@@ -8,11 +8,21 @@ namespace {
 
 #include "signs.inl"
 
-#include "block.inl"
+#include "pass.inl"
+
+#include "forward.inl"
+
+#include "backward.inl"
+
+#include "medians.inl"
 
 }  // namespace
 
-const Kernels kKernels = {RunForward, RunBackward, ColumnMedians};
+const Kernels kKernels = {
+    [](const Layout& layout, const Options& options, const Forward& io) { ForwardPass(layout, options, io).Run(); },
+    [](const Layout& layout, const Options& options, const Backward& io) { BackwardPass(layout, options, io).Run(); },
+    ColumnMedians,
+};
 
 }  // namespace avx2
 }  // namespace acdbit
