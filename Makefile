@@ -8,8 +8,9 @@
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.10,$(shell command -v $(name) 2>/dev/null)))
 PIP_FLAGS = --quiet --disable-pip-version-check
 
-# What the shared library is compiled from; the package's installation does that.
+# What the shared libraries are compiled from; the package's installation does that.
 RUNTIME = $(wildcard acdbit_keras/convert/runtime/CMakeLists.txt acdbit_keras/convert/runtime/src/* acdbit_keras/convert/runtime/include/*)
+TRAINING = $(wildcard acdbit_keras/training/CMakeLists.txt acdbit_keras/training/src/*)
 
 .PHONY: demo test test-tensorflow test-jax lint device clean
 
@@ -37,10 +38,10 @@ lint: .venv-lint/ready
 	.venv-lint/bin/pip install $(PIP_FLAGS) "pre-commit>=4"
 	@touch $@
 
-.venv/ready: setup.cfg pyproject.toml setup.py $(RUNTIME)
+.venv/ready: setup.cfg pyproject.toml setup.py $(RUNTIME) $(TRAINING)
 	$(call environment,.venv,tensorflow)
 
-.venv-jax/ready: setup.cfg pyproject.toml setup.py $(RUNTIME)
+.venv-jax/ready: setup.cfg pyproject.toml setup.py $(RUNTIME) $(TRAINING)
 	$(call environment,.venv-jax,jax)
 
 define environment
@@ -63,8 +64,8 @@ device: .venv/ready
 clean:
 	rm -rf .venv .venv-jax .venv-lint .venv-device runs .pytest_cache .hypothesis *.egg-info
 
-# For work on the runtime (acdbit_keras/convert/runtime): its tests, those in Python included, under the address, undefined-behaviour
-# and thread sanitizers (packages g++, cmake, ninja-build, googletest), and its fuzzer (clang, libclang-rt-14-dev): make fuzz SECONDS=600.
+# For work on the runtime (acdbit_keras/convert/runtime): its tests, those in Python and those of the training kernels included,
+# under the address, undefined-behaviour and thread sanitizers (packages g++, cmake, ninja-build, googletest), and its fuzzer (clang, libclang-rt-14-dev): make fuzz SECONDS=600.
 # What the fuzzer finds goes to build/fuzz; inputs worth keeping go to acdbit_keras/convert/runtime/fuzz/corpus.
 SECONDS ?= 60
 
@@ -76,6 +77,10 @@ sanitize: .venv/ready
 	ACDBIT_RUNTIME=$(CURDIR)/build/sanitize/libacdbit_runtime.so ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 \
 		LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" TF_CPP_MIN_LOG_LEVEL=3 \
 		.venv/bin/python -m pytest -k "not glibc" $(addprefix tests/convert/test_runtime_,delegate.py ops.py blocks.py convolution.py)
+	cd acdbit_keras/training && cmake --preset sanitize && cmake --build --preset sanitize
+	ACDBIT_TRAINING=$(CURDIR)/build/training-sanitize/libacdbit_training.so ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 \
+		LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" TF_CPP_MIN_LOG_LEVEL=3 \
+		.venv/bin/python -m pytest tests/test_training_kernels.py
 
 fuzz:
 	cd acdbit_keras/convert/runtime && cmake --preset fuzz && cmake --build --preset fuzz

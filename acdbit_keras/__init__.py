@@ -12,7 +12,7 @@ from acdbit_keras import lazy, registration
 from acdbit_keras.version import __version__
 
 if TYPE_CHECKING:  # what editors and type checkers read; at run time the same names are imported on first use
-    from acdbit_keras import convert, layers, models, quantizers, schemes, studies
+    from acdbit_keras import convert, execution, layers, models, quantizers, schemes, studies, training
     from acdbit_keras.code import Code, matmul
     from acdbit_keras.cost import summary
     from acdbit_keras.distillation import Distiller, LabelDistillation, QueryKeyDistillation
@@ -33,6 +33,7 @@ __all__ = [
     "RPReLU",
     "WeightSign",
     "convert",
+    "execution",
     "layers",
     "matmul",
     "models",
@@ -40,6 +41,7 @@ __all__ = [
     "schemes",
     "studies",
     "summary",
+    "training",
 ]
 
 _HOMES = {
@@ -53,7 +55,7 @@ if not TYPE_CHECKING:  # a type checker would take any name
     __getattr__, __dir__ = lazy.attributes(
         __name__,
         {
-            **dict.fromkeys(("convert", "layers", "models", "quantizers", "schemes", "studies")),
+            **dict.fromkeys(("convert", "execution", "layers", "models", "quantizers", "schemes", "studies", "training")),
             **{name: f"{__name__}.{home}" for home, names in _HOMES.items() for name in names},
         },
     )

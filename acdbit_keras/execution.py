@@ -10,11 +10,17 @@ import contextvars
 
 from keras import ops
 
-from acdbit_keras import code
+from acdbit_keras import code, statistics
 
 
 class KerasExecutor:
-    """Products as Keras ops on the decoded signs, differentiable on every backend."""
+    """Products as Keras ops on the decoded signs, differentiable on every backend.
+
+    Attributes:
+        allows_xla: whether XLA can compile a training step with it.
+    """
+
+    allows_xla = True
 
     def dense(self, layer, inputs, training):
         """`inputs (..., n, channels)` through a `BinaryDense`, without its bias; returns `(..., n, units)`."""
@@ -64,6 +70,13 @@ class KerasExecutor:
     def pooling(self, layer, inputs):
         """`inputs (batch, height, width, channels)` through a `PoolingBranches`."""
         return layer.sum_of_windows(inputs)
+
+    def column_medians(self, matrix, training):
+        """Averaging medians of a matrix `(rows, columns)` of weights, `(1, columns)`."""
+        if training:
+            return statistics.select_median(matrix, axis=0)
+        # One operation, where the bisection is a loop of a hundred: what runs once is sooner traced than computed.
+        return statistics.median(matrix, 0)
 
     def observe(self, layer, place, real, signs):
         """Told, in order of execution, of every tensor that is quantized; an executor that watches overrides it.

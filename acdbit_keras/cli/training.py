@@ -145,14 +145,23 @@ def add_speed(subparsers):
     parser.add_argument(
         "--only", action="append", help="a contender to measure besides binary_vit; may be repeated (default: all)"
     )
+    parser.add_argument("--parts", metavar="SCHEME", help="show where the processor time of a scheme's step goes instead")
     parser.add_argument("--out", help="also write the JSON value to this file")
 
 
 def speed(options):
-    from acdbit_keras.studies.speed import measure
+    from acdbit_keras.studies.speed import measure, measure_parts
 
     for name in ("batch_size", "steps", "rounds"):
         checks.integer(f"--{name.replace('_', '-')}", getattr(options, name), 1)
+    if options.parts:
+        rows = measure_parts(options.preset, options.parts, options.batch_size, options.steps)
+        value = {"preset": options.preset, "scheme": options.parts, "batch_size": options.batch_size, "milliseconds": rows}
+        if options.out:
+            write_json(options.out, value)
+        lines = (f"{name:12}" + "".join(f"{part:>10} {ms:7.1f} ms" for part, ms in row.items()) for name, row in rows.items())
+        emit(options, "\n".join(lines), value)
+        return
     rows = measure(options.preset, options.batch_size, options.steps, options.rounds, only=options.only)
     value = {"preset": options.preset, "batch_size": options.batch_size, "contenders": rows}
     if options.out:

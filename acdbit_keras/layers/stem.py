@@ -3,7 +3,7 @@
 import keras
 from keras import layers, ops
 
-from acdbit_keras import execution
+from acdbit_keras import execution, tracing
 
 
 @keras.saving.register_keras_serializable(package="acdbit")
@@ -172,9 +172,11 @@ class PooledStem(keras.layers.Layer):
 def halve_by_maximum(x):
     """Max-pooling of 3x3 at stride 2, padded at the far sides: `(batch, height, width, channels)` of even sizes to halves.
 
-    The same values as `keras.ops.max_pool(x, 3, 2, "same")`, written with slices: XLA's own gradient of a pooling goes
-    through every window, element by element.
+    The same values as `keras.ops.max_pool(x, 3, 2, "same")`. For XLA it is written with slices: its own gradient of a pooling
+    goes through every window, element by element. TensorFlow's has a kernel of its own.
     """
+    if not tracing.compiled_by_xla():
+        return ops.max_pool(x, 3, strides=2, padding="same")
     _, height, width, channels = x.shape
     rows = _maximum_of_three(ops.reshape(x, (-1, height // 2, 2, width * channels)))
     columns = ops.reshape(rows, (-1, width // 2, 2, channels))

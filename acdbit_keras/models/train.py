@@ -18,6 +18,7 @@ from acdbit_keras.models.callbacks import Checkpoints, Speed, StopOnNonFinite, r
 from acdbit_keras.models.loading import load_model
 from acdbit_keras.models.run import Run
 from acdbit_keras.models.sizes import build
+from acdbit_keras.training import executor_for
 
 CALIBRATION_BATCHES = 10
 # Kernels decay; what follows is shifts, gains and scales, which weight decay would only bias.
@@ -152,12 +153,13 @@ class _Training:
             if self.devices > 1:
                 test_set = self._test_set(network.image_size, one_hot=len(train_set.element_spec[1].shape) == 2)
             steps = self.facts.steps_per_epoch(self.batch_size)
+            executor = self._executor(network)
             distils_labels = model is not network and scheme.distillation
             model.compile(
                 optimizer=_optimizer(recipe, end - first, steps),
                 loss=None if distils_labels else _label_loss(train_set),
                 metrics=["accuracy"],
-                jit_compile=recipe.jit_compile,
+                jit_compile=recipe.jit_compile and executor.allows_xla,
                 steps_per_execution=recipe.steps_per_execution,
             )
         self._write_recipe()
@@ -168,25 +170,32 @@ class _Training:
         if epoch:
             self.run.forget_epochs_from(epoch)
         if epoch < end:
-            model.fit(
-                train_set,
-                validation_data=test_set,
-                epochs=end,
-                initial_epoch=epoch,
-                steps_per_epoch=steps,
-                shuffle=False,
-                verbose=self.verbose,
-                callbacks=[
-                    StopOnNonFinite(),
-                    Speed(steps * self.batch_size),
-                    # Before the state: a row too many is dropped when the run is resumed, a missing one would stay missing.
-                    keras.callbacks.CSVLogger(str(self.run.history_path), append=epoch > 0),
-                    Checkpoints(self.run, network, best=best),
-                    *_tensorboard(self.run.tensorboard_path),
-                    *self._told(),
-                ],
-            )
+            with execution.using(executor):
+                model.fit(
+                    train_set,
+                    validation_data=test_set,
+                    epochs=end,
+                    initial_epoch=epoch,
+                    steps_per_epoch=steps,
+                    shuffle=False,
+                    verbose=self.verbose,
+                    callbacks=[
+                        StopOnNonFinite(),
+                        Speed(steps * self.batch_size),
+                        # Before the state: a row too many is dropped when the run is resumed, a missing one would stay missing.
+                        keras.callbacks.CSVLogger(str(self.run.history_path), append=epoch > 0),
+                        Checkpoints(self.run, network, best=best),
+                        *_tensorboard(self.run.tensorboard_path),
+                        *self._told(),
+                    ],
+                )
         return network
+
+    def _executor(self, network):
+        """Compiled kernels, where the recipe wants them and they know the network; they do not share a batch between devices."""
+        if not self.recipe.kernels or self.devices > 1:
+            return execution.KerasExecutor()
+        return executor_for(network.blocks)
 
     def _told(self):
         if self.progress is None:

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from acdbit_keras import checks, signs, statistics
+from acdbit_keras import checks, execution, signs, statistics
 from acdbit_keras.code import Code
 from acdbit_keras.quantizers.base import Quantizer
 from acdbit_keras.typing import QuantizerLike, Shape, Tensor
@@ -107,12 +107,8 @@ class WeightSign(Quantizer):
             return None
         if self.center == "mean":
             return ops.mean(weights, axis=axes, keepdims=True)
-        if not training:
-            # One operation, where the bisection is a loop of a hundred: what runs once is sooner traced than computed.
-            return statistics.median(weights, axes)
-        if self.per == "row":
-            return statistics.select_median(weights, axis=0)
-        return statistics.select_median(ops.reshape(weights, (-1, 1)), axis=0)
+        columns = weights if self.per == "row" else ops.reshape(weights, (-1, 1))
+        return execution.current().column_medians(columns, training)
 
     def get_config(self) -> dict[str, Any]:
         return {

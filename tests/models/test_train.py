@@ -13,8 +13,11 @@ from acdbit_keras.models.callbacks import Speed, StopOnNonFinite, read_progress,
 from acdbit_keras.models.loading import load_model
 from acdbit_keras.models.run import Run
 from acdbit_keras.models.train import evaluate, learning_rates, train
-from acdbit_keras.studies.speed import measure
+from acdbit_keras.studies.speed import contenders, measure, measure_parts
+from acdbit_keras.training import library
 
+# Nearly all the time is spent on tracing blocks.
+ONE_BLOCK = dict(image_size=8, patch_size=2, channels=1, width=32, depth=1, num_heads=1)
 QUICK = recipes.get("digits_teacher").replace(epochs=1, jit_compile=False)
 
 
@@ -32,6 +35,23 @@ def test_a_finished_run_leaves_what_the_other_commands_take(finished):
     model = load_model(finished)
     assert evaluate(model, "digits")["accuracy"] == pytest.approx(result["accuracy"], abs=1e-6)
     assert list((finished / "tensorboard").rglob("events*"))
+
+
+def test_a_binary_network_is_trained_on_kernels_unless_the_recipe_says_no(tmp_path, monkeypatch):
+    monkeypatch.setattr(sizes.registry, "registered", {})
+    register_preset("one_block_8", **ONE_BLOCK)
+    recipe = QUICK.replace(name="kernels", preset="one_block_8", scheme="acd_bit", jit_compile=True)
+    calls = []
+    monkeypatch.setattr(library, "block", lambda *inputs, call=library.block: calls.append(1) or call(*inputs))
+    train(recipe, tmp_path / "kernels", verbose=0)
+    assert calls
+    calls.clear()
+    train(recipe.replace(kernels=False, jit_compile=False), tmp_path / "keras", verbose=0)
+    assert not calls
+    sets = [
+        {(w.path.partition("/")[2], tuple(w.shape)) for w in load_model(tmp_path / f).variables} for f in ("kernels", "keras")
+    ]
+    assert sets[0] == sets[1]
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(finished, tmp_path):
@@ -65,7 +85,7 @@ def test_every_recipe_names_things_that_exist():
         recipe = recipes.get(name)
         assert recipe.preset in presets() and schemes.get(recipe.scheme) and recipe.dataset in data.names()
         assert recipe.teacher is None or recipes.get(recipe.teacher).scheme == "float32"
-        assert (recipe.teacher is None) == (recipe.scheme == "float32")
+        assert recipe.scheme != "float32" or recipe.teacher is None
 
 
 @pytest.mark.parametrize("epochs", [4, 20])
@@ -143,15 +163,31 @@ def test_evaluating_on_the_wrong_dataset_says_so():
 
 
 def test_speed_compares_contenders_with_the_baseline(monkeypatch):
-    aligned = "acd_bit, running statistics"
+    aligned = ["acd_bit, running statistics", "acd_bit, running statistics, kernels"]
     monkeypatch.setattr(sizes.registry, "registered", {})
-    # Nearly all the time is spent on tracing blocks.
-    register_preset("one_block_8", image_size=8, patch_size=2, channels=1, width=32, depth=1, num_heads=1)
-    rows = measure("one_block_8", batch_size=8, steps=1, rounds=1, jit_compile=False, only=[aligned])
-    assert list(rows) == ["binary_vit", aligned]
+    register_preset("one_block_8", **ONE_BLOCK)
+    rows = measure("one_block_8", batch_size=8, steps=1, rounds=1, jit_compile=False, only=aligned)
+    assert list(rows) == ["binary_vit", *aligned]
     assert rows["binary_vit"]["relative_time"] == rows["binary_vit"]["relative_cpu_time"] == 1.0
     for row in rows.values():
         assert row["images_per_second"] == pytest.approx(8e3 / row["milliseconds_per_step"])
+
+
+def test_speed_compares_every_contender_on_kernels_with_its_keras_form():
+    chosen = contenders()
+    on_kernels = [name for name in chosen if name.endswith(", kernels")]
+    assert len(on_kernels) == 4
+    for name in on_kernels:
+        assert chosen[name]._replace(executor=None) == chosen[name.removesuffix(", kernels")]._replace(executor=None)
+
+
+def test_the_parts_of_a_step_add_up_to_it(monkeypatch):
+    monkeypatch.setattr(sizes.registry, "registered", {})
+    register_preset("one_block_8", **ONE_BLOCK)
+    rows = measure_parts("one_block_8", batch_size=8, steps=1)
+    assert list(rows) == ["Keras form", "kernels"]
+    for row in rows.values():
+        assert row["stem"] + row["blocks"] + row["rest"] == pytest.approx(row["step"])
 
 
 def test_speed_of_an_unknown_contender_says_so():

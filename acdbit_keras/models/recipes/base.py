@@ -46,6 +46,8 @@ class Recipe:
             what the scheme asks for.
         jit_compile: compile the step with XLA. Without it, equal seeds give equal curves on TensorFlow only with
             TF_NUM_INTEROP_THREADS=1 in the environment: its sums of gradients depend on the scheduling.
+        kernels: train binary blocks on the compiled kernels of `acdbit_keras.training`, where they are there and know every
+            block. On TensorFlow the rest of such a step is not compiled with XLA, whatever `jit_compile` says.
         steps_per_execution: steps per call of the compiled function.
         seed: the one seed of initial weights, order, augmentation and stochastic depth.
     """
@@ -70,6 +72,7 @@ class Recipe:
     clip_norm: float | None = None
     mixed_precision: str | None = None
     jit_compile: bool = True
+    kernels: bool = True
     steps_per_execution: int = 1
     seed: int = 0
 
