@@ -19,6 +19,14 @@ class Code(NamedTuple):
             ("real") code carries the tensor itself here.
         scale: `1.0`, or a tensor of the rank of `signs` that broadcasts to it.
         offset: `0.0`, or a tensor of the rank of `signs` that broadcasts to it.
+
+    Example:
+        >>> import acdbit_keras as acd
+        >>> import numpy as np
+        >>> code = acd.Code(np.float32([[1, -1], [-1, -1]]), scale=0.5, offset=np.float32([[0, 3]]))
+        >>> print(code.decode())
+        [[ 0.5  2.5]
+         [-0.5  2.5]]
     """
 
     signs: Any
@@ -72,6 +80,14 @@ def matmul(a, b, product=None, row_sums=None):
         ValueError: if a scale varies along the contracted axis. Such a product has no popcount form.
 
     Source: the rank-1 terms of the paper's alignment, written out by us (reconstruction).
+
+    Example:
+        >>> import acdbit_keras as acd
+        >>> import numpy as np
+        >>> a = acd.Code(np.float32([[1, -1, 1]]), scale=2.0, offset=np.float32([[1]]))
+        >>> b = acd.Code(np.float32([[1], [1], [-1]]), scale=0.5)
+        >>> print(np.asarray(acd.matmul(a, b)), a.decode() @ b.decode())
+        [[-0.5]] [[-0.5]]
     """
     _require_constant(a.scale, -1, "left")
     _require_constant(b.scale, -2, "right")

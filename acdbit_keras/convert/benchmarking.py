@@ -125,6 +125,14 @@ def benchmark(paths, engines=None, num_threads=1, runs=50, warmup=5, seed=0, pro
         FileNotFoundError: no such file.
         ImportError: an engine's package is not installed.
         ValueError: a damaged file, an unknown engine, one that cannot run its file, or an argument out of range.
+
+    Example:
+        >>> import acdbit_keras as acd
+        >>> best, plain = acd.convert.benchmark(["student.tflite"] * 2, ["acdbit", "acdbit:portable"], runs=3)
+        >>> best.engine, best.ratio, plain.engine, len(plain.samples_ms)
+        ('acdbit', 1.0, 'acdbit:portable', 3)
+        >>> 0 < best.min_ms <= best.median_ms
+        True
     """
     paths = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
     if not paths:

@@ -295,7 +295,10 @@ def to_tflite(
         ValueError: not a built model with one fixed input shape, or an unknown or missing option.
 
     Example:
+        >>> import acdbit_keras as acd
         >>> print(acd.convert.to_tflite(student, "student.tflite"))
+        student.tflite: 0.032 MB, bits, 11 nodes; 6 binary layers packed into 0.006 MB;
+        0 attention products in float, 0 float copies of bits
     """
     image_shape = input_shape(model)
     path = _writable(path)

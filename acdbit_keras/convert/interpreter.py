@@ -200,7 +200,12 @@ class Interpreter:
         ValueError: a damaged file, an unknown engine, or a model that does not take one image.
 
     Example:
-        >>> logits = Interpreter("student.tflite").predict(images)
+        >>> import acdbit_keras as acd
+        >>> interpreter = acd.convert.Interpreter("student.tflite")
+        >>> interpreter.engine, interpreter.input_shape
+        ('acdbit', (8, 8, 1))
+        >>> interpreter.predict(images).shape
+        (32, 10)
     """
 
     def __init__(self, path_or_bytes, num_threads=1, engine="auto"):
@@ -288,8 +293,10 @@ class Interpreter:
             ValueError: not a picture, or a file that does not say its classes and, unless it takes pixels, its normalisation.
 
         Example:
-            >>> [best, *_] = Interpreter("student.tflite").classify(camera.read())
+            >>> import acdbit_keras as acd
+            >>> [best, *_] = acd.convert.Interpreter("student.tflite").classify(camera.read())
             >>> print(best.name, best.probability)
+            1 0.1...
         """
         if top is not None and (isinstance(top, bool) or not isinstance(top, (int, np.integer)) or top < 1):
             raise ValueError(f"top must be a positive integer, not {top!r}")

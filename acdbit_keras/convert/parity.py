@@ -142,7 +142,13 @@ def verify(model, path, data, tolerance=1e-3, batch_size=64, num_threads=1, prog
             another shape or not finite; an argument out of range.
 
     Example:
-        >>> assert acd.convert.verify(student, "student.tflite", test.take(4)).ok
+        >>> import acdbit_keras as acd
+        >>> parity = acd.convert.verify(student, "student.tflite", images)
+        >>> print(parity)
+        student.tflite: equal to Keras on 32 samples
+        largest logit difference ..., mean ..., equal argmax 100.00%
+        >>> parity.ok
+        True
     """
     if not tolerance > 0:
         raise ValueError(f"tolerance must be positive, not {tolerance!r}")

@@ -39,7 +39,9 @@ def analyse(model, input_shape=None):
         ValueError: not a built model, or one whose input has free sizes that `input_shape` does not give.
 
     Example:
-        >>> acd.cost.analyse(student).bit_macs
+        >>> from acdbit_keras import cost
+        >>> cost.analyse(student).bit_macs
+        819200
     """
     inputs = _inputs(model, input_shape)
     trace = Trace()
@@ -60,7 +62,22 @@ def analyse(model, input_shape=None):
 
 
 def summary(model, input_shape=None):
-    """Prints the table of `analyse` and returns its `Cost`."""
+    """Prints the table of `analyse` and returns its `Cost`.
+
+    Example:
+        >>> import acdbit_keras as acd
+        >>> import keras
+        >>> signs = dict(input_quantizer="approx_sign", kernel_quantizer="ste_sign")
+        >>> model = keras.Sequential([keras.Input((64,)), acd.BinaryDense(128, **signs, name="binary")])
+        >>> cost = acd.summary(model)
+        layer              kind         bits w/a  output shape  parameters  packed bytes  bit-MACs  float MACs
+        sequential/binary  BinaryDense  1/1       128                8,192         2,048     8,192           0
+        ------------------------------------------------------------------------------------------------------
+        total                                                        8,192         2,048     8,192           0
+        converted file: about 0.004 MB
+        >>> cost.bit_macs == 64 * 128
+        True
+    """
     cost = analyse(model, input_shape)
     print(cost.table())
     return cost

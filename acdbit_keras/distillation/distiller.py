@@ -26,9 +26,12 @@ class Distiller(QuickStart):
         ValueError: if a term needs what the two models do not share, e.g. depth, number of tokens, classes.
 
     Example:
-        >>> distiller = Distiller(teacher=teacher, student=student)
+        >>> import acdbit_keras as acd
+        >>> distiller = acd.Distiller(teacher=teacher, student=student)
         >>> distiller.compile(optimizer="adam", metrics=["accuracy"])
-        >>> distiller.fit(train, validation_data=test, epochs=100)
+        >>> history = distiller.fit(images, labels, epochs=1, verbose=0)
+        >>> sorted(history.history)
+        ['accuracy', 'label_loss', 'loss', 'query_key_loss']
         >>> student.save("student.keras")
     """
 

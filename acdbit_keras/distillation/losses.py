@@ -47,6 +47,13 @@ class LabelDistillation(Term):
     Args:
         weight: of the term in the sum.
         temperature: divides both logits; 1 in the paper.
+
+    Example:
+        >>> import acdbit_keras as acd
+        >>> import numpy as np
+        >>> teacher, student = {"logits": np.zeros((1, 2))}, {"logits": np.log([[1, 3]])}
+        >>> print(np.asarray(acd.LabelDistillation()(teacher, student)))  # -(log 1/4 + log 3/4) / 2
+        [0.83698...]
     """
 
     name = "label"
@@ -75,6 +82,19 @@ class QueryKeyDistillation(Term):
 
     Source: the paper distils Q and K position by position; both formulas are our reconstruction, the gram form after
     BiBERT's direction-matching distillation (arXiv:2203.06390).
+
+    Example:
+        >>> import acdbit_keras as acd
+        >>> import numpy as np
+        >>> def outputs(*tokens):  # of one head, queries and keys alike
+        ...     tap = np.float32(tokens)[None, :, None, :]
+        ...     return {"taps": [{"query": tap, "key": tap}]}
+        >>> equal, orthogonal = outputs([1, 0], [1, 0]), outputs([1, 0], [0, 1])
+        >>> print(np.asarray(acd.QueryKeyDistillation()(equal, orthogonal)))  # sqrt(2 - sqrt(2))
+        [0.76536...]
+        >>> direct = acd.QueryKeyDistillation(form="direct")
+        >>> print(np.asarray(direct(equal, orthogonal)))  # 0 and 2, in the mean
+        [1.]
     """
 
     name = "query_key"

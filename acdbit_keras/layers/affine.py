@@ -14,6 +14,12 @@ class RPReLU(keras.layers.Layer):
         initial_slope: slope at the start; a and b start at 0.
 
     Source: ReActNet (arXiv:2003.03488); a slope of 0.25 as in BinaryViT.
+
+    Example:
+        >>> import acdbit_keras as acd
+        >>> import numpy as np
+        >>> print(np.asarray(acd.RPReLU(initial_slope=0.25)(np.float32([[-2, 0, 4]]))))
+        [[-0.5  0.   4. ]]
     """
 
     def __init__(self, initial_slope=0.25, **kwargs):
@@ -48,6 +54,12 @@ class LayerScale(keras.layers.Layer):
         initial_gain: gain at the start; the shift starts at 0.
 
     Source: CaiT (arXiv:2103.17239), with the shift of BinaryViT.
+
+    Example:
+        >>> import acdbit_keras as acd
+        >>> import numpy as np
+        >>> print(np.asarray(acd.LayerScale(initial_gain=0.5)(np.float32([[-2, 0, 4]]))))
+        [[-1.  0.  2.]]
     """
 
     def __init__(self, initial_gain=0.1, **kwargs):

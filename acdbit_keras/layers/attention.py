@@ -33,6 +33,17 @@ class BinaryAttention(keras.layers.Layer):
 
     Raises:
         ValueError: if the channels do not divide into the heads, or bits do not fill words.
+
+    Example:
+        >>> import acdbit_keras as acd
+        >>> import numpy as np
+        >>> x = np.random.default_rng(0).normal(size=(1, 16, 64)).astype("float32")
+        >>> attention = acd.BinaryAttention(2, "ste_sign", "ste_sign", "ste_sign", "elastic_binary")
+        >>> context, probabilities = attention(x, x, x, return_probabilities=True)
+        >>> print(context.shape, probabilities.shape)
+        (1, 16, 64) (1, 2, 16, 16)
+        >>> print(np.unique(probabilities))  # of 16 keys: 0 and 4 / 16
+        [0.   0.25]
     """
 
     # === Config ===

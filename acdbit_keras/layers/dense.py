@@ -25,9 +25,15 @@ class BinaryDense(keras.layers.Layer):
         ValueError: if `units` is not a positive integer or a quantizer is unknown.
 
     Example:
-        >>> layer = BinaryDense(64, input_quantizer="approx_sign", kernel_quantizer="weight_sign")
-        >>> layer(keras.random.normal((8, 16, 128))).shape
+        >>> import acdbit_keras as acd
+        >>> import numpy as np
+        >>> layer = acd.BinaryDense(64, input_quantizer="approx_sign", kernel_quantizer="weight_sign")
+        >>> print(layer(np.ones((8, 16, 128), "float32")).shape)
         (8, 16, 64)
+        >>> agreement = acd.BinaryDense(1, "ste_sign", "ste_sign", kernel_initializer="ones")
+        >>> print(np.asarray(agreement(np.float32([[0.3, -0.2, 1.5], [-4, -5, -6]]))))
+        [[ 1.]
+         [-3.]]
     """
 
     # === Config ===

@@ -17,6 +17,19 @@ class PoolingBranches(keras.layers.Layer):
     written with slices, which XLA fuses where it runs a depthwise convolution slowly.
 
     Source: BinaryViT's pooling branches; all gains start at 0.
+
+    Example:
+        >>> import acdbit_keras as acd
+        >>> import numpy as np
+        >>> image = np.zeros((1, 3, 3, 1), "float32")
+        >>> image[0, 1, 1, 0] = 15.0
+        >>> branches = acd.layers.PoolingBranches()
+        >>> branches.build(image.shape)
+        >>> _ = branches.gain.assign(np.ones((2, 2, 1)))
+        >>> print(np.asarray(branches(image))[0, :, :, 0])
+        [[ 0.  8.  0.]
+         [ 8. 16.  8.]
+         [ 0.  8.  0.]]
     """
 
     def __init__(self, **kwargs):

@@ -50,6 +50,23 @@ class Backbone(QuickStart):
 
     Raises:
         ValueError: on sizes that do not fit.
+
+    Example:
+        >>> import acdbit_keras as acd
+        >>> import numpy as np
+        >>> from acdbit_keras.models.backbone import Stage
+        >>> class TwoStages(acd.models.Backbone):
+        ...     def __init__(self, scheme="acd_bit", classes=10, image_size=8, channels=1, **kwargs):
+        ...         stages = [Stage(32, 1, num_heads=1, mlp_ratio=2), Stage(64, 2, num_heads=2, mlp_ratio=2)]
+        ...         super().__init__(stages, scheme, classes, image_size, 2, channels, "patch", 0.0, **kwargs)
+        >>> outputs = TwoStages(classes=3)(np.zeros((5, 8, 8, 1), "float32"), return_taps=True)
+        >>> print(outputs["logits"].shape)
+        (5, 3)
+        >>> for tap in outputs["taps"]:
+        ...     print(tap["features"].shape)
+        (5, 4, 4, 32)
+        (5, 2, 2, 64)
+        (5, 2, 2, 64)
     """
 
     # === Config ===

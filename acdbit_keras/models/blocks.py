@@ -101,6 +101,14 @@ class FloatBlock(_Block):
     """Pre-norm transformer block: LayerNorm, attention, LayerNorm, GELU feed-forward; the block of DeiT.
 
     With a reduction keys and values are made of `gelu(norm(dense(mean of a window)))`, as in PVTv2 (arXiv:2106.13797).
+
+    Example:
+        >>> import acdbit_keras as acd
+        >>> import numpy as np
+        >>> block = acd.models.FloatBlock(width=64, num_heads=2, mlp_ratio=2, scheme="float32")
+        >>> outputs, taps = block(np.ones((1, 4, 4, 64), "float32"))
+        >>> print(outputs.shape, taps["query"].shape, taps["probabilities"].shape)
+        (1, 4, 4, 64) (1, 16, 2, 32) (1, 2, 16, 16)
     """
 
     def __init__(self, *args, **kwargs):
@@ -192,6 +200,14 @@ class BinaryBlock(_Block):
     """The BinaryViT block: BatchNorm, a residual around every binary product, RPReLU, scaled and pooling branches.
 
     Source: BinaryViT; `methods.md` of the design notes writes it as formulas, as do the comments in `compute`.
+
+    Example:
+        >>> import acdbit_keras as acd
+        >>> import numpy as np
+        >>> block = acd.models.BinaryBlock(width=64, num_heads=2, mlp_ratio=2, scheme="acd_bit")
+        >>> outputs, taps = block(np.ones((1, 4, 4, 64), "float32"))
+        >>> print(outputs.shape, taps["query"].shape, taps["probabilities"].shape)
+        (1, 4, 4, 64) (1, 16, 2, 32) (1, 2, 16, 16)
     """
 
     def __init__(self, *args, **kwargs):

@@ -31,6 +31,19 @@ class PyramidVisionTransformer(Backbone):
 
     Source: BinaryViT (CVPR Workshops 2023), after PVT (arXiv:2102.12122); `merging="float"` is its variant with some
         products in full precision. Their reduction in the float twin is that of PVTv2 (arXiv:2106.13797).
+
+    Example:
+        >>> import acdbit_keras as acd
+        >>> import numpy as np
+        >>> sizes = dict(widths=(32, 64), depths=(1, 1), num_heads=(1, 2), mlp_ratios=(2, 2), reductions=(2, 1))
+        >>> model = acd.models.PyramidVisionTransformer("acd_bit", 3, image_size=16, **sizes)
+        >>> outputs = model(np.zeros((1, 16, 16, 3), "float32"), return_taps=True)
+        >>> print(outputs["logits"].shape)
+        (1, 3)
+        >>> for tap in outputs["taps"]:
+        ...     print(tap["query"].shape, tap["key"].shape)
+        (1, 16, 1, 32) (1, 4, 1, 32)
+        (1, 4, 2, 32) (1, 4, 2, 32)
     """
 
     # === Config ===

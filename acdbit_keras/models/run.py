@@ -32,7 +32,10 @@ class Run:
         recipe_path, data_path, history_path, best_path, model_path, result_path, state_path, tensorboard_path: of what is in it.
 
     Example:
-        >>> Run("runs/digits_acd_bit").result["accuracy"]
+        >>> from acdbit_keras.models.run import Run
+        >>> run = Run("runs/digits_acd_bit")
+        >>> run.model_path.as_posix(), run.is_finished
+        ('runs/digits_acd_bit/model.keras', False)
     """
 
     def __init__(self, folder):

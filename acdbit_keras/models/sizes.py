@@ -108,10 +108,11 @@ def register_preset(name, backbone=VisionTransformer, **sizes):
         ValueError: another preset has that name, or the backbone no such argument.
 
     Example:
-        >>> acd.models.register_preset(
-        ...     "vit_pico_patch4_16", image_size=16, patch_size=4, width=64, depth=2, num_heads=2
-        ... )
-        >>> student = acd.models.build("vit_pico_patch4_16", classes=3)
+        >>> import acdbit_keras as acd
+        >>> sizes = dict(image_size=16, patch_size=4, width=64, depth=2, num_heads=2)
+        >>> preset = acd.models.register_preset("vit_pico_patch4_16", **sizes)
+        >>> acd.models.build("vit_pico_patch4_16", classes=3).grid
+        4
     """
     return registry.register(Preset(name, backbone, sizes))
 
@@ -127,6 +128,13 @@ def build(preset, scheme="acd_bit", classes=10, **changes):
 
     Raises:
         ValueError: for an unknown preset (listing the known ones and the nearest) or sizes that do not fit.
+
+    Example:
+        >>> import acdbit_keras as acd
+        >>> import numpy as np
+        >>> student = acd.models.build("vit_nano_patch2_8", scheme="acd_bit", classes=3, depth=1)
+        >>> print(student(np.zeros((2, 8, 8, 1), "float32")).shape, student.count_params())
+        (2, 3) 58829
     """
     found = registry.get(preset)
     return found.backbone(scheme=scheme, classes=classes, **{**found.sizes, **changes})

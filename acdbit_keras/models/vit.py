@@ -20,6 +20,14 @@ class VisionTransformer(Backbone):
         ValueError: on sizes that do not fit.
 
     Source: DeiT (arXiv:2012.12877) for the sizes and the float block, BinaryViT for the binary block.
+
+    Example:
+        >>> import acdbit_keras as acd
+        >>> import numpy as np
+        >>> model = acd.models.VisionTransformer("acd_bit", 3, width=64, depth=2, num_heads=2)
+        >>> outputs = model(np.zeros((1, 32, 32, 3), "float32"), return_taps=True)
+        >>> print(outputs["logits"].shape, len(outputs["taps"]), outputs["taps"][0]["probabilities"].shape)
+        (1, 3) 2 (1, 2, 64, 64)
     """
 
     # === Config ===

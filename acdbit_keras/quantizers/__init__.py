@@ -31,7 +31,13 @@ __all__ = [
 
 
 def names():
-    """Every name that `get` accepts: ours and Larq's."""
+    """Every name that `get` accepts: ours and Larq's.
+
+    Example:
+        >>> import acdbit_keras as acd
+        >>> "aligned_sign" in acd.quantizers.names(), "approx_sign" in acd.quantizers.names()
+        (True, True)
+    """
     return sorted([*_BY_NAME, *signs.names()])
 
 
@@ -44,6 +50,13 @@ def get(identifier):
 
     Raises:
         ValueError: for an unknown name (with the known ones and the nearest) or another type.
+
+    Example:
+        >>> import acdbit_keras as acd
+        >>> type(acd.quantizers.get("weight_sign")).__name__, type(acd.quantizers.get(None)).__name__
+        ('WeightSign', 'Identity')
+        >>> acd.quantizers.get("approx_sign").levels, acd.quantizers.get("ste_heaviside").levels
+        ('sign', 'zero_one')
     """
     if identifier is None:
         return Identity()
@@ -64,12 +77,29 @@ def get(identifier):
 
 
 def serialize(quantizer):
-    """The config of a quantizer, for `get_config` of the layer that owns it."""
+    """The config of a quantizer, for `get_config` of the layer that owns it.
+
+    Example:
+        >>> import acdbit_keras as acd
+        >>> config = acd.quantizers.serialize(acd.WeightSign(scale="mad"))
+        >>> config["class_name"], config["config"]["scale"]
+        ('WeightSign', 'mad')
+        >>> acd.quantizers.get(config).scale
+        'mad'
+    """
     return keras.saving.serialize_keras_object(quantizer)
 
 
 def clone(quantizer, **changes):
-    """A fresh quantizer (own weights) with the configuration of another, some options changed."""
+    """A fresh quantizer (own weights) with the configuration of another, some options changed.
+
+    Example:
+        >>> import acdbit_keras as acd
+        >>> quantizer = acd.AlignedSign(momentum=0.9)
+        >>> changed = acd.quantizers.clone(quantizer, threshold="mean")
+        >>> changed.threshold, changed.momentum, changed is quantizer
+        ('mean', 0.9, False)
+    """
     quantizer = get(quantizer)
     config = quantizer.get_config()
     config.pop("name", None)

@@ -55,6 +55,26 @@ class AlignedSign(Quantizer):
 
     Source: ACD-BiT (Sensors 2024, 24, 8190) states median shift and mean restore around the sign; the formulas are
     our reconstruction.
+
+    Example:
+        >>> import acdbit_keras as acd
+        >>> import numpy as np
+        >>> z = np.float32(
+        ...     [[-3, 9], [-1, 11], [1, 13], [3, 15]]
+        ... )  # medians 0 and 12, both channels 2 away from them
+        >>> code = acd.AlignedSign(tracking="batch")(z, training=True)
+        >>> print(np.asarray(code.signs))
+        [[-1. -1.]
+         [-1. -1.]
+         [ 1.  1.]
+         [ 1.  1.]]
+        >>> print(np.asarray(code.scale), np.asarray(code.offset))
+        [[2.]] [[ 0. 12.]]
+        >>> print(np.asarray(code.decode()))
+        [[-2. 10.]
+         [-2. 10.]
+         [ 2. 14.]
+         [ 2. 14.]]
     """
 
     bits = 1

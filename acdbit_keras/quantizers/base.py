@@ -15,6 +15,15 @@ class Comparison(NamedTuple):
         threshold: number or numpy array that broadcasts to the quantizer's input.
         scale, offset: likewise, those of the code of signs; `None` where `dynamic`.
         dynamic: whether scale and offset are mean |x - threshold| and mean x over the last axis of the input.
+
+    Example:
+        >>> import acdbit_keras as acd
+        >>> acd.quantizers.get("ste_sign").comparison()
+        Comparison(threshold=0.0, scale=1.0, offset=0.0, dynamic=False)
+        >>> quantizer = acd.ElasticBinary(initial_scale=0.5)
+        >>> quantizer.build((None, 16))
+        >>> print(*quantizer.comparison()[:3])  # 1 above a/2; 0 and a are the signs times a/2, plus a/2
+        0.25000003 0.25 0.25
     """
 
     threshold: Any = 0.0
@@ -32,6 +41,22 @@ class Quantizer(keras.layers.Layer):
             (several bits) or `"real"`. Only the first two are packed into bits.
         takes_scores: whether as a quantizer of attention probabilities it is given the scores, before any softmax.
         constraint: Keras constraint of the weight that it quantizes, or `None`.
+
+    Example:
+        >>> import acdbit_keras as acd
+        >>> import numpy as np
+        >>> class HalfSign(acd.quantizers.Quantizer):
+        ...     bits, levels = 1, "sign"
+        ...
+        ...     def build(self, input_shape):
+        ...         self.sign = acd.quantizers.get("ste_sign")
+        ...         self.built = True
+        ...
+        ...     def call(self, inputs, training=None):
+        ...         return acd.Code(self.sign(inputs).signs, scale=0.5)
+        >>> layer = acd.BinaryDense(1, HalfSign(), "ste_sign", kernel_initializer="ones")
+        >>> print(np.asarray(layer(np.float32([[0.3, -0.2, 1.5]]))), layer.is_binary)
+        [[0.5]] True
     """
 
     bits = 32
@@ -105,7 +130,15 @@ class AtLeast(keras.constraints.Constraint):
 
 @keras.saving.register_keras_serializable(package="acdbit")
 class Identity(Quantizer):
-    """Leaves the tensor real: the quantizer of a float layer."""
+    """Leaves the tensor real: the quantizer of a float layer.
+
+    Example:
+        >>> import acdbit_keras as acd
+        >>> import numpy as np
+        >>> quantizer = acd.quantizers.Identity()
+        >>> print(np.asarray(quantizer(np.float32([0.5, -2])).decode()), quantizer.is_binary)
+        [ 0.5 -2. ] False
+    """
 
     def build(self, input_shape):
         self.built = True
@@ -120,6 +153,13 @@ class PlainSign(Quantizer):
 
     Args:
         sign: name, Larq quantizer instance, or config; see `acdbit_keras.signs.get`.
+
+    Example:
+        >>> import acdbit_keras as acd
+        >>> import numpy as np
+        >>> quantizer = acd.quantizers.PlainSign("approx_sign")
+        >>> print(np.asarray(quantizer(np.float32([0.5, 0, -2])).decode()), quantizer.is_binary)
+        [ 1.  1. -1.] True
     """
 
     def __init__(self, sign="ste_sign", **kwargs):

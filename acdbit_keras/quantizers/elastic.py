@@ -38,6 +38,17 @@ class ElasticBinary(Quantizer):
     rows that sum to 1; the one scalar per layer of BinaryViT, which starts at 0.005 over 197 keys. That it is learned as a
     factor of its start is ours: a step of Adam has the size of the learning rate, and a few such steps halve or double a
     scale as small as these.
+
+    Example:
+        >>> import acdbit_keras as acd
+        >>> import numpy as np
+        >>> p = np.float32([[0.625, 0.25, 0.125, 0]])
+        >>> print(np.asarray(acd.ElasticBinary(0.375)(p).decode()))  # above 0.1875
+        [[0.375 0.375 0.    0.   ]]
+        >>> print(np.asarray(acd.ElasticBinary()(p).decode()))  # a = 4 / keys = 1: above 0.5
+        [[1. 0. 0. 0.]]
+        >>> print(np.asarray(acd.ElasticBinary(0.5, signed=True)(np.float32([[-3, 0.1]])).decode()))
+        [[-0.5  0.5]]
     """
 
     def __init__(self, initial_scale=PROBABILITIES, signed=False, bits=1, lsq=False, **kwargs):

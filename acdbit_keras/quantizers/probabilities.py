@@ -36,6 +36,15 @@ class ThresholdedProbabilities(Quantizer):
 
     Source: BiViT (arXiv:2211.07091) for the ratio to the maximum, BiBERT (arXiv:2203.06390) for the scores without a
     softmax. The rule `"mean"` is ours: XNOR-Net has no attention, and its sign would make every P >= 0 a one.
+
+    Example:
+        >>> import acdbit_keras as acd
+        >>> import numpy as np
+        >>> p = np.float32([[0.6, 0.2, 0.18, 0.02]])
+        >>> print(np.asarray(acd.quantizers.ThresholdedProbabilities(ratio=0.25)(p).signs))  # 0.15 and more
+        [[1. 1. 1. 0.]]
+        >>> print(np.asarray(acd.quantizers.ThresholdedProbabilities("mean")(p).signs))  # 1 / 4 and more
+        [[1. 0. 0. 0.]]
     """
 
     bits = 1
@@ -104,6 +113,13 @@ class LogarithmicSoftmax(Quantizer):
         bits: of one q.
 
     Source: FQ-ViT (arXiv:2111.13824), with real numbers where the device has integers.
+
+    Example:
+        >>> import acdbit_keras as acd
+        >>> import numpy as np
+        >>> scores = np.log(np.float32([[4, 1, 1]]))  # softmax: 2/3, 1/6, 1/6
+        >>> print(np.asarray(acd.quantizers.LogarithmicSoftmax()(scores).decode()))
+        [[0.5   0.125 0.125]]
     """
 
     levels = "uniform"

@@ -20,6 +20,16 @@ class StoredSign(Quantizer):
 
     Raises:
         ValueError: on other levels; when called in training.
+
+    Example:
+        >>> import acdbit_keras as acd
+        >>> import numpy as np
+        >>> quantizer = acd.quantizers.StoredSign()
+        >>> quantizer.build((2, 2))
+        >>> _ = quantizer.scale.assign(np.float32([[0.5, 3]]))
+        >>> print(np.asarray(quantizer(np.float32([[1, -1], [1, 1]])).decode()))
+        [[ 0.5 -3. ]
+         [ 0.5  3. ]]
     """
 
     bits = 1

@@ -34,6 +34,16 @@ class UniformQuantizer(Quantizer):
         ValueError: on an unknown option.
 
     Source: the usual affine scheme; `noise` is the scalar variant of Quant-Noise (arXiv:2004.07320).
+
+    Example:
+        >>> import acdbit_keras as acd
+        >>> import numpy as np
+        >>> x = np.float32([-1, 0.2, 0.9, 2])
+        >>> print(np.asarray(acd.quantizers.UniformQuantizer(bits=2)(x).decode()))  # S = 1, Z = 1
+        [-1.  0.  1.  2.]
+        >>> y = np.float32([-3, 0.5, 2])
+        >>> print(np.asarray(acd.quantizers.UniformQuantizer(bits=2, symmetric=True)(y).decode()))  # S = 3
+        [-3.  0.  3.]
     """
 
     levels = "uniform"
@@ -122,6 +132,15 @@ class PowerOfTwoFactor(UniformQuantizer):
     exponent is the one with the least squared error on the last batch of the calibration; 3, the plain step, before.
 
     Source: the power-of-two factor of FQ-ViT (arXiv:2111.13824).
+
+    Example:
+        >>> import acdbit_keras as acd
+        >>> import numpy as np
+        >>> x = np.float32([[255, 3.125], [3, 0.125]])  # S = 1/8
+        >>> quantizer = acd.quantizers.PowerOfTwoFactor()
+        >>> code = quantizer(x, training=True)
+        >>> print(np.asarray(quantizer.exponents), np.asarray(code.decode()).tolist())
+        [3. 0.] [[255.0, 3.125], [3.0, 0.125]]
     """
 
     def __init__(self, bits=8, **kwargs):

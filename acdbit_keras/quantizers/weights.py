@@ -30,6 +30,15 @@ class WeightSign(Quantizer):
 
     Source: XNOR-Net (arXiv:1603.05279) for the scale, the gradient through it and the limit of 1, BinaryViT for the
     centring, BiViT (arXiv:2211.07091) for the learned scale, ACD-BiT for the median shift.
+
+    Example:
+        >>> import acdbit_keras as acd
+        >>> import numpy as np
+        >>> kernel = np.float32([[1, 3], [3, -3]])  # means 2 and 0
+        >>> code = acd.WeightSign(center="mean", scale="mean_abs")(kernel)
+        >>> print(np.asarray(code.signs), np.asarray(code.scale))
+        [[-1.  1.]
+         [ 1. -1.]] [[2. 3.]]
     """
 
     bits = 1

@@ -21,6 +21,14 @@ def get(identifier):
 
     Raises:
         ValueError: for an unknown name, listing the known ones and the nearest, or an unknown option of a variant.
+
+    Example:
+        >>> import acdbit_keras as acd
+        >>> scheme = acd.schemes.get("acd_bit")
+        >>> scheme.title, scheme.is_binary, scheme.quantizer("activation").threshold
+        ('ACD-BiT', True, 'median')
+        >>> acd.schemes.get("acd_bit[threshold=mean]").quantizer("activation").threshold
+        'mean'
     """
     if isinstance(identifier, Scheme):
         return identifier
@@ -47,8 +55,9 @@ def register(scheme):
         ValueError: not a scheme, or such a name.
 
     Example:
+        >>> import acdbit_keras as acd
         >>> ours = acd.schemes.get("acd_bit").replace(name="ours", probabilities=acd.ElasticBinary(0.02))
-        >>> acd.schemes.register(ours)
+        >>> ours = acd.schemes.register(ours)
         >>> student = acd.models.build("vit_nano_patch2_8", scheme="ours")
     """
     return registry.register(scheme)

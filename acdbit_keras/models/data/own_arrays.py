@@ -274,9 +274,16 @@ def from_arrays(name, images, labels, test_images=None, test_labels=None, class_
         ValueError: naming what is wrong with shapes, types or values.
 
     Example:
-        >>> (x, y), (x_test, y_test) = keras.datasets.mnist.load_data()
-        >>> acd.models.data.register(acd.models.data.from_arrays("mnist", x, y, x_test, y_test, flip=False))
-        >>> recipe = acd.models.recipes.get("digits_acd_bit@mnist")
+        >>> import acdbit_keras as acd
+        >>> import numpy as np
+        >>> x = np.random.default_rng(0).integers(0, 256, (20, 28, 28), dtype="uint8")
+        >>> y = ["even", "odd"] * 10
+        >>> mine = acd.models.data.register(acd.models.data.from_arrays("mine", x, y, flip=False))
+        >>> facts = acd.models.data.info("mine")
+        >>> facts.class_names, facts.train_examples, facts.test_examples
+        (('even', 'odd'), 16, 4)
+        >>> acd.models.recipes.get("digits_acd_bit@mine").teacher
+        'digits_teacher@mine'
     """
     known = {field.name for field in dataclasses.fields(Options)}
     if strangers := set(options) - known:

@@ -90,6 +90,7 @@ class Recipe:
             dataset: name of the data, or where they are; see `acdbit_keras.models.data.sources`.
 
         Example:
+            >>> import acdbit_keras as acd
             >>> acd.models.recipes.get("cifar10_small_acd_bit").on("./my_images").teacher
             'cifar10_small_teacher@./my_images'
         """

@@ -56,8 +56,11 @@ def save_compact(model, path, precision="float24"):
         OSError: the file cannot be written.
 
     Example:
-        >>> acd.models.save_compact(student, "student.acdbit")
-        >>> student = acd.models.load_compact("student.acdbit")
+        >>> import acdbit_keras as acd
+        >>> size = acd.models.save_compact(student, "student.acdbit")
+        >>> restored = acd.models.load_compact("student.acdbit")
+        >>> size < student.count_params(), restored.scheme.is_binary
+        (True, True)
     """
     checks.choice("precision", precision, PRECISIONS)
     stored, layers = _with_stored_signs(model)

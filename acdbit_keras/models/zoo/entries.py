@@ -41,8 +41,10 @@ def from_zoo(name, zoo=FOLDER):
         ValueError: for an unknown name (listing the known ones and the nearest) or a damaged file.
 
     Example:
+        >>> import acdbit_keras as acd
         >>> student = acd.models.from_zoo("digits_vit_nano_acd_bit")
-        >>> acd.convert.to_tflite(student, "digits.tflite")
+        >>> acd.convert.to_tflite(student, "digits.tflite").packed_layers
+        18
     """
     return load_compact(entry(name, zoo) / WEIGHTS)
 
