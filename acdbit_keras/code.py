@@ -6,9 +6,14 @@ xor/and and popcount, plus rank-1 corrections (see `matmul`). Training, the refe
 go through this module, so what is trained is what is exported.
 """
 
-from typing import Any, NamedTuple
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 from keras import ops
+
+from acdbit_keras.typing import Tensor
 
 
 class Code(NamedTuple):
@@ -21,34 +26,35 @@ class Code(NamedTuple):
         offset: `0.0`, or a tensor of the rank of `signs` that broadcasts to it.
     """
 
-    signs: Any
-    scale: Any = 1.0
-    offset: Any = 0.0
+    signs: Tensor
+    scale: Tensor | float = 1.0
+    offset: Tensor | float = 0.0
 
-    def decode(self):
+    def decode(self) -> Tensor:
         """The real tensor that the code stands for, of the shape of `signs`."""
         decoded = _scaled(self.signs, self.scale)
         return decoded if _is_zero(self.offset) else decoded + self.offset
 
-    def map(self, function):
+    def map(self, function: Callable[[Tensor], Tensor]) -> Code:
         """Applies a change of layout (reshape, transpose) to every component that is a tensor."""
         return Code(*(part if is_constant(part) else function(part) for part in self))
 
-    def without_offset(self):
+    def without_offset(self) -> Code:
+        """The code with an offset of 0."""
         return self._replace(offset=0.0)
 
 
-def real(x):
+def real(x: Tensor) -> Code:
     """The code of an unquantized tensor."""
     return Code(x)
 
 
-def is_constant(part):
+def is_constant(part: Tensor | float) -> bool:
     """Whether a component of a code is a Python number, rather than a tensor."""
     return isinstance(part, (int, float))
 
 
-def matmul(a, b, product=None, row_sums=None):
+def matmul(a: Code, b: Code, product: Tensor | None = None, row_sums: Tensor | None = None) -> Tensor:
     """Product of two codes over the last axis of `a` and the second last axis of `b`.
 
     With `a = alpha * S + M` and `b = beta * T + N`:
@@ -60,10 +66,11 @@ def matmul(a, b, product=None, row_sums=None):
     vector, which is constant when the statistics are frozen.
 
     Args:
-        a: Code with `signs` of shape `(..., n, d)`.
-        b: Code with `signs` of shape `(..., d, m)`, or of rank 2, then shared by all leading axes of `a`.
-        product: S @ T, `(..., n, m)`, if it was carried out already, e.g. as a convolution of bits.
-        row_sums: the sums of S over its last axis, `(..., n, 1)`, likewise.
+        a: `Code` with `signs` of shape `(..., n, d)`.
+        b: `Code` with `signs` of shape `(..., d, m)`, or of rank 2, then shared by all leading axes of `a`.
+        product: tensor S @ T, `(..., n, m)`, if it was carried out already, e.g. as a convolution of bits; by default it is
+            carried out here.
+        row_sums: tensor `(..., n, 1)`, the sums of S over its last axis, likewise.
 
     Returns:
         Tensor `(..., n, m)`.

@@ -1,12 +1,17 @@
 """Multi-head attention between codes: the products that no CPU engine executes in bits today."""
 
+from __future__ import annotations
+
 import math
+from typing import Any
 
 import keras
 from keras import ops
 
 from acdbit_keras import checks, code, execution, quantizers
+from acdbit_keras.code import Code
 from acdbit_keras.contract import WORD_BITS
+from acdbit_keras.typing import QuantizerLike, Shape, Tensor
 
 
 @keras.saving.register_keras_serializable(package="acdbit")
@@ -17,16 +22,17 @@ class BinaryAttention(keras.layers.Layer):
     `"channel"` statistics per head and channel. With every quantizer `None` this is the float attention.
 
     Args:
-        num_heads: number of heads; divides the channels. For bits, channels / num_heads must be a multiple of 32,
+        num_heads: number of heads, at least 1; divides the channels. For bits, channels / num_heads must be a multiple of 32,
             the width of a packed word.
-        query_quantizer, key_quantizer, value_quantizer: quantizer, name, Larq quantizer or `None`.
+        query_quantizer, key_quantizer, value_quantizer: quantizer, its name or config, any Larq quantizer, or `None`, the
+            default, for a real tensor.
         probabilities_quantizer: likewise, for the softmax output, {0, 1} codes such as `"elastic_binary"`, or for the scores
             where it takes those.
 
     Call arguments:
         query: `(batch, n, channels)` or `(batch, height, width, channels)`, real.
         key, value: `(batch, m, channels)` or on a grid of their own.
-        return_probabilities: also return the decoded probabilities `(batch, heads, n, m)`.
+        return_probabilities: whether the decoded probabilities `(batch, heads, n, m)` are returned, too; default False.
 
     Returns:
         Context of the shape of `query`.
@@ -38,13 +44,13 @@ class BinaryAttention(keras.layers.Layer):
     # === Config ===
     def __init__(
         self,
-        num_heads,
-        query_quantizer=None,
-        key_quantizer=None,
-        value_quantizer=None,
-        probabilities_quantizer=None,
-        **kwargs,
-    ):
+        num_heads: int,
+        query_quantizer: QuantizerLike = None,
+        key_quantizer: QuantizerLike = None,
+        value_quantizer: QuantizerLike = None,
+        probabilities_quantizer: QuantizerLike = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         checks.integer("num_heads", num_heads, 1)
         self.num_heads = num_heads
@@ -53,7 +59,7 @@ class BinaryAttention(keras.layers.Layer):
         self.value_quantizer = quantizers.get(value_quantizer)
         self.probabilities_quantizer = quantizers.get(probabilities_quantizer)
 
-    def build(self, query_shape, key_shape=None, value_shape=None):
+    def build(self, query_shape: Shape, key_shape: Shape | None = None, value_shape: Shape | None = None) -> None:
         channels = query_shape[-1]
         check_heads(channels, self.num_heads, self.is_binary)
         self.channels = channels
@@ -69,21 +75,28 @@ class BinaryAttention(keras.layers.Layer):
         self.built = True
 
     @property
-    def is_binary(self):
+    def is_binary(self) -> bool:
         """Whether both products are between bits."""
         return all(
             quantizer.is_binary
             for quantizer in (self.query_quantizer, self.key_quantizer, self.value_quantizer, self.probabilities_quantizer)
         )
 
-    def call(self, query, key, value, training=None, return_probabilities=False):
+    def call(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        training: bool | None = None,
+        return_probabilities: bool = False,
+    ) -> Tensor | tuple[Tensor, Tensor]:
         context, probabilities = execution.current().attention(
             self, self._split(query), self._split(key), self._split(value), training
         )
         context = ops.reshape(context, ops.shape(query))
         return (context, probabilities) if return_probabilities else context
 
-    def codes(self, query, key, value, training):
+    def codes(self, query: Tensor, key: Tensor, value: Tensor, training: bool | None) -> tuple[Code, Code, Code]:
         """Codes of the real tensors, all `(batch, tokens, heads, head_dim)`; 1 / sqrt(head_dim) is in the query's scale."""
         factor = float(query.shape[-1]) ** -0.5
         query = self.query_quantizer(query, training=training)
@@ -94,7 +107,7 @@ class BinaryAttention(keras.layers.Layer):
             key = key.without_offset()
         return query, key, self.value_quantizer(value, training=training)
 
-    def probabilities(self, scores, training):
+    def probabilities(self, scores: Tensor, training: bool | None) -> Code:
         """Code of softmax(scores) over the last axis, or of what the quantizer makes of the scores instead."""
         if not self.probabilities_quantizer.takes_scores:
             # In float32: in half precision a row of many keys sums to no 1.
@@ -106,7 +119,7 @@ class BinaryAttention(keras.layers.Layer):
         tokens = _tokens(x.shape)
         return ops.reshape(x, (ops.shape(x)[0], -1, *heads) if tokens is None else (-1, tokens, *heads))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "num_heads": self.num_heads,

@@ -1,9 +1,15 @@
 """The 1-bit fully connected layer."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 from keras import ops
 
 from acdbit_keras import checks, execution, quantizers
+from acdbit_keras.code import Code
+from acdbit_keras.typing import QuantizerLike, Shape, Tensor
 
 
 @keras.saving.register_keras_serializable(package="acdbit")
@@ -13,11 +19,12 @@ class BinaryDense(keras.layers.Layer):
     With 1-bit quantizers the product is `xor` and `popcount` on a device; see `acdbit_keras.code.matmul`.
 
     Args:
-        units: number of output channels.
-        input_quantizer: quantizer, its name, any Larq quantizer, or `None` for a real input.
+        units: number of output channels, at least 1.
+        input_quantizer: quantizer, its name or config, any Larq quantizer, or `None`, the default, for a real input.
         kernel_quantizer: likewise for the kernel `(input channels, units)`.
-        use_bias: whether to add a float bias `(units,)`.
-        kernel_initializer, bias_initializer, kernel_regularizer, kernel_constraint: as in `keras.layers.Dense`.
+        use_bias: whether a float bias `(units,)` is added; default False.
+        kernel_initializer, bias_initializer, kernel_regularizer, kernel_constraint: as in `keras.layers.Dense`; by default
+            the kernel's constraint is that of its quantizer.
 
     Input shape: `(batch, ..., channels)`, rank 2 to 4. Output shape: `(batch, ..., units)`, floating point.
 
@@ -33,16 +40,16 @@ class BinaryDense(keras.layers.Layer):
     # === Config ===
     def __init__(
         self,
-        units,
-        input_quantizer=None,
-        kernel_quantizer=None,
-        use_bias=False,
-        kernel_initializer="glorot_uniform",
-        bias_initializer="zeros",
-        kernel_regularizer=None,
-        kernel_constraint=None,
-        **kwargs,
-    ):
+        units: int,
+        input_quantizer: QuantizerLike = None,
+        kernel_quantizer: QuantizerLike = None,
+        use_bias: bool = False,
+        kernel_initializer: str | dict[str, Any] | keras.Initializer = "glorot_uniform",
+        bias_initializer: str | dict[str, Any] | keras.Initializer = "zeros",
+        kernel_regularizer: str | dict[str, Any] | keras.Regularizer | None = None,
+        kernel_constraint: str | dict[str, Any] | keras.constraints.Constraint | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         checks.integer("units", units, 1)
         self.units = units
@@ -55,7 +62,7 @@ class BinaryDense(keras.layers.Layer):
         self.kernel_constraint = keras.constraints.get(kernel_constraint)
         self.input_spec = keras.layers.InputSpec(min_ndim=2)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         shape = (input_shape[-1], self.units)
         self.kernel = self.add_weight(
             name="kernel",
@@ -72,15 +79,15 @@ class BinaryDense(keras.layers.Layer):
         self.built = True
 
     @property
-    def is_binary(self):
+    def is_binary(self) -> bool:
         """Whether both operands are bits, so that a converted model must hold packed weights for it."""
         return self.input_quantizer.is_binary and self.kernel_quantizer.is_binary
 
-    def kernel_code(self, training=False):
+    def kernel_code(self, training: bool = False) -> Code:
         """The kernel through its quantizer.
 
         Args:
-            training: as in a call of the layer.
+            training: whether the quantizer's statistics may move, as in a call of the layer; default False.
 
         Returns:
             `Code` with signs `(channels, units)`, differentiable with respect to the kernel.
@@ -88,14 +95,14 @@ class BinaryDense(keras.layers.Layer):
         # As a tensor of its own: Larq's functions have no gradient for a variable.
         return self.kernel_quantizer(ops.copy(self.kernel), training=training)
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         outputs = execution.current().dense(self, inputs, training)
         return ops.add(outputs, self.bias) if self.use_bias else outputs
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (*input_shape[:-1], self.units)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "units": self.units,

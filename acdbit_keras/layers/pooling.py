@@ -1,9 +1,14 @@
 """Pooling branches and changes of width and resolution: the float paths beside the binary products."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 from keras import ops
 
 from acdbit_keras import execution
+from acdbit_keras.typing import Shape, Tensor
 
 SIDES = (3, 5)
 
@@ -19,17 +24,17 @@ class PoolingBranches(keras.layers.Layer):
     Source: BinaryViT's pooling branches; all gains start at 0.
     """
 
-    def __init__(self, **kwargs):
+    def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.input_spec = keras.layers.InputSpec(ndim=4)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         channels = input_shape[-1]
         self.gain = self.add_weight(name="gain", shape=(2, len(SIDES), channels), initializer="zeros")
         self.shift = self.add_weight(name="shift", shape=(channels,), initializer="zeros")
         self.built = True
 
-    def kernel(self):
+    def kernel(self) -> Tensor:
         """The depthwise kernel `(5, 5, channels, 1)` that computes the branches in one convolution."""
         size = SIDES[-1]
         kernel = 0.0
@@ -40,10 +45,10 @@ class PoolingBranches(keras.layers.Layer):
                 kernel = kernel + window * self.gain[direction, index][None, None, :, None]
         return kernel
 
-    def call(self, inputs):
+    def call(self, inputs: Tensor) -> Tensor:
         return execution.current().pooling(self, inputs)
 
-    def sum_of_windows(self, inputs):
+    def sum_of_windows(self, inputs: Tensor) -> Tensor:
         """The branches as sums of shifted slices."""
         gain = ops.convert_to_tensor(self.gain)
         outputs = self.shift
@@ -54,7 +59,7 @@ class PoolingBranches(keras.layers.Layer):
             outputs = outputs + narrow * (gain[direction, 0] / 3.0) + wide * (gain[direction, 1] / 5.0)
         return outputs
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return input_shape
 
 
