@@ -1,6 +1,9 @@
 """Quantizers: each turns a real tensor into a `Code`. `get` is what every layer argument goes through."""
 
+from __future__ import annotations
+
 import difflib
+from typing import Any
 
 import keras
 
@@ -12,6 +15,7 @@ from acdbit_keras.quantizers.probabilities import LogarithmicSoftmax, Thresholde
 from acdbit_keras.quantizers.stored import StoredSign
 from acdbit_keras.quantizers.uniform import PowerOfTwoFactor, UniformQuantizer
 from acdbit_keras.quantizers.weights import WeightSign
+from acdbit_keras.typing import QuantizerLike
 
 _BY_NAME = {
     "aligned_sign": AlignedSign,
@@ -30,17 +34,17 @@ __all__ = [
 ]  # fmt: skip
 
 
-def names():
+def names() -> list[str]:
     """Every name that `get` accepts: ours and Larq's."""
     return sorted([*_BY_NAME, *signs.names()])
 
 
-def get(identifier):
+def get(identifier: QuantizerLike) -> Quantizer:
     """A quantizer from any of its forms.
 
     Args:
         identifier: a `Quantizer`; a name of `names()`; a Larq quantizer instance, class name or alias; a config from
-            `serialize`; or `None`, which leaves the tensor real.
+            `serialize`, a dict; or `None`, which leaves the tensor real.
 
     Raises:
         ValueError: for an unknown name (with the known ones and the nearest) or another type.
@@ -63,13 +67,18 @@ def get(identifier):
     return PlainSign(signs.get(identifier))
 
 
-def serialize(quantizer):
-    """The config of a quantizer, for `get_config` of the layer that owns it."""
+def serialize(quantizer: Quantizer) -> dict[str, Any]:
+    """The config of a `Quantizer`, a dict of plain types, for `get_config` of the layer that owns it."""
     return keras.saving.serialize_keras_object(quantizer)
 
 
-def clone(quantizer, **changes):
-    """A fresh quantizer (own weights) with the configuration of another, some options changed."""
+def clone(quantizer: QuantizerLike, **changes: Any) -> Quantizer:
+    """A fresh quantizer (own weights) with the configuration of another, some options changed.
+
+    Args:
+        quantizer: what `get` takes.
+        **changes: arguments of the quantizer's constructor, its `name` among them.
+    """
     quantizer = get(quantizer)
     config = quantizer.get_config()
     config.pop("name", None)

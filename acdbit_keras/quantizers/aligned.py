@@ -4,7 +4,10 @@ One quantizer holds every variant that the paper's ablation needs to separate: w
 tracked how, and what is restored behind the sign.
 """
 
+from __future__ import annotations
+
 import math
+from typing import Any, Literal
 
 import keras
 from keras import ops
@@ -12,6 +15,7 @@ from keras import ops
 from acdbit_keras import checks, code, signs, statistics
 from acdbit_keras.code import Code
 from acdbit_keras.quantizers.base import Comparison, Quantizer
+from acdbit_keras.typing import Shape, SignLike, Tensor
 
 THRESHOLDS = (None, "median", "mean", "learned")
 AXES = ("token", "channel", "tensor")
@@ -31,24 +35,24 @@ class AlignedSign(Quantizer):
     the gradient, except a learned threshold.
 
     Args:
-        threshold: m. `"median"`, `"mean"`, `"learned"` (one trainable value per channel, 0 at the start; the shift
-            of BinaryViT) or `None` for 0.
-        axis: what m, and frozen alpha and mu, are statistics of: `"channel"`, `"tensor"` or `"token"`.
-        tracking: `"running"`: m, alpha and mu are tracked while training and used as constants, in training and
+        threshold: m. `"median"`, the default, `"mean"`, `"learned"` (one trainable value per channel, 0 at the start; the
+            shift of BinaryViT) or `None` for 0.
+        axis: what m, and frozen alpha and mu, are statistics of: `"channel"`, the default, `"tensor"` or `"token"`.
+        tracking: `"running"`, the default: m, alpha and mu are tracked while training and used as constants, in training and
             inference alike, where they fold into thresholds and biases; the median by pinball steps, without a
             sort. `"batch"`: exact statistics of the batch while training, their running average at inference.
             Statistics per token belong to the input and are always computed from it.
-        scale: alpha. `"mad"`, mean |z - m|; `"std"`, the standard deviation, which aligns the second moment;
-            `None` for 1.
-        restore: mu. `"off"`: 0. `"frozen"`: of `axis`, tracked like m. `"dynamic"`: alpha and mu are those of
-            each token, computed at inference too.
-        sign: the straight-through sign; any Larq quantizer to {-1, +1}, or its name.
-        channel_axes: trailing axes that index channels: 1, or 2 for `(..., heads, head_dim)`.
-        contracts: `"channels"` if the code enters a product over its last axis, where alpha must be one number;
-            `"tokens"` if over its second last (values of attention), where alpha may differ per channel.
-        momentum: of the running statistics.
+        scale: alpha. `"mad"`, the default, mean |z - m|; `"std"`, the standard deviation, which aligns the second
+            moment; `None` for 1.
+        restore: mu. `"off"`: 0. `"frozen"`, the default: of `axis`, tracked like m. `"dynamic"`: alpha and mu are
+            those of each token, computed at inference too.
+        sign: the straight-through sign; any Larq quantizer to {-1, +1}, or its name; default `"approx_sign"`.
+        channel_axes: number of trailing axes that index channels: 1, the default, or 2 for `(..., heads, head_dim)`.
+        contracts: `"channels"`, the default, if the code enters a product over its last axis, where alpha must be one
+            number; `"tokens"` if over its second last (values of attention), where alpha may differ per channel.
+        momentum: share of their old values that the running statistics keep in an update, in [0, 1); default 0.99.
         batch_share: share of a batch, in (0, 1], from whose first samples the running statistics are taken; with
-            thousands of tokens in a batch a part of it says as much, and costs less. Batches must be shuffled.
+            thousands of tokens in a batch a part of it says as much, and costs less. Batches must be shuffled. Default 1.
 
     Raises:
         ValueError: on an unknown option or a combination without meaning.
@@ -61,18 +65,18 @@ class AlignedSign(Quantizer):
 
     def __init__(
         self,
-        threshold="median",
-        axis="channel",
-        tracking="running",
-        scale="mad",
-        restore="frozen",
-        sign="approx_sign",
-        channel_axes=1,
-        contracts="channels",
-        momentum=0.99,
-        batch_share=1.0,
-        **kwargs,
-    ):
+        threshold: Literal["median", "mean", "learned"] | None = "median",
+        axis: Literal["token", "channel", "tensor"] = "channel",
+        tracking: Literal["running", "batch"] = "running",
+        scale: Literal["mad", "std"] | None = "mad",
+        restore: Literal["off", "frozen", "dynamic"] = "frozen",
+        sign: SignLike = "approx_sign",
+        channel_axes: Literal[1, 2] = 1,
+        contracts: Literal["channels", "tokens"] = "channels",
+        momentum: float = 0.99,
+        batch_share: float = 1.0,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         for name, value, allowed in (
             ("threshold", threshold, THRESHOLDS),
@@ -105,7 +109,7 @@ class AlignedSign(Quantizer):
         self.batch_share = batch_share
 
     @property
-    def running_statistics(self):
+    def running_statistics(self) -> tuple[str, ...]:
         """Names of the running statistics that this combination of options needs."""
         if self.axis == "token":
             return ()
@@ -118,7 +122,7 @@ class AlignedSign(Quantizer):
             names.append("spread")
         return tuple(names)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         rank = len(input_shape)
         axes = statistics.reduction_axes(self.axis, rank, self.channel_axes)
         shape = tuple(1 if i in axes else d for i, d in enumerate(input_shape))
@@ -134,7 +138,7 @@ class AlignedSign(Quantizer):
             self.updates = self.add_weight(name="updates", shape=(), initializer="zeros", **tracked)
         self.built = True
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Tensor, training: bool | None = None) -> Code:
         training = bool(training)
         z = ops.cast(ops.stop_gradient(inputs), "float32")
         axes = statistics.reduction_axes(self.axis, len(inputs.shape), self.channel_axes)
@@ -183,7 +187,7 @@ class AlignedSign(Quantizer):
             offset = ops.cast(mean, dtype)
         return Code(signs_, scale, offset)
 
-    def comparison(self):
+    def comparison(self) -> Comparison | None:
         if self.axis == "token" and self.threshold in ("median", "mean"):
             return None
         location = self._location(None, None, exact=False)
@@ -228,7 +232,7 @@ class AlignedSign(Quantizer):
             return x[: math.ceil(batch * self.batch_share)]
         return x[: ops.cast(ops.ceil(ops.cast(batch, "float32") * self.batch_share), "int32")]
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "threshold": self.threshold,

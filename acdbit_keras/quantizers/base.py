@@ -1,11 +1,17 @@
 """What every quantizer is: a Keras layer that turns a real tensor into a `Code`."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 from keras import ops
 
 from acdbit_keras import code, signs
+from acdbit_keras.code import Code
+from acdbit_keras.typing import Shape, SignLike, Tensor
 
 
 class Comparison(NamedTuple):
@@ -17,9 +23,9 @@ class Comparison(NamedTuple):
         dynamic: whether scale and offset are mean |x - threshold| and mean x over the last axis of the input.
     """
 
-    threshold: Any = 0.0
-    scale: Any = 1.0
-    offset: Any = 0.0
+    threshold: float | np.ndarray = 0.0
+    scale: float | np.ndarray | None = 1.0
+    offset: float | np.ndarray | None = 0.0
     dynamic: bool = False
 
 
@@ -34,24 +40,25 @@ class Quantizer(keras.layers.Layer):
         constraint: Keras constraint of the weight that it quantizes, or `None`.
     """
 
-    bits = 32
-    levels = "real"
-    takes_scores = False
-    constraint = None
+    bits: int = 32
+    levels: str = "real"
+    takes_scores: bool = False
+    constraint: keras.constraints.Constraint | None = None
 
-    def __init__(self, **kwargs):
+    def __init__(self, **kwargs: Any) -> None:
         # It works in the precision of what it is given, which is that of the layer it belongs to.
         super().__init__(**{**kwargs, "autocast": False})
 
     @property
-    def is_binary(self):
+    def is_binary(self) -> bool:
+        """Whether its code is of bits."""
         return self.levels in ("sign", "zero_one")
 
-    def comparison(self):
+    def comparison(self) -> Comparison | None:
         """The `Comparison` that computes this code at inference, `None` where it takes more than that."""
         return None
 
-    def add_measured_scale(self, shape):
+    def add_measured_scale(self, shape: Shape) -> None:
         """Adds the weights of a learned scale `factor * start` whose start is measured on the first training batch.
 
         Only the factor is trained: a step of an optimizer is then relative to the scale. For the first
@@ -62,15 +69,16 @@ class Quantizer(keras.layers.Layer):
         self.start = self.add_weight(name="start", shape=shape, initializer="ones", **untrained)
         self.started = self.add_weight(name="started", shape=(), initializer="zeros", **untrained)
 
-    def add_factor(self, shape):
+    def add_factor(self, shape: Shape) -> None:
         """Adds the trained weight of a scale that is learned as a factor of its start, 1 at first."""
         above_zero = AtLeast(SMALLEST_FACTOR)
         self.factor = self.add_weight(name="factor", shape=shape, initializer="ones", constraint=above_zero, autocast=False)
 
-    def bounded_factor(self):
+    def bounded_factor(self) -> Tensor:
+        """The trained factor as a tensor of its shape, not below its bound."""
         return bounded(self.factor, SMALLEST_FACTOR)
 
-    def measured_scale(self, measure, training):
+    def measured_scale(self, measure: Callable[[], Tensor], training: bool | None) -> Tensor:
         """The scale `factor * start`, in float32; `measure()` is the start where there is none yet."""
         start = ops.where(self.started.value > 0, self.start.value, measure())
         if training:
@@ -107,10 +115,10 @@ class AtLeast(keras.constraints.Constraint):
 class Identity(Quantizer):
     """Leaves the tensor real: the quantizer of a float layer."""
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         self.built = True
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Tensor, training: bool | None = None) -> Code:
         return code.real(inputs)
 
 
@@ -119,23 +127,23 @@ class PlainSign(Quantizer):
     """A bare sign function, e.g. any Larq quantizer: code = s(x), with Larq's scale if the function has one.
 
     Args:
-        sign: name, Larq quantizer instance, or config; see `acdbit_keras.signs.get`.
+        sign: name, Larq quantizer, or config; default `"ste_sign"`. See `acdbit_keras.signs.get`.
     """
 
-    def __init__(self, sign="ste_sign", **kwargs):
+    def __init__(self, sign: SignLike = "ste_sign", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.sign = signs.get(sign)
         self.levels = self.sign.levels
         self.bits = self.sign.bits
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         self.built = True
 
-    def call(self, inputs, training=None):
-        return code.Code(self.sign(inputs), scale=self.sign.scale(inputs))
+    def call(self, inputs: Tensor, training: bool | None = None) -> Code:
+        return Code(self.sign(inputs), scale=self.sign.scale(inputs))
 
-    def comparison(self):
+    def comparison(self) -> Comparison | None:
         return Comparison() if self.levels == "sign" and self.sign.name != "magnitude_aware_sign" else None
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "sign": self.sign.get_config()}

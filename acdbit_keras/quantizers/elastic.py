@@ -1,5 +1,9 @@
 """Elastic codes: a learned scale, and levels at its multiples."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
@@ -7,6 +11,7 @@ from keras import ops
 from acdbit_keras import checks, signs
 from acdbit_keras.code import Code
 from acdbit_keras.quantizers.base import AtLeast, Comparison, Quantizer, bounded
+from acdbit_keras.typing import Shape, Tensor
 
 SMALLEST_SCALE = 1e-5
 PROBABILITIES = "probabilities"
@@ -23,12 +28,13 @@ class ElasticBinary(Quantizer):
     q(t) = round(clip(t, -2^(bits - 1), 2^(bits - 1) - 1)), gradient as unsigned.
 
     Args:
-        initial_scale: a at the start. A number: a itself is learned. `"probabilities"`: 4 / keys / sqrt(highest level),
-            keys the length of the last axis, and a is learned as a factor of that. `None`: likewise, but measured on the
-            first training batch, 4 mean|x| / sqrt(highest level) unsigned, 2 mean|x| / sqrt(highest level) signed.
-        signed: whether the levels are on both sides of 0.
-        bits: 1 for the device; more for the steps on the way to it.
-        lsq: whether da is divided by sqrt(number of elements).
+        initial_scale: a at the start. A number: a itself is learned. `"probabilities"`, the default: 4 / keys /
+            sqrt(highest level), keys the length of the last axis, and a is learned as a factor of that. `None`: likewise,
+            but measured on the first training batch, 4 mean|x| / sqrt(highest level) unsigned, 2 mean|x| /
+            sqrt(highest level) signed.
+        signed: whether the levels are on both sides of 0; default False.
+        bits: width of a code, 1 to 8: 1, the default, for the device; more for the steps on the way to it.
+        lsq: whether da is divided by sqrt(number of elements); default False.
 
     Raises:
         ValueError: for an initial scale below 1e-5 or of an unknown kind, `bits` outside 1 to 8, `"probabilities"` with
@@ -40,7 +46,14 @@ class ElasticBinary(Quantizer):
     scale as small as these.
     """
 
-    def __init__(self, initial_scale=PROBABILITIES, signed=False, bits=1, lsq=False, **kwargs):
+    def __init__(
+        self,
+        initial_scale: float | str | None = PROBABILITIES,
+        signed: bool = False,
+        bits: int = 1,
+        lsq: bool = False,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         _check_initial_scale(initial_scale, signed)
         checks.integer("bits", bits, 1, 8)
@@ -51,7 +64,7 @@ class ElasticBinary(Quantizer):
         self.levels = ("sign" if signed else "zero_one") if bits == 1 else "uniform"
         self.lowest, self.highest = (-(2 ** (bits - 1)), max(2 ** (bits - 1) - 1, 1)) if signed else (0, 2**bits - 1)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         if self.initial_scale is None:
             self.add_measured_scale(())
         elif self.initial_scale == PROBABILITIES:
@@ -65,7 +78,7 @@ class ElasticBinary(Quantizer):
             self.scale = self.add_weight(name="scale", shape=(), initializer=start, constraint=constraint, autocast=False)
         self.built = True
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Tensor, training: bool | None = None) -> Code:
         # In float32: the gradient x / a^2 of half a float overflows for a small a.
         x = ops.cast(inputs, "float32")
         scale = self._scale(x, training)
@@ -90,7 +103,7 @@ class ElasticBinary(Quantizer):
     def _scale_over(self, keys):
         return 4.0 / self.highest**0.5 / ops.cast(keys, "float32") * self.bounded_factor()
 
-    def bounded_scale(self):
+    def bounded_scale(self) -> Tensor:
         """a as it is used at inference, a scalar tensor; 1 where no batch has been measured yet.
 
         Raises:
@@ -105,7 +118,7 @@ class ElasticBinary(Quantizer):
         # The bound holds for weights from elsewhere, too, such as those of a file from before there was a constraint.
         return bounded(self.scale, SMALLEST_SCALE)
 
-    def comparison(self):
+    def comparison(self) -> Comparison | None:
         scale = ops.convert_to_numpy(self.bounded_scale())
         if self.levels == "sign":
             return Comparison(0.0, scale)
@@ -115,7 +128,7 @@ class ElasticBinary(Quantizer):
             return Comparison(np.nextafter(half, np.float32(np.inf)), half, half)
         return None
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         options = {name: getattr(self, name) for name in ("initial_scale", "signed", "bits", "lsq")}
         return {**super().get_config(), **options}
 

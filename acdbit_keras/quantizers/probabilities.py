@@ -1,6 +1,9 @@
 """Attention probabilities by a threshold that nothing learns, and as powers of two."""
 
+from __future__ import annotations
+
 import math
+from typing import Any, Literal
 
 import keras
 from keras import ops
@@ -8,6 +11,7 @@ from keras import ops
 from acdbit_keras import checks, signs, statistics
 from acdbit_keras.code import Code, real
 from acdbit_keras.quantizers.base import Quantizer
+from acdbit_keras.typing import Shape, Tensor
 
 RULES = ("max_ratio", "mean", "zero")
 SCALES = (None, "kept_mean")
@@ -25,11 +29,11 @@ class ThresholdedProbabilities(Quantizer):
     The bound and a are constants for the gradient.
 
     Args:
-        rule: one of the above.
-        ratio: of `"max_ratio"`, in (0, 1].
+        rule: one of the above; default `"max_ratio"`.
+        ratio: what `"max_ratio"` multiplies the maximum of a row by, in (0, 1]; default 0.25.
         scale: a. `"kept_mean"`: mean of the P that are kept, a running average over training batches, so that it is a
-            constant on the device; `None` for 1.
-        momentum: of the running average.
+            constant on the device; `None`, the default, for 1.
+        momentum: share of its old value that the running average keeps in an update, in [0, 1); default 0.99.
 
     Raises:
         ValueError: on an unknown option, or a scale of scores.
@@ -41,7 +45,14 @@ class ThresholdedProbabilities(Quantizer):
     bits = 1
     levels = "zero_one"
 
-    def __init__(self, rule="max_ratio", ratio=0.25, scale=None, momentum=0.99, **kwargs):
+    def __init__(
+        self,
+        rule: Literal["max_ratio", "mean", "zero"] = "max_ratio",
+        ratio: float = 0.25,
+        scale: Literal["kept_mean"] | None = None,
+        momentum: float = 0.99,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         for name, value, allowed in (("rule", rule, RULES), ("scale", scale, SCALES)):
             checks.choice(name, value, allowed)
@@ -57,17 +68,17 @@ class ThresholdedProbabilities(Quantizer):
         self.momentum = momentum
 
     @property
-    def takes_scores(self):
+    def takes_scores(self) -> bool:
         return self.rule == "zero"
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         if self.scale:
             tracked = dict(trainable=False, dtype="float32", autocast=False)
             self.running_scale = self.add_weight(name="running_scale", shape=(), initializer="ones", **tracked)
             self.updates = self.add_weight(name="updates", shape=(), initializer="zeros", **tracked)
         self.built = True
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Tensor, training: bool | None = None) -> Code:
         x = ops.cast(inputs, "float32")
         if self.rule == "zero":
             kept = signs.ste_step(x)
@@ -79,7 +90,7 @@ class ThresholdedProbabilities(Quantizer):
         scale = ops.reshape(self.constant_scale(), (1,) * len(x.shape)) if self.scale else 1.0
         return Code(kept, scale).map(lambda part: ops.cast(part, inputs.dtype))
 
-    def constant_scale(self):
+    def constant_scale(self) -> Tensor | float:
         """a as it is used, a number or a scalar tensor."""
         return ops.convert_to_tensor(self.running_scale) if self.scale else 1.0
 
@@ -89,7 +100,7 @@ class ThresholdedProbabilities(Quantizer):
         self.running_scale.assign(statistics.running_average(self.running_scale.value, mean, self.updates.value, self.momentum))
         self.updates.assign(self.updates.value + 1.0)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), **{name: getattr(self, name) for name in ("rule", "ratio", "scale", "momentum")}}
 
 
@@ -101,7 +112,7 @@ class LogarithmicSoftmax(Quantizer):
     in (-ln 2, 0]. It takes the scores S. There is no gradient: it is for networks that are not trained any more.
 
     Args:
-        bits: of one q.
+        bits: width of one q; default 4.
 
     Source: FQ-ViT (arXiv:2111.13824), with real numbers where the device has integers.
     """
@@ -109,15 +120,15 @@ class LogarithmicSoftmax(Quantizer):
     levels = "uniform"
     takes_scores = True
 
-    def __init__(self, bits=4, **kwargs):
+    def __init__(self, bits: int = 4, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         checks.integer("bits", bits, 1, 8)
         self.bits = bits
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         self.built = True
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Tensor, training: bool | None = None) -> Code:
         scores = ops.cast(ops.stop_gradient(inputs), "float32")
         below = scores - ops.max(scores, axis=-1, keepdims=True)
         shifts = ops.floor(below / -math.log(2.0))
@@ -128,5 +139,5 @@ class LogarithmicSoftmax(Quantizer):
         q = ops.round(ops.log2(total / ops.maximum(e, 1e-30)))
         return real(ops.cast(ops.where(q < 2**self.bits, ops.power(2.0, -q), 0.0), inputs.dtype))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "bits": self.bits}

@@ -1,10 +1,15 @@
 """1-bit weights without latent weights: what is left of a kernel in a compact file."""
 
+from __future__ import annotations
+
+from typing import Any, Literal
+
 import keras
 from keras import ops
 
 from acdbit_keras.code import Code
 from acdbit_keras.quantizers.base import Quantizer
+from acdbit_keras.typing import Shape, Tensor
 
 
 @keras.saving.register_keras_serializable(package="acdbit")
@@ -15,8 +20,8 @@ class StoredSign(Quantizer):
     The real weights from which the signs came are gone, so it refuses to be trained.
 
     Args:
-        levels: the values of the signs, `"sign"` or `"zero_one"`.
-        restore: whether there is an offset.
+        levels: the values of the signs, `"sign"`, the default, for {-1, +1}, or `"zero_one"`.
+        restore: whether there is an offset; default False.
 
     Raises:
         ValueError: on other levels; when called in training.
@@ -24,21 +29,21 @@ class StoredSign(Quantizer):
 
     bits = 1
 
-    def __init__(self, levels="sign", restore=False, **kwargs):
+    def __init__(self, levels: Literal["sign", "zero_one"] = "sign", restore: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if levels not in ("sign", "zero_one"):
             raise ValueError(f"levels must be 'sign' or 'zero_one', not {levels!r}")
         self.levels = levels
         self.restore = restore
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         fixed = dict(shape=(1, input_shape[-1]), trainable=False, dtype="float32", autocast=False)
         self.scale = self.add_weight(name="scale", initializer="ones", **fixed)
         if self.restore:
             self.offset = self.add_weight(name="offset", initializer="zeros", **fixed)
         self.built = True
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Tensor, training: bool | None = None) -> Code:
         if training:
             raise ValueError(
                 "a model from a compact file has the signs of its weights only, which cannot be trained; "
@@ -47,5 +52,5 @@ class StoredSign(Quantizer):
         offset = ops.cast(self.offset, inputs.dtype) if self.restore else 0.0
         return Code(ops.stop_gradient(inputs), ops.cast(self.scale, inputs.dtype), offset)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "levels": self.levels, "restore": self.restore}

@@ -1,11 +1,16 @@
 """Evenly spaced levels of several bits: the integer systems of the comparison."""
 
+from __future__ import annotations
+
+from typing import Any, Literal
+
 import keras
 from keras import ops
 
 from acdbit_keras import checks, signs, statistics
-from acdbit_keras.code import real
+from acdbit_keras.code import Code, real
 from acdbit_keras.quantizers.base import Quantizer
+from acdbit_keras.typing import Shape, Tensor
 
 RANGES = ("own", "average", "extremes")
 SMALLEST_STEP = 1e-8
@@ -21,14 +26,14 @@ class UniformQuantizer(Quantizer):
     are constants for it.
 
     Args:
-        bits: of one integer.
-        symmetric: whether 0 is in the middle.
-        per: `"tensor"`, or `"row"`: a step for each output channel, the last axis of a kernel.
-        range: low and high. `"own"`: of the tensor at hand, as weights have them; `"average"`: a running average of those
-            of the training batches; `"extremes"`: the lowest and highest seen in training or calibration.
-        noise: share of the elements, drawn anew each time, that are quantized while training; the others are only
-            clipped. At inference all are.
-        momentum: of the running average.
+        bits: width of one integer, 2 to 16; default 8.
+        symmetric: whether 0 is in the middle; default False.
+        per: `"tensor"`, the default: one step; or `"row"`: one for each output channel, the last axis of a kernel.
+        range: low and high. `"own"`, the default: of the tensor at hand, as weights have them; `"average"`: a running
+            average of those of the training batches; `"extremes"`: the lowest and highest seen in training or calibration.
+        noise: share of the elements, in (0, 1], drawn anew each time, that are quantized while training; the others are
+            only clipped. At inference all are. Default 1.
+        momentum: share of its old value that the running average keeps in an update, in [0, 1); default 0.99.
 
     Raises:
         ValueError: on an unknown option.
@@ -38,7 +43,16 @@ class UniformQuantizer(Quantizer):
 
     levels = "uniform"
 
-    def __init__(self, bits=8, symmetric=False, per="tensor", range="own", noise=1.0, momentum=0.99, **kwargs):
+    def __init__(
+        self,
+        bits: int = 8,
+        symmetric: bool = False,
+        per: Literal["tensor", "row"] = "tensor",
+        range: Literal["own", "average", "extremes"] = "own",
+        noise: float = 1.0,
+        momentum: float = 0.99,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         checks.integer("bits", bits, 2, 16)
         for name, value, allowed in (("per", per, ("tensor", "row")), ("range", range, RANGES)):
@@ -56,7 +70,7 @@ class UniformQuantizer(Quantizer):
         if noise < 1.0:
             self.seed_generator = keras.random.SeedGenerator()
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         if self.range != "own":
             tracked = dict(trainable=False, dtype="float32", autocast=False, initializer="zeros")
             shape = self._statistics_shape(input_shape)
@@ -65,7 +79,7 @@ class UniformQuantizer(Quantizer):
             self.updates = self.add_weight(name="updates", shape=(), **tracked)
         self.built = True
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Tensor, training: bool | None = None) -> Code:
         x = ops.cast(inputs, "float32")
         step, zero_point, lowest, highest = self.grid(*self._limits(ops.stop_gradient(x), training))
         # In float32 throughout: half a float holds no integers of 16 bits.
@@ -76,8 +90,8 @@ class UniformQuantizer(Quantizer):
             q = ops.where(drawn, q, ops.clip(t, lowest, highest))
         return real(ops.cast((q - zero_point) * step, inputs.dtype))
 
-    def grid(self, low, high):
-        """Step, zero point, and the lowest and highest integer."""
+    def grid(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor, float, float]:
+        """Step, zero point, and the lowest and highest integer, for real values from `low` to `high`."""
         if self.symmetric:
             half = float(2 ** (self.bits - 1) - 1)
             return ops.maximum(ops.maximum(-low, high) / half, SMALLEST_STEP), 0.0, -half, half
@@ -109,7 +123,7 @@ class UniformQuantizer(Quantizer):
             return ops.where(updates > 0, extreme(previous, value), value)
         return statistics.running_average(previous, value, updates, self.momentum)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         options = {name: getattr(self, name) for name in ("bits", "symmetric", "per", "range", "noise", "momentum")}
         return {**super().get_config(), **options}
 
@@ -121,20 +135,23 @@ class PowerOfTwoFactor(UniformQuantizer):
     S = (high - low) / (2^bits - 1) / 8 of the whole tensor, one zero point for all channels, Z = round(-low / (8 S)). The
     exponent is the one with the least squared error on the last batch of the calibration; 3, the plain step, before.
 
+    Args:
+        bits: width of one integer, 2 to 16; default 8.
+
     Source: the power-of-two factor of FQ-ViT (arXiv:2111.13824).
     """
 
-    def __init__(self, bits=8, **kwargs):
+    def __init__(self, bits: int = 8, **kwargs: Any) -> None:
         super().__init__(**{**kwargs, "bits": bits, "symmetric": False, "per": "tensor", "range": "extremes", "noise": 1.0})
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         super().build(input_shape)
         start = keras.initializers.Constant(LARGEST_EXPONENT)
         self.exponents = self.add_weight(
             name="exponents", shape=(input_shape[-1],), initializer=start, trainable=False, dtype="float32", autocast=False
         )
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Tensor, training: bool | None = None) -> Code:
         x = ops.cast(inputs, "float32")
         limits = self._limits(ops.stop_gradient(x), training)
         if training:

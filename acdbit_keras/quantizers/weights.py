@@ -1,11 +1,16 @@
 """1-bit weights: centring, scale and threshold as options of one quantizer."""
 
+from __future__ import annotations
+
+from typing import Any, Literal
+
 import keras
 from keras import ops
 
 from acdbit_keras import checks, signs, statistics
 from acdbit_keras.code import Code
 from acdbit_keras.quantizers.base import Quantizer
+from acdbit_keras.typing import Shape, SignLike, Tensor
 
 CENTERS = (None, "mean", "median")
 SCALES = (None, "mean_abs", "mad", "learned")
@@ -19,14 +24,16 @@ class WeightSign(Quantizer):
     `through_scale` 1/n is added to alpha_o times the pseudo-gradient, n the number of inputs.
 
     Args:
-        center: m_o. `"median"`, `"mean"`, or `None` for 0.
-        scale: alpha_o. `"mean_abs"`: mean |W|, uncentred; `"mad"`: mean |W - m|, the L2-best with m the median;
+        center: m_o. `"median"`, `"mean"`, the default, or `None` for 0.
+        scale: alpha_o. `"mean_abs"`, the default: mean |W|, uncentred; `"mad"`: mean |W - m|, the L2-best with m the median;
             `"learned"`: trained as a factor of its start, mean |W| at the first training batch; `None` for 1.
-        restore: whether mu_o = mean(W) is added back. It costs one sum of signs per token.
-        per: `"row"`, statistics of each output channel, or `"tensor"`, of the whole kernel.
-        sign: the straight-through sign; any Larq quantizer or name.
-        through_scale: whether a weight is also trained through the scale that it is a part of, as in XNOR-Net.
-        limit: the latent weights are kept within [-limit, limit] by the optimizer; `None` for not.
+        restore: whether mu_o = mean(W) is added back; default False. It costs one sum of signs per token.
+        per: `"row"`, the default: statistics of each output channel; or `"tensor"`: of the whole kernel.
+        sign: the straight-through sign; any Larq quantizer, or its name; default `"ste_sign"`.
+        through_scale: whether a weight is also trained through the scale that it is a part of, as in XNOR-Net; default
+            False.
+        limit: positive number: the latent weights are kept within [-limit, limit] after each step of the optimizer;
+            `None`, the default, for not.
 
     Source: XNOR-Net (arXiv:1603.05279) for the scale, the gradient through it and the limit of 1, BinaryViT for the
     centring, BiViT (arXiv:2211.07091) for the learned scale, ACD-BiT for the median shift.
@@ -36,15 +43,15 @@ class WeightSign(Quantizer):
 
     def __init__(
         self,
-        center="mean",
-        scale="mean_abs",
-        restore=False,
-        per="row",
-        sign="ste_sign",
-        through_scale=False,
-        limit=None,
-        **kwargs,
-    ):
+        center: Literal["mean", "median"] | None = "mean",
+        scale: Literal["mean_abs", "mad", "learned"] | None = "mean_abs",
+        restore: bool = False,
+        per: Literal["row", "tensor"] = "row",
+        sign: SignLike = "ste_sign",
+        through_scale: bool = False,
+        limit: float | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         for name, value, allowed in (("center", center, CENTERS), ("scale", scale, SCALES), ("per", per, ("row", "tensor"))):
             checks.choice(name, value, allowed)
@@ -60,15 +67,15 @@ class WeightSign(Quantizer):
         self.limit = limit
 
     @property
-    def constraint(self):
+    def constraint(self) -> keras.constraints.Constraint | None:
         return None if self.limit is None else Limit(self.limit)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         if self.scale == "learned":
             self.add_measured_scale((1, input_shape[-1]) if self.per == "row" else (1, 1))
         self.built = True
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Tensor, training: bool | None = None) -> Code:
         weights = ops.cast(ops.stop_gradient(inputs), "float32")
         axes = (0,) if self.per == "row" else (0, 1)
         location = self._location(weights, axes, training)
@@ -100,7 +107,7 @@ class WeightSign(Quantizer):
             return statistics.select_median(weights, axis=0)
         return statistics.select_median(ops.reshape(weights, (-1, 1)), axis=0)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "center": self.center,
