@@ -1,6 +1,9 @@
 """`analyse` and `summary`: a model's cost, from one pass over it."""
 
+from __future__ import annotations
+
 import math
+from collections.abc import Sequence
 
 import keras
 from keras import ops
@@ -13,7 +16,7 @@ from acdbit_keras.cost.trace import Trace
 from acdbit_keras.layers import BinaryAttention, BinaryDense
 
 
-def analyse(model, input_shape=None):
+def analyse(model: keras.Model, input_shape: Sequence[int] | None = None) -> Cost:
     """Counts, for one sample, what every layer computes and what it takes in the converted file.
 
     One MAC is one multiply-add, whatever its operands; bits get no credit. Bit-MACs: `BinaryDense` between two 1-bit
@@ -59,8 +62,19 @@ def analyse(model, input_shape=None):
     return Cost(model.name, tuple(rows), file.bytes, uncounted)
 
 
-def summary(model, input_shape=None):
-    """Prints the table of `analyse` and returns its `Cost`."""
+def summary(model: keras.Model, input_shape: Sequence[int] | None = None) -> Cost:
+    """Prints what every layer of a model computes and takes, as `analyse` counts it, and returns it.
+
+    Args:
+        model: built Keras model.
+        input_shape: shape of one sample without the batch, for a model of one input that leaves sizes free.
+
+    Returns:
+        `Cost`.
+
+    Raises:
+        ValueError: as `analyse`.
+    """
     cost = analyse(model, input_shape)
     print(cost.table())
     return cost

@@ -1,11 +1,17 @@
 """Distribution correction as a model: the student trained against a frozen, full-precision teacher."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 from keras import ops
 
 from acdbit_keras import checks
 from acdbit_keras.distillation.losses import Term
 from acdbit_keras.quick_start import QuickStart
+from acdbit_keras.typing import Shape, Tensor
 
 
 @keras.saving.register_keras_serializable(package="acdbit")
@@ -18,9 +24,10 @@ class Distiller(QuickStart):
     `jit_compile` and mixed precision behave as for any Keras model.
 
     Args:
-        teacher: backbone of scheme `"float32"` (or any model that takes `return_taps=True`). It is frozen.
-        student: backbone to train.
-        terms: sequence of terms; the default is that of the student's scheme.
+        teacher: backbone of scheme `"float32"`, or any `keras.Model` that takes `return_taps=True` and has
+            `input_shape_of_images`. It is frozen.
+        student: backbone to train, in place.
+        terms: sequence of terms such as `LabelDistillation()`; default: those of the student's scheme.
 
     Raises:
         ValueError: if a term needs what the two models do not share, e.g. depth, number of tokens, classes.
@@ -32,7 +39,7 @@ class Distiller(QuickStart):
         >>> student.save("student.keras")
     """
 
-    def __init__(self, teacher, student, terms=None, **kwargs):
+    def __init__(self, teacher: keras.Model, student: keras.Model, terms: Sequence[Term] | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         terms = student.scheme.distillation if terms is None else terms
         if not terms:
@@ -52,7 +59,7 @@ class Distiller(QuickStart):
         self.term_losses = {term.name: keras.metrics.Mean(name=f"{term.name}_loss") for term in self.terms}
         self.built = True
 
-    def fit(self, x=None, y=None, *args, **kwargs):
+    def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         """As `keras.Model.fit`, after a check that labels are classes and images finite.
 
         Arrays are checked at once, `tf.data` pipelines batch by batch on the host, where the device is not waited for.
@@ -68,11 +75,11 @@ class Distiller(QuickStart):
             checks.validate_arrays(x, y, self.student.classes)
         return super().fit(x, y, *args, **kwargs)
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor | dict[str, Any]:
         """The student's logits `(batch, classes)`; while training its logits and taps, for the loss."""
         return self.student(inputs, training=training, return_taps=bool(training))
 
-    def train_step(self, *args):
+    def train_step(self, *args: Any) -> Any:
         """One step of distillation; on JAX Keras' own stateless step with the same `compute_loss`."""
         if keras.config.backend() != "tensorflow":
             return super().train_step(*args)
@@ -88,7 +95,7 @@ class Distiller(QuickStart):
         self._track(loss, x)
         return self.compute_metrics(x, y, outputs, sample_weight)
 
-    def test_step(self, *args):
+    def test_step(self, *args: Any) -> Any:
         """As Keras' own, but the student runs once, logits and taps together."""
         if keras.config.backend() != "tensorflow":
             return super().test_step(*args)
@@ -102,7 +109,14 @@ class Distiller(QuickStart):
             if metric.name == "loss":
                 metric.update_state(loss, sample_weight=ops.shape(x)[0])
 
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+    def compute_loss(
+        self,
+        x: Tensor = None,
+        y: Tensor | None = None,
+        y_pred: Tensor | dict[str, Any] | None = None,
+        sample_weight: Tensor | None = None,
+        training: bool = True,
+    ) -> Tensor:
         """Weighted sum of the terms, mean over the batch. `y` is for terms that need the labels and `compile(loss=...)`."""
         outputs = y_pred
         if not isinstance(outputs, dict):
@@ -125,14 +139,15 @@ class Distiller(QuickStart):
         # Keras' own adds `self.losses`.
         return total + super().compute_loss(x, y, outputs["logits"], sample_weight, training)
 
-    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+    def compute_metrics(self, x: Tensor, y: Tensor, y_pred: Tensor | dict[str, Any], sample_weight: Tensor | None = None) -> Any:
+        """As Keras' own, of the student's logits."""
         logits = y_pred["logits"] if isinstance(y_pred, dict) else y_pred
         return super().compute_metrics(x, y, logits, sample_weight)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return self.student.compute_output_shape(input_shape)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             "name": self.name,
             "teacher": keras.saving.serialize_keras_object(self.teacher),
@@ -141,7 +156,7 @@ class Distiller(QuickStart):
         }
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Distiller:
         config = dict(config)
         for key in ("teacher", "student"):
             config[key] = keras.saving.deserialize_keras_object(config[key])

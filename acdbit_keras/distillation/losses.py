@@ -5,10 +5,15 @@ returns with `return_taps=True`: `{"logits": (batch, classes), "taps": [per bloc
 and value real, before any quantizer, `(batch, tokens, heads, head_dim)`, features `(batch, ..., channels)`.
 """
 
+from __future__ import annotations
+
+from typing import Any, Literal
+
 import keras
 from keras import ops
 
 from acdbit_keras import checks
+from acdbit_keras.typing import Tensor
 
 QUERY_KEY_FORMS = ("gram", "direct")
 
@@ -22,21 +27,21 @@ class Term:
         needs_labels: whether it is called with the labels as a third argument.
     """
 
-    name = None
-    taps = ()
-    same_width = False
-    needs_labels = False
+    name: str = ""
+    taps: tuple[str, ...] = ()
+    same_width: bool = False
+    needs_labels: bool = False
 
-    def __init__(self, weight):
+    def __init__(self, weight: float) -> None:
         if not weight >= 0:
             raise ValueError(f"the weight of a distillation term must be at least 0, not {weight!r}")
         self.weight = float(weight)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"weight": self.weight}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Term:
         return cls(**config)
 
 
@@ -45,24 +50,24 @@ class LabelDistillation(Term):
     """Cross-entropy of the student against the teacher's softmax output.
 
     Args:
-        weight: of the term in the sum.
-        temperature: divides both logits; 1 in the paper.
+        weight: factor of the term in the loss, at least 0; default 0.9.
+        temperature: positive number that divides both logits; default 1, as in the paper.
     """
 
     name = "label"
 
-    def __init__(self, weight=0.9, temperature=1.0):
+    def __init__(self, weight: float = 0.9, temperature: float = 1.0) -> None:
         super().__init__(weight)
         if not temperature > 0:
             raise ValueError(f"temperature must be positive, not {temperature!r}")
         self.temperature = float(temperature)
 
-    def __call__(self, teacher, student):
+    def __call__(self, teacher: dict[str, Any], student: dict[str, Any]) -> Tensor:
         target = ops.softmax(_float(teacher["logits"]) / self.temperature, axis=-1)
         log_prediction = ops.log_softmax(_float(student["logits"]) / self.temperature, axis=-1)
         return -ops.sum(target * log_prediction, axis=-1)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "temperature": self.temperature}
 
 
@@ -73,6 +78,10 @@ class QueryKeyDistillation(Term):
     `"gram"`: per image, layer and head || G(s)/||G(s)|| - G(t)/||G(t)|| ||_F with G(q) = q q^T; head widths may differ.
     `"direct"`: the mean over tokens of || s/||s|| - t/||t|| ||^2 per position; head widths must agree.
 
+    Args:
+        weight: factor of the term in the loss, at least 0; default 0.1.
+        form: `"gram"`, the default, or `"direct"`, as above.
+
     Source: the paper distils Q and K position by position; both formulas are our reconstruction, the gram form after
     BiBERT's direction-matching distillation (arXiv:2203.06390).
     """
@@ -80,17 +89,17 @@ class QueryKeyDistillation(Term):
     name = "query_key"
     taps = ("query", "key")
 
-    def __init__(self, weight=0.1, form="gram"):
+    def __init__(self, weight: float = 0.1, form: Literal["gram", "direct"] = "gram") -> None:
         super().__init__(weight)
         checks.choice("form", form, QUERY_KEY_FORMS)
         self.form = form
         self.same_width = form == "direct"
 
-    def __call__(self, teacher, student):
+    def __call__(self, teacher: dict[str, Any], student: dict[str, Any]) -> Tensor:
         distances = _distances(gram_distance if self.form == "gram" else direct_distance, self.taps, teacher, student)
         return sum(distances) / len(distances)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "form": self.form}
 
 
@@ -106,10 +115,10 @@ class DirectionMatchingDistillation(Term):
     name = "direction_matching"
     taps = ("query", "key", "value")
 
-    def __init__(self, weight=1.0):
+    def __init__(self, weight: float = 1.0) -> None:
         super().__init__(weight)
 
-    def __call__(self, teacher, student):
+    def __call__(self, teacher: dict[str, Any], student: dict[str, Any]) -> Tensor:
         return sum(_distances(gram_distance, self.taps, teacher, student))
 
 
@@ -124,10 +133,10 @@ class HiddenDistillation(Term):
     taps = ("features",)
     same_width = True
 
-    def __init__(self, weight=1.0):
+    def __init__(self, weight: float = 1.0) -> None:
         super().__init__(weight)
 
-    def __call__(self, teacher, student):
+    def __call__(self, teacher: dict[str, Any], student: dict[str, Any]) -> Tensor:
         return sum(_distances(feature_distance, self.taps, teacher, student))
 
 

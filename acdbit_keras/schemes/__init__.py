@@ -3,9 +3,12 @@
 So is a scheme that was given to `register`, or that an installed package names in its entry points `acdbit.schemes`.
 """
 
+from __future__ import annotations
+
 from acdbit_keras.registry import Registry
 from acdbit_keras.schemes.base import PLACES, Scheme, Stage
 from acdbit_keras.schemes.variants import variant
+from acdbit_keras.typing import SchemeLike
 
 __all__ = ["PLACES", "Scheme", "Stage", "get", "names", "register"]
 
@@ -13,11 +16,13 @@ registry = Registry("scheme", Scheme, package=__name__, path=__path__, attribute
 names = registry.names
 
 
-def get(identifier):
+def get(identifier: SchemeLike) -> Scheme:
     """A `Scheme` from itself, its name, the name of a variant or its config.
 
-    A variant changes options of the scheme's `AlignedSign`s: `"acd_bit[threshold=mean,restore=dynamic]"`; see
-    `acdbit_keras.schemes.variants`.
+    Args:
+        identifier: a `Scheme`; a name of `names()`; such a name and, in brackets, options that the scheme's `AlignedSign`s
+            have other values of, `"acd_bit[threshold=mean,restore=dynamic]"`, see `acdbit_keras.schemes.variants`; or a
+            config, a dict, from `Scheme.get_config`.
 
     Raises:
         ValueError: for an unknown name, listing the known ones and the nearest, or an unknown option of a variant.
@@ -31,7 +36,7 @@ def get(identifier):
     return variant(scheme, identifier, bracket + options) if bracket else scheme
 
 
-def register(scheme):
+def register(scheme: Scheme) -> Scheme:
     """Makes a scheme known under its name, wherever one is named, until the process ends; returns it.
 
     To have it in every process, the command line's too, name it in the entry points of a package of your own:
