@@ -49,11 +49,12 @@ _HOMES = {
     "layers": ("BinaryAttention", "BinaryDense", "LayerScale", "RPReLU"),
     "quantizers": ("AlignedSign", "ElasticBinary", "WeightSign"),
 }
-__getattr__, __dir__ = lazy.attributes(
-    __name__,
-    {
-        **dict.fromkeys(("convert", "layers", "models", "quantizers", "schemes", "studies")),
-        **{name: f"{__name__}.{home}" for home, names in _HOMES.items() for name in names},
-    },
-)
+if not TYPE_CHECKING:  # to a type checker what is not above is no name of this module
+    __getattr__, __dir__ = lazy.attributes(
+        __name__,
+        {
+            **dict.fromkeys(("convert", "layers", "models", "quantizers", "schemes", "studies")),
+            **{name: f"{__name__}.{home}" for home, names in _HOMES.items() for name in names},
+        },
+    )
 registration.with_keras()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from acdbit_keras import lazy
 
 if TYPE_CHECKING:
+    from acdbit_keras.convert import runtime as runtime
     from acdbit_keras.convert.benchmarking import benchmark
     from acdbit_keras.convert.export import Conversion, ConversionError, to_tflite
     from acdbit_keras.convert.interpreter import Interpreter
@@ -21,10 +22,11 @@ _HOMES = {
     "interpreter": ("Interpreter",),
     "parity": ("Parity", "verify"),
 }
-__getattr__, __dir__ = lazy.attributes(
-    __name__,
-    {
-        "runtime": None,
-        **{name: f"{__name__}.{home}" for home, names in _HOMES.items() for name in names},
-    },
-)
+if not TYPE_CHECKING:  # to a type checker what is not above is no name of this module
+    __getattr__, __dir__ = lazy.attributes(
+        __name__,
+        {
+            "runtime": None,
+            **{name: f"{__name__}.{home}" for home, names in _HOMES.items() for name in names},
+        },
+    )

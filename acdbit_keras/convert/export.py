@@ -9,12 +9,16 @@ reshape there would leave the kernel in float.
 After conversion the file is held against the model: each binary layer's packed kernel must be found in it.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import os
 import tempfile
+from typing import Any, Literal
 
 import keras
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 from keras import ops
 
@@ -22,6 +26,7 @@ from acdbit_keras import checks, code, device_ops, execution, files
 from acdbit_keras.convert import flatbuffer, fusion, metadata, rewrite, runtime
 from acdbit_keras.convert.interpreter import choose_engine, start_engine
 from acdbit_keras.convert.kernels import kernel_code, packable_kernel, signed
+from acdbit_keras.typing import FilePath, Pipeline
 
 PRECISIONS = ("bits", "float32", "float16", "dynamic", "int8")
 ATTENTIONS = ("binary", "float")
@@ -38,10 +43,10 @@ class Conversion:
     """What `to_tflite` wrote.
 
     Attributes:
-        path: of the file.
+        path: where the file is.
         precision: `"bits"`, `"float32"`, `"float16"`, `"dynamic"` or `"int8"`.
         attention: how attention between bits is carried out, `None` where there is none.
-        bytes: size of the file.
+        bytes: size of the file in bytes.
         op_counts: dict from op name to number of nodes.
         packed_layers: number of layers whose kernel is stored in bits.
         packed_bytes: bytes of those kernels.
@@ -53,13 +58,13 @@ class Conversion:
     precision: str
     attention: str | None
     bytes: int
-    op_counts: dict
+    op_counts: dict[str, int]
     packed_layers: int
     packed_bytes: int
     attention_products: int
     float_copies: int
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """The report in plain types, as `json.dumps` takes them."""
         return dataclasses.asdict(self)
 
@@ -262,28 +267,37 @@ def tap_name(number, place):
 
 
 def to_tflite(
-    model, path, precision=None, attention=None, fuse_blocks=True, half=False, calibration=None, card=None, input="float32"
-):
+    model: keras.Model,
+    path: FilePath,
+    precision: Literal["bits", "float32", "float16", "dynamic", "int8"] | None = None,
+    attention: Literal["binary", "float"] | None = None,
+    fuse_blocks: bool = True,
+    half: bool = False,
+    calibration: npt.ArrayLike | Pipeline | None = None,
+    card: dict[str, Any] | None = None,
+    input: Literal["float32", "uint8"] = "float32",
+) -> Conversion:
     """Converts a model and writes a `.tflite` file that takes one image per run.
 
     Args:
         model: built Keras model with one input and one output.
-        path: where to. The file is written beside and renamed, so an older one stays whole if anything fails.
+        path: where the file is to be. It is written beside and renamed, so an older one stays whole if anything fails.
         precision: `"bits"`, every product of bits packed; `"float32"`; `"float16"`, weights stored in half precision;
-            `"dynamic"`, int8 weights and float activations; `"int8"`, both, with float input and output. `None`: that of
-            the model's scheme; without one, `"bits"` for a model with binary layers, else `"float32"`.
+            `"dynamic"`, int8 weights and float activations; `"int8"`, both, with float input and output. `None`, the default:
+            that of the model's scheme; without one, `"bits"` for a model with binary layers, else `"float32"`.
         attention: how attention between bits is carried out. `"binary"`: with bits, by this project's runtime.
-            `"float"`: as float products of the +-1 codes, which Larq Compute Engine's own runtime executes. `None`:
-            `"binary"` if the runtime was compiled when the package was installed, else `"float"`.
-        fuse_blocks: with `"binary"`, whether a whole block becomes one op, or its layers ops of their own.
+            `"float"`: as float products of the +-1 codes, which Larq Compute Engine's own runtime executes. `None`,
+            the default: `"binary"` if the runtime was compiled when the package was installed, else `"float"`.
+        fuse_blocks: with `"binary"`, whether a whole block becomes one op, the default, or its layers ops of their own.
         half: with `"bits"`, whether the kernels of convolutions, the patch embedding and so the largest float part of a
-            file, are rounded to half precision and stored so. `verify` rounds the model likewise.
-        calibration: for `"int8"`, images `(n, height, width, channels)` or a `tf.data.Dataset` of batches
+            file, are rounded to half precision and stored so; default False. `verify` rounds the model likewise.
+        calibration: for `"int8"`, normalised images `(n, height, width, channels)`, float32, or a `tf.data.Dataset` of batches
             `images` or `(images, labels)`; some hundred images are enough.
         card: dict of plain types stored in the file for whoever runs it, e.g. class names and the normalisation; its keys
-            are those of `acdbit_keras.convert.metadata`. With classes the file also has TFLite's standard metadata.
-        input: `"float32"`, normalised images, or `"uint8"`, pixels as a camera gives them, which the file normalises with the
-            card's mean and std.
+            are those of `acdbit_keras.convert.metadata`. With classes the file also has TFLite's standard metadata. Default:
+            none.
+        input: what the file takes: `"float32"`, the default, normalised images, or `"uint8"`, pixels as a camera gives them,
+            which the file normalises with the card's mean and std.
 
     Returns:
         `Conversion`.

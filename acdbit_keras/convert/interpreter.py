@@ -4,15 +4,18 @@ An engine is one entry of `ENGINES`: the package it needs and how to start it. A
 stored types once per call; `Interpreter` adds what users expect around it: any number of images, float32 in and out.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import threading
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from acdbit_keras import checks
 from acdbit_keras.convert import flatbuffer, metadata, pictures, runtime
+from acdbit_keras.typing import FilePath
 
 
 class _LceEngine:
@@ -169,8 +172,8 @@ class Answer(NamedTuple):
     """One class that a picture may belong to.
 
     Attributes:
-        name: of the class.
-        probability: what the softmax of the logits gives it.
+        name: name of the class.
+        probability: what the softmax of the logits gives it, in [0, 1].
     """
 
     name: str
@@ -182,9 +185,9 @@ class Interpreter:
 
     Args:
         path_or_bytes: path of the file, or its bytes. The model takes one image per run.
-        num_threads: threads the engine may use.
-        engine: a name in `ENGINES`, with a variant where it has some ("acdbit:avx2"), or "auto": "litert" where the file
-            holds builtin ops only, otherwise "acdbit", or "lce" where that is not compiled.
+        num_threads: threads the engine may use; default 1.
+        engine: a name in `ENGINES`, with a variant where it has some ("acdbit:avx2"), or "auto", the default: "litert" where
+            the file holds builtin ops only, otherwise "acdbit", or "lce" where that is not compiled.
 
     Attributes:
         engine: name of the engine in use.
@@ -203,7 +206,16 @@ class Interpreter:
         >>> logits = Interpreter("student.tflite").predict(images)
     """
 
-    def __init__(self, path_or_bytes, num_threads=1, engine="auto"):
+    engine: str
+    input_shape: tuple[int, ...]
+    input_dtype: Literal["float32", "uint8"]
+    output_names: list[str]
+    card: dict[str, Any]
+    classes: tuple[str, ...]
+
+    def __init__(
+        self, path_or_bytes: FilePath | bytes | bytearray | memoryview, num_threads: int = 1, engine: str = "auto"
+    ) -> None:
         content, name = flatbuffer.contents(path_or_bytes)
         self._open(content, name, num_threads, engine)
 
@@ -234,7 +246,7 @@ class Interpreter:
     def __reduce__(self):
         return _reopened, self._opened
 
-    def predict(self, images):
+    def predict(self, images: np.ndarray) -> np.ndarray | Any:
         """Runs the model on each image.
 
         Args:
@@ -274,12 +286,12 @@ class Interpreter:
         ]
         return results[0] if len(results) == 1 else results
 
-    def classify(self, picture, top=None):
+    def classify(self, picture: np.ndarray, top: int | None = None) -> list[Answer]:
         """The classes of one picture, most probable first.
 
         Args:
             picture: uint8 `(height, width)` or `(height, width, channels)` of any size, RGB; its central square is looked at.
-            top: number of classes; all by default.
+            top: number of classes that are returned, at least 1; default: all.
 
         Returns:
             List of `Answer`.

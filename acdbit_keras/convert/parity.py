@@ -11,16 +11,22 @@ node reads are the layer's input. The codes that enter attention are kept track 
 This project's own ops hand out the signs inside them as a second output (`rewrite.add_taps`).
 """
 
+from __future__ import annotations
+
 import collections
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from acdbit_keras import checks, execution
 from acdbit_keras.convert import export, flatbuffer, kernels, metadata, pictures, rewrite
 from acdbit_keras.convert.interpreter import Interpreter
+from acdbit_keras.typing import FilePath, Pipeline
 
 # Sizes of the hair, relative to the mean magnitude of the tensor; the last is the largest that explains.
 _MOVES = (1e-7, 1e-6, 1e-5, 1e-4)
@@ -50,7 +56,8 @@ class Parting:
     margin: float | None = None
 
     @property
-    def on_threshold(self):
+    def on_threshold(self) -> bool:
+        """Whether the sample is explained."""
         return self.margin is not None
 
 
@@ -59,17 +66,17 @@ class Parity:
     """What `verify` found.
 
     Attributes:
-        path: of the file.
+        path: where the file is.
         samples: number of images compared.
         tolerance: largest logit difference that passes.
-        largest_difference, mean_difference: of |logit - logit| over all samples and classes.
+        largest_difference, mean_difference: the largest and the mean |logit - logit| over all samples and classes.
         equal_argmax: share of samples with the same class, in [0, 1].
         ties: samples of another class although their logits agree within the tolerance.
         beyond_tolerance: samples with a larger difference; each is a `Parting`.
         on_threshold: those explained by activations on their threshold.
         unexplained: the others.
         cause: why the file and the model cannot agree, if that is known; otherwise empty.
-        partings: of the samples beyond the tolerance, in order.
+        partings: a `Parting` for each sample beyond the tolerance, in order.
     """
 
     path: str
@@ -83,19 +90,19 @@ class Parity:
     on_threshold: int
     unexplained: int
     cause: str
-    partings: tuple
+    partings: tuple[Parting, ...]
 
     @property
-    def ok(self):
+    def ok(self) -> bool:
         """Whether every sample is within the tolerance or explained by a threshold."""
         return not self.cause and not self.unexplained
 
     @property
-    def first_layers(self):
+    def first_layers(self) -> dict[str, int]:
         """Where samples part first: dict from layer to number of samples, most frequent first."""
         return dict(collections.Counter(parting.layer for parting in self.partings).most_common())
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """The report in plain types, as `json.dumps` takes them."""
         return {**dataclasses.asdict(self), "ok": self.ok, "first_layers": self.first_layers}
 
@@ -121,17 +128,26 @@ class Parity:
         return "\n".join(lines)
 
 
-def verify(model, path, data, tolerance=1e-3, batch_size=64, num_threads=1, progress=None):
+def verify(
+    model: keras.Model,
+    path: FilePath,
+    data: npt.ArrayLike | Pipeline,
+    tolerance: float = 1e-3,
+    batch_size: int = 64,
+    num_threads: int = 1,
+    progress: Callable[[int], Any] | None = None,
+) -> Parity:
     """Compares a `.tflite` file with the Keras model it was made from.
 
     Args:
         model: the built Keras model.
-        path: of the file.
-        data: images `(n, height, width, channels)`, or a `tf.data.Dataset` of batches `images` or `(images, labels)`.
-        tolerance: largest |logit - logit| that passes without an explanation.
-        batch_size: images that Keras predicts at once; the file takes one at a time.
-        num_threads: threads the file's engine may use.
-        progress: called with the number of images done after each batch.
+        path: where the file is.
+        data: normalised images `(n, height, width, channels)`, float32, or a `tf.data.Dataset` of batches `images` or
+            `(images, labels)`.
+        tolerance: largest |logit - logit| that passes without an explanation; default 1e-3.
+        batch_size: images that Keras predicts at once; default 64. The file takes one at a time.
+        num_threads: threads the file's engine may use; default 1.
+        progress: function that is called with the number of images done after each batch; default: none.
 
     Returns:
         `Parity`.

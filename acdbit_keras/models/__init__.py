@@ -43,10 +43,11 @@ _HOMES = {
     "vit": ("VisionTransformer",),
     "zoo": ("from_zoo", "load_compact", "save_compact", "zoo_names"),
 }
-__getattr__, __dir__ = lazy.attributes(
-    __name__,
-    {
-        **dict.fromkeys(("data", "recipes", "zoo")),
-        **{name: f"{__name__}.{home}" for home, names in _HOMES.items() for name in names},
-    },
-)
+if not TYPE_CHECKING:  # to a type checker what is not above is no name of this module
+    __getattr__, __dir__ = lazy.attributes(
+        __name__,
+        {
+            **dict.fromkeys(("data", "recipes", "zoo")),
+            **{name: f"{__name__}.{home}" for home, names in _HOMES.items() for name in names},
+        },
+    )
