@@ -1,6 +1,9 @@
 """What the backbones share: patches, positions, stages of blocks, mean over tokens, norm, classifier."""
 
-from typing import NamedTuple
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import keras
 from keras import layers
@@ -8,14 +11,23 @@ from keras import layers
 from acdbit_keras import checks, schemes
 from acdbit_keras.layers.attention import check_heads
 from acdbit_keras.layers.stem import ConvolutionalStem, PatchEmbedding, PooledStem
-from acdbit_keras.models.blocks import BLOCKS, PatchMerging
+from acdbit_keras.models.blocks import BLOCKS, BinaryBlock, FloatBlock, PatchMerging
 from acdbit_keras.quick_start import QuickStart
+from acdbit_keras.typing import SchemeLike, Shape, Tensor
 
 STEMS = {"patch": PatchEmbedding, "convolutional": ConvolutionalStem, "pooled": PooledStem}
 
 
 class Stage(NamedTuple):
-    """Blocks of one resolution; the arguments are those of a block."""
+    """Blocks of one resolution; the other arguments are those of a block.
+
+    Attributes:
+        width: channels of a token.
+        depth: number of blocks.
+        num_heads: attention heads.
+        mlp_ratio: hidden width of the feed-forward part over `width`.
+        reduction: side of the window of tokens that share a key and a value; default 1.
+    """
 
     width: int
     depth: int
@@ -31,19 +43,19 @@ class Backbone(QuickStart):
 
     Args:
         stages: sequence of `Stage`; from one to the next 2x2 tokens become one.
-        scheme: scheme, its name or config.
-        classes: number of classes.
+        scheme: scheme, its name or config, as `acdbit_keras.schemes.get` takes it.
+        classes: number of classes, at least 1.
         image_size: side of the square image in pixels; divisible by `patch_size`.
         patch_size: side of a patch in pixels.
-        channels: image channels.
+        channels: number of image channels.
         stem: `"patch"`, one convolution per patch, `"convolutional"`, 3x3 convolutions of stride 2, or `"pooled"`, 3x3
             convolutions of stride 1 with max-pooling.
-        drop_path: stochastic-depth rate of the last block; it grows linearly from 0.
-        float_merging: whether the merging of tokens is a float product in a binary scheme, too.
+        drop_path: stochastic-depth rate of the last block, in [0, 1); it grows linearly from 0.
+        float_merging: whether the merging of tokens is a float product in a binary scheme, too; default False.
 
     Call arguments:
         images: `(batch, image_size, image_size, channels)`, normalised.
-        return_taps: also return what every block hands out.
+        return_taps: whether what every block hands out is returned, too; default False.
 
     Returns:
         Logits `(batch, classes)`; with `return_taps`, `{"logits": ..., "taps": [dict per block]}`.
@@ -53,7 +65,19 @@ class Backbone(QuickStart):
     """
 
     # === Config ===
-    def __init__(self, stages, scheme, classes, image_size, patch_size, channels, stem, drop_path, float_merging=False, **kwargs):
+    def __init__(
+        self,
+        stages: Sequence[Stage],
+        scheme: SchemeLike,
+        classes: int,
+        image_size: int,
+        patch_size: int,
+        channels: int,
+        stem: str,
+        drop_path: float,
+        float_merging: bool = False,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         check_positive(classes=classes, image_size=image_size, patch_size=patch_size, channels=channels)
         if image_size % patch_size:
@@ -104,17 +128,17 @@ class Backbone(QuickStart):
         self.build((None, *self.input_shape_of_images))
 
     @property
-    def grid(self):
+    def grid(self) -> int:
         """Tokens per side behind the patch embedding."""
         return self.image_size // self.patch_size
 
     @property
-    def input_shape_of_images(self):
+    def input_shape_of_images(self) -> tuple[int, int, int]:
         """Shape of one image, `(height, width, channels)`."""
         return (self.image_size, self.image_size, self.channels)
 
     @property
-    def stages(self):
+    def stages(self) -> list[tuple[PatchMerging | None, list[FloatBlock | BinaryBlock]]]:
         """List of `(merging, blocks)`, the `PatchMerging` in front of a stage, `None` for the first, and its blocks."""
         starts = [sum(self._depths[:index]) for index in range(len(self._depths))]
         return [
@@ -122,7 +146,7 @@ class Backbone(QuickStart):
             for merging, start, depth in zip([None, *self.mergings], starts, self._depths)
         ]
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         self.patch_embedding.build(input_shape)
         tokens = self.patch_embedding.compute_output_shape(input_shape)
         initializer = keras.initializers.TruncatedNormal(stddev=0.02)
@@ -138,7 +162,7 @@ class Backbone(QuickStart):
         self.input_spec = keras.layers.InputSpec(shape=(None, *self.input_shape_of_images))
         self.built = True
 
-    def call(self, images, training=None, return_taps=False):
+    def call(self, images: Tensor, training: bool | None = None, return_taps: bool = False) -> Tensor | dict[str, Any]:
         options = {} if self.stem == "patch" else {"training": training}
         x = self.patch_embedding(images, **options) + self.positions
         taps = []
@@ -151,10 +175,10 @@ class Backbone(QuickStart):
         logits = self.classifier(self.norm(self.pool(x), training=training))
         return {"logits": logits, "taps": taps} if return_taps else logits
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (input_shape[0], self.classes)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         # Without the precision it was trained in: weights are float32, and a loaded model runs as its surroundings say.
         return {
             "name": self.name,

@@ -7,8 +7,11 @@ Each block returns its output and, from the same forward pass, its taps: query, 
 a reduction r > 1 keys and values are those of windows of r x r tokens: there are tokens / r^2 of them.
 """
 
+from __future__ import annotations
+
 import collections
 import math
+from typing import Any
 
 import keras
 from keras import layers
@@ -17,12 +20,13 @@ from acdbit_keras import device_ops, execution, schemes
 from acdbit_keras.cost import file_size
 from acdbit_keras.layers import BinaryAttention, BinaryDense, LayerScale, PoolingBranches, RPReLU
 from acdbit_keras.layers.pooling import average_channels, average_windows, gather_windows, spread_windows, tile_channels
+from acdbit_keras.typing import SchemeLike, Shape, Tensor
 
 
 class _SchemeLayer(keras.layers.Layer):
     """A layer whose products are quantized as a scheme says."""
 
-    def __init__(self, scheme, **kwargs):
+    def __init__(self, scheme: SchemeLike, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.scheme = schemes.get(scheme)
 
@@ -41,7 +45,7 @@ class _SchemeLayer(keras.layers.Layer):
             return layers.LayerNormalization(epsilon=1e-6, name=name)
         return layers.BatchNormalization(epsilon=1e-5, momentum=0.9, name=name)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "scheme": self.scheme.get_config()}
 
 
@@ -49,7 +53,16 @@ class _Block(_SchemeLayer):
     """What both blocks share: configuration, attention and taps."""
 
     # === Config ===
-    def __init__(self, width, num_heads, mlp_ratio, scheme, drop_path=0.0, reduction=1, **kwargs):
+    def __init__(
+        self,
+        width: int,
+        num_heads: int,
+        mlp_ratio: int,
+        scheme: SchemeLike,
+        drop_path: float = 0.0,
+        reduction: int = 1,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(scheme, **kwargs)
         self.width = width
         self.num_heads = num_heads
@@ -85,7 +98,7 @@ class _Block(_SchemeLayer):
         taps = {"query": split(query), "key": split(key), "value": split(value)}
         return {**taps, "probabilities": probabilities, "features": features}
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "width": self.width,
@@ -101,9 +114,23 @@ class FloatBlock(_Block):
     """Pre-norm transformer block: LayerNorm, attention, LayerNorm, GELU feed-forward; the block of DeiT.
 
     With a reduction keys and values are made of `gelu(norm(dense(mean of a window)))`, as in PVTv2 (arXiv:2106.13797).
+
+    Args:
+        width: channels of a token; divisible by `num_heads`.
+        num_heads: attention heads; where the scheme's products are of bits, width / num_heads is a multiple of 32.
+        mlp_ratio: hidden width of the feed-forward part over `width`.
+        scheme: scheme, its name or config.
+        drop_path: share of the images for which a branch is left out while training, in [0, 1); default 0.
+        reduction: side of the window of tokens that share a key and a value; divides height and width; default 1.
+
+    Call arguments:
+        inputs: `(batch, height, width of the grid, channels)`.
+
+    Returns:
+        The output, of the shape of the input, and the taps, a dict: see the module's text.
     """
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.attention_residual = self.scheme.quantizer("residual", name="attention_residual")
         self.mlp_residual = self.scheme.quantizer("residual", name="mlp_residual")
@@ -119,7 +146,7 @@ class FloatBlock(_Block):
         self.mlp_dense_1 = self._dense(self.width * self.mlp_ratio, "mlp_1", part="mlp", use_bias=True)
         self.mlp_dense_2 = self._dense(self.width, "mlp_2", place="hidden", part="mlp", use_bias=True)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         hidden_shape, reduced = (*input_shape[:-1], self.width * self.mlp_ratio), self._reduced(input_shape)
         for layer in (self.attention_residual, self.mlp_residual, self.attention_norm, self.query_dense, self.output_dense):
             layer.build(input_shape)
@@ -133,7 +160,7 @@ class FloatBlock(_Block):
         self.mlp_dense_2.build(hidden_shape)
         self.built = True
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Tensor, training: bool | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         quantize = execution.current().quantize
         u = reduced = self.attention_norm(quantize(self.attention_residual, inputs, training))
         if self.reduction > 1:
@@ -191,10 +218,26 @@ class BinaryProduct(keras.layers.Layer):
 class BinaryBlock(_Block):
     """The BinaryViT block: BatchNorm, a residual around every binary product, RPReLU, scaled and pooling branches.
 
-    Source: BinaryViT; `methods.md` of the design notes writes it as formulas, as do the comments in `compute`.
+    The comments in `compute` write it as formulas.
+
+    Args:
+        width: channels of a token; divisible by `num_heads`.
+        num_heads: attention heads; where the scheme's products are of bits, width / num_heads is a multiple of 32.
+        mlp_ratio: hidden width of the feed-forward part over `width`.
+        scheme: scheme, its name or config.
+        drop_path: share of the images for which a branch is left out while training, in [0, 1); default 0.
+        reduction: side of the window of tokens that share a key and a value; divides height and width; default 1.
+
+    Call arguments:
+        inputs: `(batch, height, width of the grid, channels)`.
+
+    Returns:
+        The output, of the shape of the input, and the taps, a dict: see the module's text.
+
+    Source: BinaryViT (CVPR Workshops 2023).
     """
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         hidden = self.width * self.mlp_ratio
         self.attention_norm = self._norm("attention_norm")
@@ -214,7 +257,7 @@ class BinaryBlock(_Block):
             self.mlp_scale = LayerScale(name="mlp_scale")
             self.pooling = PoolingBranches(name="pooling")
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         hidden_shape, reduced = (*input_shape[:-1], self.width * self.mlp_ratio), self._reduced(input_shape)
         for layer in (self.attention_norm, self.query_product):
             layer.build(input_shape)
@@ -232,7 +275,7 @@ class BinaryBlock(_Block):
         self.built = True
 
     @property
-    def products(self):
+    def products(self) -> dict[str, BinaryProduct]:
         """Dict of the `BinaryProduct`s that a fused block carries out, by the names of `device_ops.block_kernels`."""
         return {
             **{name: getattr(self, f"{name}_product") for name in ("query", "key", "value", "output")},
@@ -240,10 +283,10 @@ class BinaryBlock(_Block):
             "mlp_2": self.mlp_product_2,
         }
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Tensor, training: bool | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         return execution.current().block(self, inputs, training)
 
-    def compute(self, inputs, training):
+    def compute(self, inputs: Tensor, training: bool | None) -> tuple[Tensor, dict[str, Tensor]]:
         """The block's own layers, one by one."""
         # q = rp(bn(BL(u)) + u), k and v likewise, with a reduction of u' = rp(bn(BL(mean of a window of u)) + that mean)
         u = reduced = self.attention_norm(inputs, training=training)

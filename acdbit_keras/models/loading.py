@@ -1,5 +1,7 @@
 """Loading a trained model from a run's folder or a `.keras` file, with errors that say what is wrong."""
 
+from __future__ import annotations
+
 import importlib
 import json
 import pathlib
@@ -12,10 +14,14 @@ from acdbit_keras import distillation, layers  # noqa: F401
 from acdbit_keras.models import blocks, pyramid, vit  # noqa: F401
 from acdbit_keras.models.run import Run
 from acdbit_keras.models.zoo.compact import SUFFIX, load_compact
+from acdbit_keras.typing import FilePath
 
 
-def load_model(path):
-    """A model from a run's folder (`Run.trained_path`), a `.keras` or a compact file, this package's classes included.
+def load_model(path: FilePath) -> keras.Model:
+    """A model from a run's folder, a `.keras` or a compact file, this package's classes included.
+
+    Args:
+        path: where the file is, or the folder, of which `Run.trained_path` is taken.
 
     Raises:
         FileNotFoundError: there is no such file.

@@ -1,9 +1,15 @@
 """The pyramid vision transformer, built for any scheme."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
 import keras
 
 from acdbit_keras import checks
 from acdbit_keras.models.backbone import Backbone, Stage, check_positive
+from acdbit_keras.typing import SchemeLike
 
 MERGINGS = ("binary", "float")
 
@@ -16,7 +22,8 @@ class PyramidVisionTransformer(Backbone):
     where tokens are many. The defaults are the published BinaryViT.
 
     Args:
-        scheme, classes, image_size, patch_size, channels, stem, drop_path: as for `Backbone`.
+        scheme, classes, image_size, patch_size, channels, stem, drop_path: as for `Backbone`; defaults `"acd_bit"`, 10,
+            224 pixels, 4 pixels, 3, `"patch"` and 0.
         widths: channels of a token, one number per stage; each divisible by its heads. In a binary scheme with binary
             merging each is a multiple of the one before.
         depths: number of blocks per stage.
@@ -24,7 +31,8 @@ class PyramidVisionTransformer(Backbone):
         mlp_ratios: hidden width of the feed-forward part over the width, per stage.
         reductions: side of the window of tokens that share a key and a value, per stage; divides the tokens per side,
             image_size / patch_size in the first stage and half as many in each further one.
-        merging: `"binary"`, the product that merges 2x2 tokens is of bits where the scheme's are, or `"float"`.
+        merging: `"binary"`, the default: the product that merges 2x2 tokens is of bits where the scheme's are; or
+            `"float"`.
 
     Raises:
         ValueError: on sizes that do not fit.
@@ -36,21 +44,21 @@ class PyramidVisionTransformer(Backbone):
     # === Config ===
     def __init__(
         self,
-        scheme="acd_bit",
-        classes=10,
-        image_size=224,
-        patch_size=4,
-        channels=3,
-        widths=(64, 128, 256, 512),
-        depths=(3, 4, 8, 4),
-        num_heads=(1, 2, 4, 8),
-        mlp_ratios=(8, 8, 4, 4),
-        reductions=(8, 4, 1, 1),
-        merging="binary",
-        stem="patch",
-        drop_path=0.0,
-        **kwargs,
-    ):
+        scheme: SchemeLike = "acd_bit",
+        classes: int = 10,
+        image_size: int = 224,
+        patch_size: int = 4,
+        channels: int = 3,
+        widths: Sequence[int] = (64, 128, 256, 512),
+        depths: Sequence[int] = (3, 4, 8, 4),
+        num_heads: Sequence[int] = (1, 2, 4, 8),
+        mlp_ratios: Sequence[int] = (8, 8, 4, 4),
+        reductions: Sequence[int] = (8, 4, 1, 1),
+        merging: Literal["binary", "float"] = "binary",
+        stem: Literal["patch", "convolutional", "pooled"] = "patch",
+        drop_path: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
         sizes = dict(widths=widths, depths=depths, num_heads=num_heads, mlp_ratios=mlp_ratios, reductions=reductions)
         for name, values in sizes.items():
             if not isinstance(values, (tuple, list)) or not values or len(values) != len(widths):
@@ -63,6 +71,6 @@ class PyramidVisionTransformer(Backbone):
         for name, values in sizes.items():
             setattr(self, name, tuple(values))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         sizes = {name: getattr(self, name) for name in ("widths", "depths", "num_heads", "mlp_ratios", "reductions")}
         return {**super().get_config(), **sizes, "merging": self.merging}

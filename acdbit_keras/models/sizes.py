@@ -1,12 +1,16 @@
 """Named sizes. `build` makes a backbone from one of them and a scheme."""
 
+from __future__ import annotations
+
 import dataclasses
 import inspect
+from typing import Any
 
 from acdbit_keras.models.backbone import Backbone
 from acdbit_keras.models.pyramid import PyramidVisionTransformer
 from acdbit_keras.models.vit import VisionTransformer
 from acdbit_keras.registry import Registry, unknown
+from acdbit_keras.typing import SchemeLike
 
 _NOT_OF_A_PRESET = ("scheme", "classes", "kwargs")
 
@@ -25,8 +29,8 @@ class Preset:
     """
 
     name: str
-    backbone: type
-    sizes: dict
+    backbone: type[Backbone]
+    sizes: dict[str, Any]
 
     def __post_init__(self):
         if not (isinstance(self.backbone, type) and issubclass(self.backbone, Backbone)):
@@ -91,7 +95,7 @@ registry = Registry(
 presets = registry.names
 
 
-def register_preset(name, backbone=VisionTransformer, **sizes):
+def register_preset(name: str, backbone: type[Backbone] = VisionTransformer, **sizes: Any) -> Preset:
     """Makes sizes known under a name, wherever a preset is named, until the process ends; returns the `Preset`.
 
     To have them in every process, the command line's too, name a `Preset` in the entry points of a package of your own:
@@ -100,8 +104,9 @@ def register_preset(name, backbone=VisionTransformer, **sizes):
         mine = "my_package.my_module:PRESET"
 
     Args:
-        name: of the preset.
-        backbone: class of the backbone, `VisionTransformer`, `PyramidVisionTransformer` or a subclass of `Backbone`.
+        name: how the preset is asked for; without ":".
+        backbone: class of the backbone, `VisionTransformer`, the default, `PyramidVisionTransformer` or a subclass of
+            `Backbone`.
         **sizes: arguments of the backbone, all but `scheme` and `classes`.
 
     Raises:
@@ -116,13 +121,13 @@ def register_preset(name, backbone=VisionTransformer, **sizes):
     return registry.register(Preset(name, backbone, sizes))
 
 
-def build(preset, scheme="acd_bit", classes=10, **changes):
+def build(preset: str, scheme: SchemeLike = "acd_bit", classes: int = 10, **changes: Any) -> Backbone:
     """A backbone, built and randomly initialised.
 
     Args:
         preset: one of `presets()`.
-        scheme: scheme or its name; `acdbit_keras.schemes.names()`.
-        classes: number of classes.
+        scheme: scheme, its name, one of `acdbit_keras.schemes.names()`, or config; default `"acd_bit"`.
+        classes: number of classes; default 10.
         **changes: any argument of the backbone, e.g. `image_size=64` or `depth=6`.
 
     Raises:

@@ -1,8 +1,13 @@
 """The isotropic vision transformer, built for any scheme."""
 
+from __future__ import annotations
+
+from typing import Any, Literal
+
 import keras
 
 from acdbit_keras.models.backbone import Backbone, Stage, check_positive
+from acdbit_keras.typing import SchemeLike
 
 
 @keras.saving.register_keras_serializable(package="acdbit")
@@ -10,11 +15,12 @@ class VisionTransformer(Backbone):
     """Vision transformer of one width and resolution.
 
     Args:
-        scheme, classes, image_size, patch_size, channels, stem, drop_path: as for `Backbone`.
-        width: channels of a token; divisible by `num_heads`.
-        depth: number of blocks.
-        num_heads: attention heads; for a binary scheme width / num_heads is a multiple of 32.
-        mlp_ratio: hidden width of the feed-forward part over `width`.
+        scheme, classes, image_size, patch_size, channels, stem, drop_path: as for `Backbone`; defaults `"acd_bit"`, 10,
+            32 pixels, 4 pixels, 3, `"patch"` and 0.
+        width: channels of a token; divisible by `num_heads`; default 192.
+        depth: number of blocks; default 12.
+        num_heads: attention heads; for a binary scheme width / num_heads is a multiple of 32; default 3.
+        mlp_ratio: hidden width of the feed-forward part over `width`; default 4.
 
     Raises:
         ValueError: on sizes that do not fit.
@@ -25,19 +31,19 @@ class VisionTransformer(Backbone):
     # === Config ===
     def __init__(
         self,
-        scheme="acd_bit",
-        classes=10,
-        image_size=32,
-        patch_size=4,
-        channels=3,
-        width=192,
-        depth=12,
-        num_heads=3,
-        mlp_ratio=4,
-        stem="patch",
-        drop_path=0.0,
-        **kwargs,
-    ):
+        scheme: SchemeLike = "acd_bit",
+        classes: int = 10,
+        image_size: int = 32,
+        patch_size: int = 4,
+        channels: int = 3,
+        width: int = 192,
+        depth: int = 12,
+        num_heads: int = 3,
+        mlp_ratio: int = 4,
+        stem: Literal["patch", "convolutional", "pooled"] = "patch",
+        drop_path: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
         check_positive(width=width, depth=depth, num_heads=num_heads, mlp_ratio=mlp_ratio)
         stages = [Stage(width, depth, num_heads, mlp_ratio)]
         super().__init__(stages, scheme, classes, image_size, patch_size, channels, stem, drop_path, **kwargs)
@@ -46,7 +52,7 @@ class VisionTransformer(Backbone):
         self.num_heads = num_heads
         self.mlp_ratio = mlp_ratio
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "width": self.width,

@@ -11,11 +11,14 @@ positions, the float ends of the network - in numbers of two, three or four byte
     floats     deflated; those of two, of three and of four bytes, each byte by byte: all first bytes, all second ones, ...
 """
 
+from __future__ import annotations
+
 import json
 import math
 import pathlib
 import struct
 import zlib
+from typing import Literal
 
 import keras
 import numpy as np
@@ -27,6 +30,7 @@ from acdbit_keras.files import write_beside
 # Two of them imported for what they register with Keras.
 from acdbit_keras.models import pyramid, vit  # noqa: F401
 from acdbit_keras.models.backbone import Backbone
+from acdbit_keras.typing import FilePath
 
 SUFFIX = ".acdbit"
 VERSION = 1
@@ -38,15 +42,16 @@ _BYTES = {"float16": 2, "float24": 3, "float32": 4}
 _SMALL = 16  # weights of up to so many numbers stay in single precision: counters, scales
 
 
-def save_compact(model, path, precision="float24"):
+def save_compact(model: Backbone, path: FilePath, precision: Literal["float16", "float24", "float32"] = "float24") -> int:
     """Writes a trained 1-bit backbone as a compact file.
 
     Args:
         model: built backbone of a scheme whose weights are one bit.
-        path: the file, by convention `*.acdbit`; an older one stays whole if anything fails.
-        precision: of what is not bits. `"float32"`: the loaded model computes to the last bit what this one does.
-            `"float24"`, the first three bytes of that, a relative error of 2^-16. `"float16"`, half precision, 2^-11: in
-            a binary network enough to turn signs in every layer, so the answer to some images changes.
+        path: where the file is to be, by convention `*.acdbit`; an older one stays whole if anything fails.
+        precision: how numbers that are not bits are stored. `"float32"`: the loaded model computes to the last bit what
+            this one does. `"float24"`, the default, the first three bytes of that, a relative error of 2^-16. `"float16"`,
+            half precision, 2^-11: in a binary network enough to turn signs in every layer, so the answer to some images
+            changes.
 
     Returns:
         Bytes written.
@@ -80,11 +85,14 @@ def save_compact(model, path, precision="float24"):
     return len(content)
 
 
-def load_compact(path):
+def load_compact(path: FilePath) -> Backbone:
     """The backbone in a compact file, for inference, evaluation and conversion.
 
     Its binary kernels hold the signs themselves (`acdbit_keras.quantizers.StoredSign`). The real weights behind them are
     gone: a training step raises a ValueError. It can be saved again, as a compact or a `.keras` file.
+
+    Args:
+        path: where the file is.
 
     Raises:
         FileNotFoundError: there is no such file.

@@ -4,22 +4,31 @@
 `card.md`. `acdbit zoo add` makes an entry from a finished run.
 """
 
+from __future__ import annotations
+
 import pathlib
+from typing import Any
 
 from acdbit_keras.files import read_json
+from acdbit_keras.models.backbone import Backbone
 from acdbit_keras.models.zoo.compact import SUFFIX, load_compact
 from acdbit_keras.registry import unknown
+from acdbit_keras.typing import FilePath
 
 FOLDER = pathlib.Path(__file__).parent
 WEIGHTS, CARD, CARD_TEXT = f"weights{SUFFIX}", "card.json", "card.md"
 
 
-def zoo_names(zoo=FOLDER):
-    """Names of the trained backbones in a zoo, sorted; by default those that come with the package."""
+def zoo_names(zoo: FilePath = FOLDER) -> list[str]:
+    """Names of the trained backbones in a zoo, sorted.
+
+    Args:
+        zoo: folder of the entries; by default those that come with the package.
+    """
     return sorted(path.parent.name for path in pathlib.Path(zoo).glob(f"*/{WEIGHTS}"))
 
 
-def entry(name, zoo=FOLDER):
+def entry(name: str, zoo: FilePath = FOLDER) -> pathlib.Path:
     """The folder of an entry.
 
     Raises:
@@ -30,7 +39,7 @@ def entry(name, zoo=FOLDER):
     return pathlib.Path(zoo) / name
 
 
-def from_zoo(name, zoo=FOLDER):
+def from_zoo(name: str, zoo: FilePath = FOLDER) -> Backbone:
     """A trained 1-bit backbone, for inference, evaluation and conversion; it cannot be trained further.
 
     Args:
@@ -47,7 +56,7 @@ def from_zoo(name, zoo=FOLDER):
     return load_compact(entry(name, zoo) / WEIGHTS)
 
 
-def card(name, zoo=FOLDER):
+def card(name: str, zoo: FilePath = FOLDER) -> dict[str, Any]:
     """What was measured about an entry, a dict; `card.md` beside the weights says the same as text.
 
     Raises:
