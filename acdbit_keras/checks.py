@@ -3,10 +3,15 @@
 Those of images are made on the host, so that the device is never waited for.
 """
 
+from __future__ import annotations
+
 import difflib
 import numbers
 
 import numpy as np
+import numpy.typing as npt
+
+from acdbit_keras.typing import Pipeline
 
 
 def choice(name, value, allowed):
@@ -60,7 +65,7 @@ def did_you_mean(value, known):
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
-def validate_arrays(images, labels, classes):
+def validate_arrays(images: npt.ArrayLike, labels: npt.ArrayLike, classes: int) -> None:
     """Checks numpy images and labels.
 
     Args:
@@ -88,7 +93,7 @@ def validate_arrays(images, labels, classes):
             raise ValueError(f"images[{broken[0]}] holds NaN or infinite values; all must be finite.")
 
 
-def checked(dataset, classes):
+def checked(dataset: Pipeline, classes: int) -> Pipeline:
     """Adds checks to a tf.data pipeline of (images, labels) or (images, labels, weights) batches.
 
     Iterating the result stops with `tf.errors.InvalidArgumentError`, whose message names the batch (counted from 0),

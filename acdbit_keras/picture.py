@@ -3,9 +3,13 @@
 Training, evaluation and prediction are to read pictures here and nowhere else, so that a model sees what it saw in training.
 """
 
+from __future__ import annotations
+
 from typing import NamedTuple
 
 import numpy as np
+
+from acdbit_keras.typing import FilePath
 
 SUFFIXES = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
@@ -31,13 +35,13 @@ class Look(NamedTuple):
     error: str | None = None
 
 
-def read(path, image_size, channels):
+def read(path: FilePath, image_size: int, channels: int) -> np.ndarray:
     """The central square of a picture, scaled with antialiasing.
 
     The picture is turned upright as its EXIF data say, 16 bits become 8, and what is transparent shows white.
 
     Args:
-        path: the file; anything that Pillow reads, of several frames the first.
+        path: where the file is; anything that Pillow reads, of several frames the first.
         image_size: side of the result in pixels.
         channels: 1 (grey) or 3 (RGB).
 

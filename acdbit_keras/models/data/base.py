@@ -1,8 +1,17 @@
 """What every dataset is behind its name: a source of images in two splits, and the facts about them."""
 
+from __future__ import annotations
+
 import dataclasses
+from collections.abc import Hashable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from acdbit_keras.registry import unknown
+
+if TYPE_CHECKING:
+    from acdbit_keras.models.data.catalog import DatasetInfo
 
 SPLITS = ("train", "test")
 
@@ -69,10 +78,10 @@ class Source:
         name: how results and run folders call it.
     """
 
-    kind = None
-    name = None
+    kind: str = ""
+    name: str = ""
 
-    def info(self):
+    def info(self) -> DatasetInfo:
         """The `DatasetInfo`.
 
         Raises:
@@ -80,32 +89,32 @@ class Source:
         """
         raise NotImplementedError
 
-    def class_names(self):
+    def class_names(self) -> tuple[str, ...]:
         """The names of the classes in label order."""
         return self.info().class_names
 
-    def key(self):
+    def key(self) -> tuple[Hashable, ...]:
         """A tuple that is equal for equal images in equal splits."""
         raise NotImplementedError
 
-    def read(self, split, image_size):
+    def read(self, split: str, image_size: int) -> tuple[np.ndarray, np.ndarray]:
         """A split in memory: images (N, side, side, channels) uint8, labels (N,) int32; the pipeline scales another side."""
         raise NotImplementedError
 
-    def records(self, split):
+    def records(self, split: str) -> Any:
         """A split as it is streamed: see `acdbit_keras.models.data.records`."""
         raise NotImplementedError
 
-    def check(self):
+    def check(self) -> None:
         """Looks whether the data are what the facts say; called before they are read."""
 
-    def is_streamed(self, image_size):
+    def is_streamed(self, image_size: int) -> bool:
         """Whether images are read from disk in every epoch instead of being held in memory."""
         facts = self.info()
         count = facts.train_examples + facts.test_examples
         return count * image_size**2 * facts.channels > IN_MEMORY_BYTES
 
-    def report(self):
+    def report(self) -> dict[str, Any]:
         """What was found, a dict of plain values for people and for JSON."""
         facts = self.info()
         names = ("classes", "image_size", "channels", "train_examples", "test_examples", "flip")
@@ -118,11 +127,11 @@ class Source:
             "class_names": list(facts.class_names or ()),
         }
 
-    def stored(self):
+    def stored(self) -> dict[str, Any] | None:
         """What a run keeps so that it finds the same data again, a dict of plain values; None for data that a name stands for."""
         return None
 
-    def has_changed(self):
+    def has_changed(self) -> bool:
         """Whether the data are others than when a run stored what it had found."""
         return False
 

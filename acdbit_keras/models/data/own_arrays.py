@@ -1,11 +1,16 @@
 """Arrays of images and labels as a source: of an `.npz` file, or given in Python."""
 
+from __future__ import annotations
+
 import dataclasses
 import hashlib
 import pathlib
 import zipfile
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from acdbit_keras.models.data.base import Options, Source, check_split, facts_from_dict, facts_to_dict
 from acdbit_keras.models.data.catalog import DatasetInfo
@@ -258,7 +263,15 @@ def _pair(where, found, pairs):
     return None
 
 
-def from_arrays(name, images, labels, test_images=None, test_labels=None, class_names=None, **options):
+def from_arrays(
+    name: str,
+    images: npt.ArrayLike,
+    labels: npt.ArrayLike,
+    test_images: npt.ArrayLike | None = None,
+    test_labels: npt.ArrayLike | None = None,
+    class_names: Sequence[str] | None = None,
+    **options: Any,
+) -> Source:
     """A dataset of arrays, to be given to `load` as it is, or to `register` so that recipes can name it.
 
     Args:
@@ -266,9 +279,12 @@ def from_arrays(name, images, labels, test_images=None, test_labels=None, class_
         images: (N, height, width) or (N, height, width, 1 or 3): uint8, uint16, or float from 0 to 1 or from 0 to 255. Of images
             that are not square the central square is taken.
         labels: (N,) or (N, 1): integers, or texts.
-        test_images, test_labels: the same for testing; without them a share of each class is held out.
-        class_names: names of the classes, for labels that are integers from 0 on; else they are the labels themselves.
+        test_images, test_labels: the same for testing; without them, the default, a share of each class is held out.
+        class_names: names of the classes, for labels that are integers from 0 on; by default they are the labels themselves.
         **options: `holdout`, the share (0.2), its `seed` (0), `flip`, whether training may mirror images (True).
+
+    Returns:
+        `Source`.
 
     Raises:
         ValueError: naming what is wrong with shapes, types or values.

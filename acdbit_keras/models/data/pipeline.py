@@ -4,6 +4,8 @@ A training batch is a pure function of (seed, epoch, step): the order of an epoc
 augmentation of a batch from (seed, epoch, step). A run that resumes at an epoch sees what an uninterrupted one sees.
 """
 
+from __future__ import annotations
+
 import numbers
 
 from acdbit_keras.checks import checked
@@ -11,8 +13,9 @@ from acdbit_keras.models.data import catalog
 from acdbit_keras.models.data.augmentation import Augmentation, BatchAugmenter, fold_in, resolve
 from acdbit_keras.models.data.base import check_split
 from acdbit_keras.models.data.scaling import resize
-from acdbit_keras.models.data.sources import held, source
+from acdbit_keras.models.data.sources import DatasetLike, held, source
 from acdbit_keras.quick_start import untuned
+from acdbit_keras.typing import FilePath, Pipeline
 
 # What a key is drawn for.
 _ORDER, _CROP, _AUGMENT = range(3)
@@ -20,7 +23,16 @@ _ORDER, _CROP, _AUGMENT = range(3)
 _BATCHES_AHEAD = 2
 
 
-def load(name, image_size=None, batch_size=128, data_dir=None, seed=0, augment="light", epochs=None, initial_epoch=0):
+def load(
+    name: DatasetLike,
+    image_size: int | None = None,
+    batch_size: int = 128,
+    data_dir: FilePath | None = None,
+    seed: int = 0,
+    augment: str | Augmentation = "light",
+    epochs: int | None = None,
+    initial_epoch: int = 0,
+) -> tuple[Pipeline, Pipeline]:
     """Loads a dataset as two pipelines, for training and for testing.
 
     ```python
@@ -36,20 +48,20 @@ def load(name, image_size=None, batch_size=128, data_dir=None, seed=0, augment="
     model.fit(train, epochs=100, initial_epoch=40, steps_per_epoch=info("cifar10").steps_per_epoch(128))
     ```
 
-    Images are float32 (batch, image_size, image_size, channels), normalised with the dataset's constants. Of images that are not
-    square the central square is taken. Labels are
-    int32 (batch,); where the augmentation mixes labels (MixUp, CutMix, thus "strong") they are float32
-    (batch, classes), in the test pipeline as well, so that one loss fits both. Training batches are all full.
+    Images are float32 (batch, image_size, image_size, channels), normalised with the dataset's constants. Of images that are
+    not square the central square is taken. Labels are int32 (batch,); where the augmentation mixes labels (MixUp, CutMix,
+    thus "strong") they are float32 (batch, classes), in the test pipeline as well, so that one loss fits both. Training
+    batches are all full.
 
     Args:
-        name: a name of `names`, or your own pictures: a folder of class folders, a `.csv`, an `.npz`; see `source`.
+        name: a name of `names`, or your own pictures: a folder of class folders, a `.csv`, an `.npz`, a `Source`; see `source`.
         image_size: side of the images in pixels; default: the dataset's own. Images are resized where it differs.
-        batch_size: images per batch.
+        batch_size: images per batch; default 128.
         data_dir: folder of the prepared datasets; default: $ACDBIT_DATA_DIR or ~/tensorflow_datasets.
-        seed: integer from 0 to 2**31 - 1, from which all randomness comes.
-        augment: "none", "light", "strong" or an `Augmentation`.
-        epochs: total number of epochs of the run, or None.
-        initial_epoch: first epoch of the chain.
+        seed: integer from 0 to 2**31 - 1, from which all randomness comes; default 0.
+        augment: "none", "light", the default, "mirror", "strong" or an `Augmentation`.
+        epochs: total number of epochs of the run, or None, the default, for pipelines of one epoch.
+        initial_epoch: first epoch of the chain, from 0, the default; it needs `epochs`.
 
     Returns:
         (train, test), two `tf.data.Dataset`s.
@@ -65,25 +77,28 @@ def load(name, image_size=None, batch_size=128, data_dir=None, seed=0, augment="
 
 
 def pipeline(
-    name,
-    split,
-    image_size=None,
-    batch_size=128,
-    data_dir=None,
-    seed=0,
-    augment="light",
-    epochs=None,
-    initial_epoch=0,
-    one_hot=False,
-):
+    name: DatasetLike,
+    split: str,
+    image_size: int | None = None,
+    batch_size: int = 128,
+    data_dir: FilePath | None = None,
+    seed: int = 0,
+    augment: str | Augmentation = "light",
+    epochs: int | None = None,
+    initial_epoch: int = 0,
+    one_hot: bool = False,
+) -> Pipeline:
     """One of the two pipelines of `load`.
 
     Args:
         split: "train", or "test" for every test image once, in order and not augmented; `seed`, `augment`, `epochs`
             and `initial_epoch` then have no effect.
-        one_hot: whether labels are float32 (batch, classes) even if no augmentation mixes them.
+        one_hot: whether labels are float32 (batch, classes) even if no augmentation mixes them; default False.
 
     The other arguments, and the errors, are those of `load`.
+
+    Returns:
+        `tf.data.Dataset` of (images, labels).
     """
     found = source(name, data_dir)
     check_split(split)
@@ -138,8 +153,20 @@ def pipeline(
     return untuned(batches.prefetch(_BATCHES_AHEAD))
 
 
-def calibration(dataset, image_size, data_dir=None):
-    """Some training images, not augmented, as what calibrates an int8 file takes them: two batches of at most 128."""
+def calibration(dataset: DatasetLike, image_size: int, data_dir: FilePath | None = None) -> Pipeline:
+    """Some training images, not augmented, as what calibrates an int8 file takes them: two batches of at most 128.
+
+    Args:
+        dataset: name of the dataset, or what else `source` takes.
+        image_size: side of the images in pixels.
+        data_dir: folder of the prepared datasets; default: $ACDBIT_DATA_DIR or ~/tensorflow_datasets.
+
+    Returns:
+        `tf.data.Dataset` of (images, labels).
+
+    Raises:
+        ValueError: as `load`.
+    """
     found = source(dataset, data_dir)
     batch_size = min(128, found.info().train_examples)
     return pipeline(found, "train", image_size=image_size, batch_size=batch_size, augment="none").take(2)

@@ -1,13 +1,17 @@
 """Images of any size as the square that a model takes."""
 
+from __future__ import annotations
 
-def resize(images, image_size, central_share=1.0):
+from acdbit_keras.typing import Tensor
+
+
+def resize(images: Tensor, image_size: int, central_share: float = 1.0) -> Tensor:
     """Scales the central square of images, as evaluation does.
 
     Args:
         images: tensor (height, width, channels) or (batch, height, width, channels).
         image_size: side of the result in pixels.
-        central_share: side of the square over the shorter side of the image.
+        central_share: side of the square over the shorter side of the image, in (0, 1]; default 1.
 
     Returns:
         float32 tensor with both sides `image_size`, bilinear with antialiasing.

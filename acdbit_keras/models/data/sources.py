@@ -10,12 +10,16 @@
 Behind all but the first and last, options may stand in brackets: `"./my_images[holdout=0.1,flip=false]"`.
 """
 
+from __future__ import annotations
+
 import collections
 import json
 import os
 import pathlib
+from typing import TypeAlias, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from acdbit_keras.models.data import catalog, storage
 from acdbit_keras.models.data.base import Options, Source, check_split
@@ -24,6 +28,11 @@ from acdbit_keras.models.data.own_arrays import Absent, ArrayFile, Arrays
 from acdbit_keras.models.data.pictures import Pictures
 from acdbit_keras.models.data.prepared import Known, Measured
 from acdbit_keras.registry import Registry, unknown
+from acdbit_keras.typing import FilePath
+
+# What `source` takes: a name, a place, the facts about a dataset, or a source itself.
+DatasetLike: TypeAlias = str | os.PathLike[str] | DatasetInfo | Source
+_Dataset = TypeVar("_Dataset", DatasetInfo, Source)
 
 # In a run's folder: what was found of data that no name stands for.
 STORED = "data.json"
@@ -47,13 +56,13 @@ _HELD = 4
 _held = collections.OrderedDict()
 
 
-def names():
+def names() -> tuple[str, ...]:
     """The names of the known datasets, in the catalog's order; those of others behind them."""
     own = [facts.name for facts in catalog.DATASETS]
     return (*own, *(name for name in registry.names() if name not in own))
 
 
-def register(dataset):
+def register(dataset: _Dataset) -> _Dataset:
     """Makes a dataset known under its name, wherever one is named, until the process ends; returns it.
 
     To have it in every process, the command line's too, name it in the entry points of a package of your own:
@@ -72,7 +81,7 @@ def register(dataset):
     return registry.register(dataset)
 
 
-def source(dataset, data_dir=None):
+def source(dataset: DatasetLike, data_dir: FilePath | None = None) -> Source:
     """The `Source` behind a dataset's name.
 
     Args:
@@ -138,8 +147,12 @@ def _folder(data_dir):
         return pathlib.Path(os.devnull)
 
 
-def short_name(dataset):
-    """How results and run folders call a dataset, known without looking at it: text without blanks and slashes."""
+def short_name(dataset: DatasetLike) -> str:
+    """How results and run folders call a dataset, known without looking at it: text without blanks and slashes.
+
+    Args:
+        dataset: what `source` takes.
+    """
     if isinstance(dataset, (Source, DatasetInfo)):
         name = dataset.name
     else:
@@ -155,11 +168,11 @@ def short_name(dataset):
     return "".join(character if character.isalnum() or character in "-_." else "_" for character in name)
 
 
-def write_stored(path, found):
+def write_stored(path: FilePath, found: Source) -> None:
     """Writes what a source says of itself, if it is one that no name stands for.
 
     Args:
-        path: of the file.
+        path: where the file is to be, by convention `STORED` in a run's folder.
         found: `Source`.
     """
     from acdbit_keras.files import write_beside
@@ -170,8 +183,11 @@ def write_stored(path, found):
         write_beside(path, lambda temporary: temporary.write_text(content))
 
 
-def read_stored(path):
+def read_stored(path: FilePath) -> Source:
     """The source that a run stored.
+
+    Args:
+        path: the file that `write_stored` wrote.
 
     Raises:
         ValueError: not such a file, or one of a newer version.
@@ -201,11 +217,12 @@ def _unchanged(arrays, said):
     return arrays
 
 
-def info(dataset, data_dir=None):
+def info(dataset: DatasetLike, data_dir: FilePath | None = None) -> DatasetInfo:
     """The `DatasetInfo` of a dataset; for one of your own its pictures are looked at.
 
     Args:
-        dataset, data_dir: as of `source`.
+        dataset: what `source` takes.
+        data_dir: folder of the prepared datasets; default: $ACDBIT_DATA_DIR or ~/tensorflow_datasets.
 
     Raises:
         ValueError: if the name is not known, or what it names is no dataset.
@@ -213,8 +230,12 @@ def info(dataset, data_dir=None):
     return source(dataset, data_dir).info()
 
 
-def class_names(dataset, data_dir=None):
+def class_names(dataset: DatasetLike, data_dir: FilePath | None = None) -> tuple[str, ...]:
     """The names of the classes in label order.
+
+    Args:
+        dataset: what `source` takes.
+        data_dir: folder of the prepared datasets; default: $ACDBIT_DATA_DIR or ~/tensorflow_datasets.
 
     Raises:
         ValueError: as `info`; or the names come with prepared data and the dataset is not prepared.
@@ -222,12 +243,12 @@ def class_names(dataset, data_dir=None):
     return source(dataset, data_dir).class_names()
 
 
-def normalize(images, dataset):
+def normalize(images: npt.ArrayLike, dataset: DatasetLike) -> np.ndarray:
     """Normalises images as the training pipelines do.
 
     Args:
         images: (..., height, width, channels), pixel values 0 to 255, uint8 or float.
-        dataset: the dataset whose constants are used, as of `source`.
+        dataset: the dataset whose constants are used, what `source` takes.
 
     Returns:
         float32 array of the same shape.
@@ -246,8 +267,12 @@ def normalize(images, dataset):
     return catalog.standardize(images, facts)
 
 
-def prepare(dataset, data_dir=None):
+def prepare(dataset: str, data_dir: FilePath | None = None) -> pathlib.Path | None:
     """Downloads a known dataset and writes it in the TensorFlow Datasets format; see `storage.prepare`.
+
+    Args:
+        dataset: a name of `names`.
+        data_dir: folder of the prepared datasets; default: $ACDBIT_DATA_DIR or ~/tensorflow_datasets.
 
     Returns:
         The folder of the prepared dataset, or None for a dataset that needs no preparation.
@@ -260,11 +285,11 @@ def prepare(dataset, data_dir=None):
     return storage.prepare(found, data_dir) if isinstance(found, DatasetInfo) else None
 
 
-def arrays(dataset, split, data_dir=None):
+def arrays(dataset: DatasetLike, split: str, data_dir: FilePath | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Reads a whole split into memory.
 
     Args:
-        dataset: a dataset whose images share one size, as of `source`.
+        dataset: a dataset whose images share one size, what `source` takes.
         split: "train" or "test".
         data_dir: folder of the prepared datasets; default: $ACDBIT_DATA_DIR or ~/tensorflow_datasets.
 

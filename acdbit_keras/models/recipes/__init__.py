@@ -3,6 +3,8 @@
 A recipe of your own may lie in any Python file, which `get`, and with it every command, takes as `path/to/file.py:NAME`.
 """
 
+from __future__ import annotations
+
 from acdbit_keras.models.recipes.base import Recipe, parts
 from acdbit_keras.models.recipes.from_file import is_file, read
 from acdbit_keras.registry import Registry
@@ -13,7 +15,7 @@ registry = Registry("recipe", Recipe, package=__name__, path=__path__, attribute
 names = registry.names
 
 
-def get(identifier):
+def get(identifier: str | Recipe) -> Recipe:
     """The recipe that an identifier names, or the recipe itself.
 
     Args:

@@ -1,10 +1,14 @@
 """What a recipe is: an experiment as code, every choice of a training run in one flat record."""
 
+from __future__ import annotations
+
 import dataclasses
 import os
 import re
 import types
 import typing
+from collections.abc import Iterable
+from typing import Any
 
 from acdbit_keras import schemes
 from acdbit_keras.models import data
@@ -24,25 +28,25 @@ class Recipe:
         preset: a name of `acdbit_keras.models.presets()`.
         scheme: a name of `acdbit_keras.schemes.names()`, a variant of one, `"acd_bit[threshold=mean]"`, or a `Scheme`.
         teacher: the recipe whose result is the teacher, as `recipes.get` takes it; `None` trains on the labels alone.
-        epochs: passes over the training set.
-        batch_size: images per step; incomplete batches are dropped.
-        learning_rate: peak of the cosine schedule of AdamW.
-        warmup_epochs: linear warm-up to the peak.
-        warmup_share: the same as a share of the epochs, for recipes that are run for any number of them; `None` for what
-            `warmup_epochs` says.
-        weight_decay: of AdamW, on kernels and positions only.
-        augment: `"none"`, `"light"`, `"mirror"` or `"strong"`.
-        image_size: side in pixels; `None` is that of the preset.
-        drop_path: stochastic depth of the last block.
-        label_weight, query_key_weight, query_key_form: of the distillation; `None` is what the scheme brings. A query-key
-            weight adds the term where the scheme has none; a weight of 0 removes a term.
-        clip_norm: global norm to which gradients are clipped; `None` for not.
-        mixed_precision: train in float16 (or bfloat16 on accelerators that prefer it) with float32 weights; `None` is
-            what the scheme asks for.
-        jit_compile: compile the step with XLA. Without it, equal seeds give equal curves on TensorFlow only with
-            TF_NUM_INTEROP_THREADS=1 in the environment: its sums of gradients depend on the scheduling.
-        steps_per_execution: steps per call of the compiled function.
-        seed: the one seed of initial weights, order, augmentation and stochastic depth.
+        epochs: passes over the training set; default 10.
+        batch_size: images per step; incomplete batches are dropped; default 128.
+        learning_rate: peak of the cosine schedule of AdamW; default 1e-3.
+        warmup_epochs: epochs of the linear warm-up to the peak; default 1.
+        warmup_share: the same as a share of the epochs, for recipes that are run for any number of them; `None`, the
+            default, for what `warmup_epochs` says.
+        weight_decay: weight decay of AdamW, on kernels and positions only; default 0.
+        augment: `"none"`, `"light"`, the default, `"mirror"` or `"strong"`.
+        image_size: side in pixels; `None`, the default, is that of the preset.
+        drop_path: stochastic-depth rate of the last block, in [0, 1); default 0.
+        label_weight, query_key_weight, query_key_form: weights and form of the distillation terms; `None`, the default, is
+            what the scheme brings. A query-key weight adds the term where the scheme has none; a weight of 0 removes a term.
+        clip_norm: global norm to which gradients are clipped; `None`, the default, for not.
+        mixed_precision: `"float16"`, or `"bfloat16"` on accelerators that prefer it: what training computes in, with float32
+            weights; `None`, the default, is what the scheme asks for.
+        jit_compile: whether the step is compiled with XLA; default True. Without it, equal seeds give equal curves on
+            TensorFlow only with TF_NUM_INTEROP_THREADS=1 in the environment: its sums of gradients depend on the scheduling.
+        steps_per_execution: steps per call of the compiled function; default 1.
+        seed: the one seed of initial weights, order, augmentation and stochastic depth; default 0.
     """
 
     name: str
@@ -74,14 +78,15 @@ class Recipe:
             object.__setattr__(self, "scheme", schemes.get(self.scheme))
 
     @property
-    def scheme_name(self):
+    def scheme_name(self) -> str:
         """Name of the scheme, be it a `Scheme` itself."""
         return self.scheme.name if isinstance(self.scheme, schemes.Scheme) else self.scheme
 
-    def replace(self, **changes):
+    def replace(self, **changes: Any) -> Recipe:
+        """A recipe with some fields changed."""
         return dataclasses.replace(self, **changes)
 
-    def on(self, dataset):
+    def on(self, dataset: str | os.PathLike[str]) -> Recipe:
         """The same training on other data, with a teacher of its own that is trained on them, too.
 
         It is called `NAME@DATA`, and so is its run: never is a run on other data taken for it.
@@ -101,22 +106,25 @@ class Recipe:
             name=f"{name}@{data.short_name(dataset)}", dataset=dataset, teacher=teacher and f"{teacher}@{dataset}"
         )
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """The recipe in plain types: `Recipe(**recipe.to_dict())` trains alike."""
         said = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         if isinstance(self.scheme, schemes.Scheme):
             said["scheme"] = self.scheme.get_config(training=True)
         return said
 
-    def differences(self, other):
+    def differences(self, other: Recipe) -> list[str]:
         """Names of the fields in which another recipe differs; equal schemes need not be one object."""
         names = [f.name for f in dataclasses.fields(self) if getattr(self, f.name) != getattr(other, f.name)]
         if "scheme" in names and isinstance(self.scheme, schemes.Scheme) and isinstance(other.scheme, schemes.Scheme):
             return [name for name in names if name != "scheme" or self.scheme.definition() != other.scheme.definition()]
         return names
 
-    def with_settings(self, settings):
+    def with_settings(self, settings: Iterable[str]) -> Recipe:
         """A recipe changed by `key=value` strings, as given to `--set`; another dataset is what `on` makes of it.
+
+        Args:
+            settings: the strings; the keys are fields of a recipe, all but `name`.
 
         Raises:
             ValueError: for an unknown key (listing the known ones and the nearest) or a value of the wrong type.
