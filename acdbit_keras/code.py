@@ -34,9 +34,9 @@ class Code(NamedTuple):
          [-0.5  2.5]]
     """
 
-    signs: Any
-    scale: Any = 1.0
-    offset: Any = 0.0
+    signs: Tensor
+    scale: Tensor | float = 1.0
+    offset: Tensor | float = 0.0
 
     def decode(self) -> Tensor:
         """The real tensor that the code stands for, of the shape of `signs`."""
@@ -51,12 +51,12 @@ class Code(NamedTuple):
         return self._replace(offset=0.0)
 
 
-def real(x):
+def real(x: Tensor) -> Code:
     """The code of an unquantized tensor."""
     return Code(x)
 
 
-def is_constant(part):
+def is_constant(part: Tensor | float) -> bool:
     """Whether a component of a code is a Python number, rather than a tensor."""
     return isinstance(part, (int, float))
 
@@ -73,10 +73,11 @@ def matmul(a: Code, b: Code, product: Tensor = None, row_sums: Tensor = None) ->
     vector, which is constant when the statistics are frozen.
 
     Args:
-        a: Code with `signs` of shape `(..., n, d)`.
-        b: Code with `signs` of shape `(..., d, m)`, or of rank 2, then shared by all leading axes of `a`.
-        product: S @ T, `(..., n, m)`, if it was carried out already, e.g. as a convolution of bits.
-        row_sums: the sums of S over its last axis, `(..., n, 1)`, likewise.
+        a: `Code` with `signs` of shape `(..., n, d)`.
+        b: `Code` with `signs` of shape `(..., d, m)`, or of rank 2, then shared by all leading axes of `a`.
+        product: tensor S @ T, `(..., n, m)`, if it was carried out already, e.g. as a convolution of bits; by default it is
+            carried out here.
+        row_sums: tensor `(..., n, 1)`, the sums of S over its last axis, likewise.
 
     Returns:
         Tensor `(..., n, m)`.

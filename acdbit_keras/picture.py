@@ -42,7 +42,7 @@ def read(path: Path, image_size: int, channels: int) -> np.ndarray:
     The picture is turned upright as its EXIF data say, 16 bits become 8, and what is transparent shows white.
 
     Args:
-        path: the file; anything that Pillow reads, of several frames the first.
+        path: where the file is; anything that Pillow reads, of several frames the first.
         image_size: side of the result in pixels.
         channels: 1 (grey) or 3 (RGB).
 

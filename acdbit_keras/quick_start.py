@@ -1,5 +1,10 @@
 """What keeps TensorFlow from tracing twice, compiling what runs once, and waiting for a tuner."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
@@ -16,24 +21,24 @@ class QuickStart(keras.Model):
     Subclasses have `classes`, and outputs, or outputs named `"logits"`, of shape `(batch, classes)`.
     """
 
-    def __init__(self, **kwargs):
+    def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if keras.config.backend() == "tensorflow":
             self.jit_compile = False
 
-    def fit(self, x=None, y=None, *args, **kwargs):
+    def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         if keras.config.backend() == "tensorflow" and self.compiled:
             self._build_metrics(x, y)
         return super().fit(x, y, *args, **kwargs)
 
-    def predict(self, x, batch_size=None, *args, **kwargs):
+    def predict(self, x: Any, batch_size: int | None = None, *args: Any, **kwargs: Any) -> Any:
         if keras.config.backend() == "tensorflow" and isinstance(x, np.ndarray) and len(x):
             import tensorflow as tf
 
             x, batch_size = untuned(tf.data.Dataset.from_tensor_slices(x).batch(batch_size or 32)), None
         return super().predict(x, batch_size, *args, **kwargs)
 
-    def make_train_function(self, force=False):
+    def make_train_function(self, force: bool = False) -> Callable[..., Any]:
         if self.optimizer is not None and not self.optimizer.built:
             self.optimizer.build(self.trainable_variables)
         return super().make_train_function(force)

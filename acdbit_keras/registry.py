@@ -16,6 +16,7 @@ import pkgutil
 import random
 import types
 import warnings
+from typing import Any
 
 from acdbit_keras.checks import did_you_mean
 
@@ -54,7 +55,7 @@ class Registry:
         """The known names, sorted."""
         return sorted({*self._load_own(), *self._load_plug_ins(), *self.registered})
 
-    def find(self, name):
+    def find(self, name: str) -> Any:
         """What has that name, `None` if nothing has."""
         # An unhashable name is unknown, too. Plug-ins are not read for a name that is known without them.
         if not isinstance(name, str):
@@ -64,7 +65,7 @@ class Registry:
                 return known[name]
         return None
 
-    def get(self, name):
+    def get(self, name: str) -> Any:
         """What has that name.
 
         Raises:
@@ -75,7 +76,7 @@ class Registry:
             raise unknown(self.kind, name, self.names())
         return found
 
-    def register(self, thing):
+    def register(self, thing: Any) -> Any:
         """Makes a thing known under its name, for this process; returns it.
 
         Raises:

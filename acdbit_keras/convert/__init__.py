@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from acdbit_keras import lazy
 
 if TYPE_CHECKING:
+    from acdbit_keras.convert import runtime as runtime
     from acdbit_keras.convert.benchmarking import benchmark
     from acdbit_keras.convert.export import Conversion, ConversionError, to_tflite
     from acdbit_keras.convert.interpreter import Interpreter

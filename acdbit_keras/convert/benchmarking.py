@@ -73,7 +73,7 @@ class Result:
         iqr_ms: the spread, 75th minus 25th percentile, in milliseconds.
         ratio: median_ms over that of the first file.
         arena_bytes, heap_bytes: see the module's text; either may be None.
-        file_bytes: size of the file.
+        file_bytes: size of the file in bytes.
         samples_ms: every latency, in the order measured.
         nodes: `NodeTime`s in execution order, empty without a profile and for ``.onnx`` files.
     """
@@ -89,10 +89,10 @@ class Result:
     arena_bytes: int | None
     heap_bytes: int | None
     file_bytes: int
-    samples_ms: tuple
-    nodes: tuple = ()
+    samples_ms: tuple[float, ...]
+    nodes: tuple[NodeTime, ...] = ()
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """The result in plain types, as ``json.dumps`` takes them."""
         return dataclasses.asdict(self)
 
@@ -122,12 +122,13 @@ def benchmark(
 
     Args:
         paths: ``.tflite`` and ``.onnx`` files; ratios refer to the first. A file may occur twice, with two engines.
-        engines: engine name for all, a list with one per file, or None for "auto". An ``.onnx`` file runs on "onnx".
-        num_threads: threads each engine may use.
-        runs: timed inferences per file.
-        warmup: untimed inferences per file before, in turns too.
-        seed: of the random inputs (standard normal where the input is float).
-        profile: whether to time each node alone, which costs about as much again as the measurement itself.
+        engines: engine name for all, a list with one per file, or None, the default, for "auto". An ``.onnx`` file runs on
+            "onnx".
+        num_threads: threads each engine may use; default 1.
+        runs: timed inferences per file, at least 1; default 50.
+        warmup: untimed inferences per file before, in turns too; default 5.
+        seed: integer that the random inputs are drawn from (standard normal where the input is float); default 0.
+        profile: whether to time each node alone, which costs about as much again as the measurement itself; default True.
 
     Returns:
         list of `Result`, in the order of `paths`.

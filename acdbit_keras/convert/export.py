@@ -18,6 +18,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 from keras import ops
 
@@ -42,10 +43,10 @@ class Conversion:
     """What `to_tflite` wrote.
 
     Attributes:
-        path: of the file.
+        path: where the file is.
         precision: `"bits"`, `"float32"`, `"float16"`, `"dynamic"` or `"int8"`.
         attention: how attention between bits is carried out, `None` where there is none.
-        bytes: size of the file.
+        bytes: size of the file in bytes.
         op_counts: dict from op name to number of nodes.
         packed_layers: number of layers whose kernel is stored in bits.
         packed_bytes: bytes of those kernels.
@@ -57,7 +58,7 @@ class Conversion:
     precision: str
     attention: str | None
     bytes: int
-    op_counts: dict
+    op_counts: dict[str, int]
     packed_layers: int
     packed_bytes: int
     attention_products: int
@@ -280,22 +281,23 @@ def to_tflite(
 
     Args:
         model: built Keras model with one input and one output.
-        path: where to. The file is written beside and renamed, so an older one stays whole if anything fails.
+        path: where the file is to be. It is written beside and renamed, so an older one stays whole if anything fails.
         precision: `"bits"`, every product of bits packed; `"float32"`; `"float16"`, weights stored in half precision;
-            `"dynamic"`, int8 weights and float activations; `"int8"`, both, with float input and output. `None`: that of
-            the model's scheme; without one, `"bits"` for a model with binary layers, else `"float32"`.
+            `"dynamic"`, int8 weights and float activations; `"int8"`, both, with float input and output. `None`, the default:
+            that of the model's scheme; without one, `"bits"` for a model with binary layers, else `"float32"`.
         attention: how attention between bits is carried out. `"binary"`: with bits, by this project's runtime.
-            `"float"`: as float products of the +-1 codes, which Larq Compute Engine's own runtime executes. `None`:
-            `"binary"` if the runtime was compiled when the package was installed, else `"float"`.
-        fuse_blocks: with `"binary"`, whether a whole block becomes one op, or its layers ops of their own.
+            `"float"`: as float products of the +-1 codes, which Larq Compute Engine's own runtime executes. `None`,
+            the default: `"binary"` if the runtime was compiled when the package was installed, else `"float"`.
+        fuse_blocks: with `"binary"`, whether a whole block becomes one op, the default, or its layers ops of their own.
         half: with `"bits"`, whether the kernels of convolutions, the patch embedding and so the largest float part of a
-            file, are rounded to half precision and stored so. `verify` rounds the model likewise.
-        calibration: for `"int8"`, images `(n, height, width, channels)` or a `tf.data.Dataset` of batches
+            file, are rounded to half precision and stored so; default False. `verify` rounds the model likewise.
+        calibration: for `"int8"`, normalised images `(n, height, width, channels)`, float32, or a `tf.data.Dataset` of batches
             `images` or `(images, labels)`; some hundred images are enough.
         card: dict of plain types stored in the file for whoever runs it, e.g. class names and the normalisation; its keys
-            are those of `acdbit_keras.convert.metadata`. With classes the file also has TFLite's standard metadata.
-        input: `"float32"`, normalised images, or `"uint8"`, pixels as a camera gives them, which the file normalises with the
-            card's mean and std.
+            are those of `acdbit_keras.convert.metadata`. With classes the file also has TFLite's standard metadata. Default:
+            none.
+        input: what the file takes: `"float32"`, the default, normalised images, or `"uint8"`, pixels as a camera gives them,
+            which the file normalises with the card's mean and std.
 
     Returns:
         `Conversion`.

@@ -173,8 +173,8 @@ class Answer(NamedTuple):
     """One class that a picture may belong to.
 
     Attributes:
-        name: of the class.
-        probability: what the softmax of the logits gives it.
+        name: name of the class.
+        probability: what the softmax of the logits gives it, in [0, 1].
     """
 
     name: str
@@ -186,9 +186,9 @@ class Interpreter:
 
     Args:
         path_or_bytes: path of the file, or its bytes. The model takes one image per run.
-        num_threads: threads the engine may use.
-        engine: a name in `ENGINES`, with a variant where it has some ("acdbit:avx2"), or "auto": "litert" where the file
-            holds builtin ops only, otherwise "acdbit", or "lce" where that is not compiled.
+        num_threads: threads the engine may use; default 1.
+        engine: a name in `ENGINES`, with a variant where it has some ("acdbit:avx2"), or "auto", the default: "litert" where
+            the file holds builtin ops only, otherwise "acdbit", or "lce" where that is not compiled.
 
     Attributes:
         engine: name of the engine in use.
@@ -288,7 +288,7 @@ class Interpreter:
 
         Args:
             picture: uint8 `(height, width)` or `(height, width, channels)` of any size, RGB; its central square is looked at.
-            top: number of classes; all by default.
+            top: number of classes that are returned, at least 1; default: all.
 
         Returns:
             List of `Answer`.

@@ -19,6 +19,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from acdbit_keras import checks, execution
@@ -54,7 +55,8 @@ class Parting:
     margin: float | None = None
 
     @property
-    def on_threshold(self):
+    def on_threshold(self) -> bool:
+        """Whether the sample is explained."""
         return self.margin is not None
 
 
@@ -63,17 +65,17 @@ class Parity:
     """What `verify` found.
 
     Attributes:
-        path: of the file.
+        path: where the file is.
         samples: number of images compared.
         tolerance: largest logit difference that passes.
-        largest_difference, mean_difference: of |logit - logit| over all samples and classes.
+        largest_difference, mean_difference: the largest and the mean |logit - logit| over all samples and classes.
         equal_argmax: share of samples with the same class, in [0, 1].
         ties: samples of another class although their logits agree within the tolerance.
         beyond_tolerance: samples with a larger difference; each is a `Parting`.
         on_threshold: those explained by activations on their threshold.
         unexplained: the others.
         cause: why the file and the model cannot agree, if that is known; otherwise empty.
-        partings: of the samples beyond the tolerance, in order.
+        partings: a `Parting` for each sample beyond the tolerance, in order.
     """
 
     path: str
@@ -87,7 +89,7 @@ class Parity:
     on_threshold: int
     unexplained: int
     cause: str
-    partings: tuple
+    partings: tuple[Parting, ...]
 
     @property
     def ok(self) -> bool:
@@ -138,12 +140,13 @@ def verify(
 
     Args:
         model: the built Keras model.
-        path: of the file.
-        data: images `(n, height, width, channels)`, or a `tf.data.Dataset` of batches `images` or `(images, labels)`.
-        tolerance: largest |logit - logit| that passes without an explanation.
-        batch_size: images that Keras predicts at once; the file takes one at a time.
-        num_threads: threads the file's engine may use.
-        progress: called with the number of images done after each batch.
+        path: where the file is.
+        data: normalised images `(n, height, width, channels)`, float32, or a `tf.data.Dataset` of batches `images` or
+            `(images, labels)`.
+        tolerance: largest |logit - logit| that passes without an explanation; default 1e-3.
+        batch_size: images that Keras predicts at once; default 64. The file takes one at a time.
+        num_threads: threads the file's engine may use; default 1.
+        progress: function that is called with the number of images done after each batch; default: none.
 
     Returns:
         `Parity`.

@@ -17,7 +17,7 @@ from acdbit_keras.cost.trace import Trace
 from acdbit_keras.layers import BinaryAttention, BinaryDense
 
 
-def analyse(model, input_shape=None):
+def analyse(model: keras.Model, input_shape: Sequence[int] | None = None) -> Cost:
     """Counts, for one sample, what every layer computes and what it takes in the converted file.
 
     One MAC is one multiply-add, whatever its operands; bits get no credit. Bit-MACs: `BinaryDense` between two 1-bit

@@ -1,6 +1,9 @@
 """What is said about a model's cost: a row per layer, totals, the table."""
 
+from __future__ import annotations
+
 import dataclasses
+from typing import Any
 
 from acdbit_keras import text
 
@@ -48,28 +51,28 @@ class Cost:
     """
 
     model: str
-    rows: tuple
+    rows: tuple[LayerCost, ...]
     file_bytes: int
     uncounted: tuple = ()
     is_printed: bool = dataclasses.field(default=False, repr=False, compare=False)
 
     @property
-    def parameters(self):
+    def parameters(self) -> int:
         return sum(row.parameters for row in self.rows)
 
     @property
-    def packed_bytes(self):
+    def packed_bytes(self) -> int:
         return sum(row.packed_bytes for row in self.rows)
 
     @property
-    def bit_macs(self):
+    def bit_macs(self) -> int:
         return sum(row.bit_macs for row in self.rows)
 
     @property
-    def float_macs(self):
+    def float_macs(self) -> int:
         return sum(row.float_macs for row in self.rows)
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """Everything in plain types, as `json.dumps` takes them."""
         totals = ("parameters", "packed_bytes", "bit_macs", "float_macs", "file_bytes")
         return {
@@ -79,7 +82,7 @@ class Cost:
             "uncounted": list(self.uncounted),
         }
 
-    def table(self):
+    def table(self) -> str:
         """The rows, totals and the file's size as text without a trailing newline."""
         header = ("layer", "kind", "bits w/a", "output shape", "parameters", "packed bytes", "bit-MACs", "float MACs")
         cells = [

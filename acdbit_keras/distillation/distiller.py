@@ -24,9 +24,10 @@ class Distiller(QuickStart):
     `jit_compile` and mixed precision behave as for any Keras model.
 
     Args:
-        teacher: backbone of scheme `"float32"` (or any model that takes `return_taps=True`). It is frozen.
-        student: backbone to train.
-        terms: sequence of terms; the default is that of the student's scheme.
+        teacher: backbone of scheme `"float32"`, or any `keras.Model` that takes `return_taps=True` and has
+            `input_shape_of_images`. It is frozen.
+        student: backbone to train, in place.
+        terms: sequence of terms such as `LabelDistillation()`; default: those of the student's scheme.
 
     Raises:
         ValueError: if a term needs what the two models do not share, e.g. depth, number of tokens, classes.

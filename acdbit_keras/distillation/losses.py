@@ -13,6 +13,7 @@ import keras
 from keras import ops
 
 from acdbit_keras import checks
+from acdbit_keras.typing import Tensor
 
 QUERY_KEY_FORMS = ("gram", "direct")
 
@@ -26,10 +27,10 @@ class Term:
         needs_labels: whether it is called with the labels as a third argument.
     """
 
-    name = None
-    taps = ()
-    same_width = False
-    needs_labels = False
+    name: str = ""
+    taps: tuple[str, ...] = ()
+    same_width: bool = False
+    needs_labels: bool = False
 
     def __init__(self, weight: float) -> None:
         if not weight >= 0:
@@ -68,7 +69,7 @@ class LabelDistillation(Term):
             raise ValueError(f"temperature must be positive, not {temperature!r}")
         self.temperature = float(temperature)
 
-    def __call__(self, teacher, student):
+    def __call__(self, teacher: dict[str, Any], student: dict[str, Any]) -> Tensor:
         target = ops.softmax(_float(teacher["logits"]) / self.temperature, axis=-1)
         log_prediction = ops.log_softmax(_float(student["logits"]) / self.temperature, axis=-1)
         return -ops.sum(target * log_prediction, axis=-1)
@@ -83,6 +84,10 @@ class QueryKeyDistillation(Term):
 
     `"gram"`: per image, layer and head || G(s)/||G(s)|| - G(t)/||G(t)|| ||_F with G(q) = q q^T; head widths may differ.
     `"direct"`: the mean over tokens of || s/||s|| - t/||t|| ||^2 per position; head widths must agree.
+
+    Args:
+        weight: factor of the term in the loss, at least 0; default 0.1.
+        form: `"gram"`, the default, or `"direct"`, as above.
 
     Source: the paper distils Q and K position by position; both formulas are our reconstruction, the gram form after
     BiBERT's direction-matching distillation (arXiv:2203.06390).
@@ -111,7 +116,7 @@ class QueryKeyDistillation(Term):
         self.form = form
         self.same_width = form == "direct"
 
-    def __call__(self, teacher, student):
+    def __call__(self, teacher: dict[str, Any], student: dict[str, Any]) -> Tensor:
         distances = _distances(gram_distance if self.form == "gram" else direct_distance, self.taps, teacher, student)
         return sum(distances) / len(distances)
 
@@ -134,7 +139,7 @@ class DirectionMatchingDistillation(Term):
     def __init__(self, weight: float = 1.0) -> None:
         super().__init__(weight)
 
-    def __call__(self, teacher, student):
+    def __call__(self, teacher: dict[str, Any], student: dict[str, Any]) -> Tensor:
         return sum(_distances(gram_distance, self.taps, teacher, student))
 
 
@@ -152,7 +157,7 @@ class HiddenDistillation(Term):
     def __init__(self, weight: float = 1.0) -> None:
         super().__init__(weight)
 
-    def __call__(self, teacher, student):
+    def __call__(self, teacher: dict[str, Any], student: dict[str, Any]) -> Tensor:
         return sum(_distances(feature_distance, self.taps, teacher, student))
 
 

@@ -17,7 +17,7 @@ class RPReLU(keras.layers.Layer):
     The float non-linearity behind a binary product, which can reshape and shift its output distribution.
 
     Args:
-        initial_slope: slope at the start; a and b start at 0.
+        initial_slope: slope of every channel at the start, 0.25 by default; a and b start at 0.
 
     Source: ReActNet (arXiv:2003.03488); a slope of 0.25 as in BinaryViT.
 
@@ -57,7 +57,7 @@ class LayerScale(keras.layers.Layer):
     """`y = gain * x + shift` per channel, on a residual branch.
 
     Args:
-        initial_gain: gain at the start; the shift starts at 0.
+        initial_gain: gain of every channel at the start, 0.1 by default; the shift starts at 0.
 
     Source: CaiT (arXiv:2103.17239), with the shift of BinaryViT.
 

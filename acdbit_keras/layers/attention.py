@@ -9,6 +9,7 @@ import keras
 from keras import ops
 
 from acdbit_keras import checks, code, execution, quantizers
+from acdbit_keras.code import Code
 from acdbit_keras.contract import WORD_BITS
 from acdbit_keras.typing import QuantizerLike, Shape, Tensor
 
@@ -24,16 +25,17 @@ class BinaryAttention(keras.layers.Layer):
     `"channel"` statistics per head and channel. With every quantizer `None` this is the float attention.
 
     Args:
-        num_heads: number of heads; divides the channels. For bits, channels / num_heads must be a multiple of 32,
+        num_heads: number of heads, at least 1; divides the channels. For bits, channels / num_heads must be a multiple of 32,
             the width of a packed word.
-        query_quantizer, key_quantizer, value_quantizer: quantizer, name, Larq quantizer or `None`.
+        query_quantizer, key_quantizer, value_quantizer: quantizer, its name or config, any Larq quantizer, or `None`, the
+            default, for a real tensor.
         probabilities_quantizer: likewise, for the softmax output, {0, 1} codes such as `"elastic_binary"`, or for the scores
             where it takes those.
 
     Call arguments:
         query: `(batch, n, channels)` or `(batch, height, width, channels)`, real.
         key, value: `(batch, m, channels)` or on a grid of their own.
-        return_probabilities: also return the decoded probabilities `(batch, heads, n, m)`.
+        return_probabilities: whether the decoded probabilities `(batch, heads, n, m)` are returned, too; default False.
 
     Returns:
         Context of the shape of `query`.

@@ -21,11 +21,12 @@ class BinaryDense(keras.layers.Layer):
     With 1-bit quantizers the product is `xor` and `popcount` on a device; see `acdbit_keras.code.matmul`.
 
     Args:
-        units: number of output channels.
-        input_quantizer: quantizer, its name, any Larq quantizer, or `None` for a real input.
+        units: number of output channels, at least 1.
+        input_quantizer: quantizer, its name or config, any Larq quantizer, or `None`, the default, for a real input.
         kernel_quantizer: likewise for the kernel `(input channels, units)`.
-        use_bias: whether to add a float bias `(units,)`.
-        kernel_initializer, bias_initializer, kernel_regularizer, kernel_constraint: as in `keras.layers.Dense`.
+        use_bias: whether a float bias `(units,)` is added; default False.
+        kernel_initializer, bias_initializer, kernel_regularizer, kernel_constraint: as in `keras.layers.Dense`; by default
+            the kernel's constraint is that of its quantizer.
 
     Input shape: `(batch, ..., channels)`, rank 2 to 4. Output shape: `(batch, ..., units)`, floating point.
 
@@ -94,7 +95,7 @@ class BinaryDense(keras.layers.Layer):
         """The kernel through its quantizer.
 
         Args:
-            training: as in a call of the layer.
+            training: whether the quantizer's statistics may move, as in a call of the layer; default False.
 
         Returns:
             `Code` with signs `(channels, units)`, differentiable with respect to the kernel.

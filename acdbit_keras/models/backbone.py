@@ -11,7 +11,7 @@ from keras import layers
 from acdbit_keras import checks, schemes
 from acdbit_keras.layers.attention import check_heads
 from acdbit_keras.layers.stem import ConvolutionalStem, PatchEmbedding, PooledStem
-from acdbit_keras.models.blocks import BLOCKS, PatchMerging
+from acdbit_keras.models.blocks import BLOCKS, BinaryBlock, FloatBlock, PatchMerging
 from acdbit_keras.quick_start import QuickStart
 from acdbit_keras.typing import SchemeLike, Shape, Tensor
 
@@ -19,7 +19,15 @@ STEMS = {"patch": PatchEmbedding, "convolutional": ConvolutionalStem, "pooled": 
 
 
 class Stage(NamedTuple):
-    """Blocks of one resolution; the arguments are those of a block."""
+    """Blocks of one resolution; the other arguments are those of a block.
+
+    Attributes:
+        width: channels of a token.
+        depth: number of blocks.
+        num_heads: attention heads.
+        mlp_ratio: hidden width of the feed-forward part over `width`.
+        reduction: side of the window of tokens that share a key and a value; default 1.
+    """
 
     width: int
     depth: int
@@ -35,19 +43,19 @@ class Backbone(QuickStart):
 
     Args:
         stages: sequence of `Stage`; from one to the next 2x2 tokens become one.
-        scheme: scheme, its name or config.
-        classes: number of classes.
+        scheme: scheme, its name or config, as `acdbit_keras.schemes.get` takes it.
+        classes: number of classes, at least 1.
         image_size: side of the square image in pixels; divisible by `patch_size`.
         patch_size: side of a patch in pixels.
-        channels: image channels.
+        channels: number of image channels.
         stem: `"patch"`, one convolution per patch, `"convolutional"`, 3x3 convolutions of stride 2, or `"pooled"`, 3x3
             convolutions of stride 1 with max-pooling.
-        drop_path: stochastic-depth rate of the last block; it grows linearly from 0.
-        float_merging: whether the merging of tokens is a float product in a binary scheme, too.
+        drop_path: stochastic-depth rate of the last block, in [0, 1); it grows linearly from 0.
+        float_merging: whether the merging of tokens is a float product in a binary scheme, too; default False.
 
     Call arguments:
         images: `(batch, image_size, image_size, channels)`, normalised.
-        return_taps: also return what every block hands out.
+        return_taps: whether what every block hands out is returned, too; default False.
 
     Returns:
         Logits `(batch, classes)`; with `return_taps`, `{"logits": ..., "taps": [dict per block]}`.

@@ -26,7 +26,7 @@ from acdbit_keras.typing import Shape, Tensor
 class _SchemeLayer(keras.layers.Layer):
     """A layer whose products are quantized as a scheme says."""
 
-    def __init__(self, scheme, **kwargs):
+    def __init__(self, scheme: SchemeLike, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.scheme = schemes.get(scheme)
 
@@ -45,7 +45,7 @@ class _SchemeLayer(keras.layers.Layer):
             return layers.LayerNormalization(epsilon=1e-6, name=name)
         return layers.BatchNormalization(epsilon=1e-5, momentum=0.9, name=name)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "scheme": self.scheme.get_config()}
 
 
@@ -53,7 +53,16 @@ class _Block(_SchemeLayer):
     """What both blocks share: configuration, attention and taps."""
 
     # === Config ===
-    def __init__(self, width, num_heads, mlp_ratio, scheme, drop_path=0.0, reduction=1, **kwargs):
+    def __init__(
+        self,
+        width: int,
+        num_heads: int,
+        mlp_ratio: int,
+        scheme: SchemeLike,
+        drop_path: float = 0.0,
+        reduction: int = 1,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(scheme, **kwargs)
         self.width = width
         self.num_heads = num_heads
@@ -89,7 +98,7 @@ class _Block(_SchemeLayer):
         taps = {"query": split(query), "key": split(key), "value": split(value)}
         return {**taps, "probabilities": probabilities, "features": features}
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "width": self.width,

@@ -22,7 +22,8 @@ class PyramidVisionTransformer(Backbone):
     where tokens are many. The defaults are the published BinaryViT.
 
     Args:
-        scheme, classes, image_size, patch_size, channels, stem, drop_path: as for `Backbone`.
+        scheme, classes, image_size, patch_size, channels, stem, drop_path: as for `Backbone`; defaults `"acd_bit"`, 10,
+            224 pixels, 4 pixels, 3, `"patch"` and 0.
         widths: channels of a token, one number per stage; each divisible by its heads. In a binary scheme with binary
             merging each is a multiple of the one before.
         depths: number of blocks per stage.
@@ -30,7 +31,8 @@ class PyramidVisionTransformer(Backbone):
         mlp_ratios: hidden width of the feed-forward part over the width, per stage.
         reductions: side of the window of tokens that share a key and a value, per stage; divides the tokens per side,
             image_size / patch_size in the first stage and half as many in each further one.
-        merging: `"binary"`, the product that merges 2x2 tokens is of bits where the scheme's are, or `"float"`.
+        merging: `"binary"`, the default: the product that merges 2x2 tokens is of bits where the scheme's are; or
+            `"float"`.
 
     Raises:
         ValueError: on sizes that do not fit.

@@ -29,8 +29,8 @@ class Preset:
     """
 
     name: str
-    backbone: type
-    sizes: dict
+    backbone: type[Backbone]
+    sizes: dict[str, Any]
 
     def __post_init__(self):
         if not (isinstance(self.backbone, type) and issubclass(self.backbone, Backbone)):
@@ -104,8 +104,9 @@ def register_preset(name: str, backbone: type = VisionTransformer, **sizes: Any)
         mine = "my_package.my_module:PRESET"
 
     Args:
-        name: of the preset.
-        backbone: class of the backbone, `VisionTransformer`, `PyramidVisionTransformer` or a subclass of `Backbone`.
+        name: how the preset is asked for; without ":".
+        backbone: class of the backbone, `VisionTransformer`, the default, `PyramidVisionTransformer` or a subclass of
+            `Backbone`.
         **sizes: arguments of the backbone, all but `scheme` and `classes`.
 
     Raises:
@@ -126,8 +127,8 @@ def build(preset: str, scheme: SchemeLike = "acd_bit", classes: int = 10, **chan
 
     Args:
         preset: one of `presets()`.
-        scheme: scheme or its name; `acdbit_keras.schemes.names()`.
-        classes: number of classes.
+        scheme: scheme, its name, one of `acdbit_keras.schemes.names()`, or config; default `"acd_bit"`.
+        classes: number of classes; default 10.
         **changes: any argument of the backbone, e.g. `image_size=64` or `depth=6`.
 
     Raises:

@@ -15,11 +15,12 @@ class VisionTransformer(Backbone):
     """Vision transformer of one width and resolution.
 
     Args:
-        scheme, classes, image_size, patch_size, channels, stem, drop_path: as for `Backbone`.
-        width: channels of a token; divisible by `num_heads`.
-        depth: number of blocks.
-        num_heads: attention heads; for a binary scheme width / num_heads is a multiple of 32.
-        mlp_ratio: hidden width of the feed-forward part over `width`.
+        scheme, classes, image_size, patch_size, channels, stem, drop_path: as for `Backbone`; defaults `"acd_bit"`, 10,
+            32 pixels, 4 pixels, 3, `"patch"` and 0.
+        width: channels of a token; divisible by `num_heads`; default 192.
+        depth: number of blocks; default 12.
+        num_heads: attention heads; for a binary scheme width / num_heads is a multiple of 32; default 3.
+        mlp_ratio: hidden width of the feed-forward part over `width`; default 4.
 
     Raises:
         ValueError: on sizes that do not fit.

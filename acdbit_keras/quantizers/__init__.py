@@ -49,7 +49,7 @@ def get(identifier: Any) -> Quantizer:
 
     Args:
         identifier: a `Quantizer`; a name of `names()`; a Larq quantizer instance, class name or alias; a config from
-            `serialize`; or `None`, which leaves the tensor real.
+            `serialize`, a dict; or `None`, which leaves the tensor real.
 
     Raises:
         ValueError: for an unknown name (with the known ones and the nearest) or another type.

@@ -36,24 +36,24 @@ class AlignedSign(Quantizer):
     the gradient, except a learned threshold.
 
     Args:
-        threshold: m. `"median"`, `"mean"`, `"learned"` (one trainable value per channel, 0 at the start; the shift
-            of BinaryViT) or `None` for 0.
-        axis: what m, and frozen alpha and mu, are statistics of: `"channel"`, `"tensor"` or `"token"`.
-        tracking: `"running"`: m, alpha and mu are tracked while training and used as constants, in training and
+        threshold: m. `"median"`, the default, `"mean"`, `"learned"` (one trainable value per channel, 0 at the start; the
+            shift of BinaryViT) or `None` for 0.
+        axis: what m, and frozen alpha and mu, are statistics of: `"channel"`, the default, `"tensor"` or `"token"`.
+        tracking: `"running"`, the default: m, alpha and mu are tracked while training and used as constants, in training and
             inference alike, where they fold into thresholds and biases; the median by pinball steps, without a
             sort. `"batch"`: exact statistics of the batch while training, their running average at inference.
             Statistics per token belong to the input and are always computed from it.
-        scale: alpha. `"mad"`, mean |z - m|; `"std"`, the standard deviation, which aligns the second moment;
-            `None` for 1.
-        restore: mu. `"off"`: 0. `"frozen"`: of `axis`, tracked like m. `"dynamic"`: alpha and mu are those of
-            each token, computed at inference too.
-        sign: the straight-through sign; any Larq quantizer to {-1, +1}, or its name.
-        channel_axes: trailing axes that index channels: 1, or 2 for `(..., heads, head_dim)`.
-        contracts: `"channels"` if the code enters a product over its last axis, where alpha must be one number;
-            `"tokens"` if over its second last (values of attention), where alpha may differ per channel.
-        momentum: of the running statistics.
+        scale: alpha. `"mad"`, the default, mean |z - m|; `"std"`, the standard deviation, which aligns the second
+            moment; `None` for 1.
+        restore: mu. `"off"`: 0. `"frozen"`, the default: of `axis`, tracked like m. `"dynamic"`: alpha and mu are
+            those of each token, computed at inference too.
+        sign: the straight-through sign; any Larq quantizer to {-1, +1}, or its name; default `"approx_sign"`.
+        channel_axes: number of trailing axes that index channels: 1, the default, or 2 for `(..., heads, head_dim)`.
+        contracts: `"channels"`, the default, if the code enters a product over its last axis, where alpha must be one
+            number; `"tokens"` if over its second last (values of attention), where alpha may differ per channel.
+        momentum: share of their old values that the running statistics keep in an update, in [0, 1); default 0.99.
         batch_share: share of a batch, in (0, 1], from whose first samples the running statistics are taken; with
-            thousands of tokens in a batch a part of it says as much, and costs less. Batches must be shuffled.
+            thousands of tokens in a batch a part of it says as much, and costs less. Batches must be shuffled. Default 1.
 
     Raises:
         ValueError: on an unknown option or a combination without meaning.

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import keras
+import numpy as np
 from keras import ops
 
 from acdbit_keras import code, signs
@@ -33,9 +34,9 @@ class Comparison(NamedTuple):
         0.25000003 0.25 0.25
     """
 
-    threshold: Any = 0.0
-    scale: Any = 1.0
-    offset: Any = 0.0
+    threshold: float | np.ndarray = 0.0
+    scale: float | np.ndarray | None = 1.0
+    offset: float | np.ndarray | None = 0.0
     dynamic: bool = False
 
 
@@ -66,10 +67,10 @@ class Quantizer(keras.layers.Layer):
         [[0.5]] True
     """
 
-    bits = 32
-    levels = "real"
-    takes_scores = False
-    constraint = None
+    bits: int = 32
+    levels: str = "real"
+    takes_scores: bool = False
+    constraint: keras.constraints.Constraint | None = None
 
     def __init__(self, **kwargs: Any) -> None:
         # It works in the precision of what it is given, which is that of the layer it belongs to.

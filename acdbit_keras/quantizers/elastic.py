@@ -28,12 +28,13 @@ class ElasticBinary(Quantizer):
     q(t) = round(clip(t, -2^(bits - 1), 2^(bits - 1) - 1)), gradient as unsigned.
 
     Args:
-        initial_scale: a at the start. A number: a itself is learned. `"probabilities"`: 4 / keys / sqrt(highest level),
-            keys the length of the last axis, and a is learned as a factor of that. `None`: likewise, but measured on the
-            first training batch, 4 mean|x| / sqrt(highest level) unsigned, 2 mean|x| / sqrt(highest level) signed.
-        signed: whether the levels are on both sides of 0.
-        bits: 1 for the device; more for the steps on the way to it.
-        lsq: whether da is divided by sqrt(number of elements).
+        initial_scale: a at the start. A number: a itself is learned. `"probabilities"`, the default: 4 / keys /
+            sqrt(highest level), keys the length of the last axis, and a is learned as a factor of that. `None`: likewise,
+            but measured on the first training batch, 4 mean|x| / sqrt(highest level) unsigned, 2 mean|x| /
+            sqrt(highest level) signed.
+        signed: whether the levels are on both sides of 0; default False.
+        bits: width of a code, 1 to 8: 1, the default, for the device; more for the steps on the way to it.
+        lsq: whether da is divided by sqrt(number of elements); default False.
 
     Raises:
         ValueError: for an initial scale below 1e-5 or of an unknown kind, `bits` outside 1 to 8, `"probabilities"` with

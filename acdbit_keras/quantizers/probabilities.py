@@ -29,11 +29,11 @@ class ThresholdedProbabilities(Quantizer):
     The bound and a are constants for the gradient.
 
     Args:
-        rule: one of the above.
-        ratio: of `"max_ratio"`, in (0, 1].
+        rule: one of the above; default `"max_ratio"`.
+        ratio: what `"max_ratio"` multiplies the maximum of a row by, in (0, 1]; default 0.25.
         scale: a. `"kept_mean"`: mean of the P that are kept, a running average over training batches, so that it is a
-            constant on the device; `None` for 1.
-        momentum: of the running average.
+            constant on the device; `None`, the default, for 1.
+        momentum: share of its old value that the running average keeps in an update, in [0, 1); default 0.99.
 
     Raises:
         ValueError: on an unknown option, or a scale of scores.
@@ -116,7 +116,7 @@ class LogarithmicSoftmax(Quantizer):
     in (-ln 2, 0]. It takes the scores S. There is no gradient: it is for networks that are not trained any more.
 
     Args:
-        bits: of one q.
+        bits: width of one q; default 4.
 
     Source: FQ-ViT (arXiv:2111.13824), with real numbers where the device has integers.
 

@@ -20,8 +20,8 @@ class StoredSign(Quantizer):
     The real weights from which the signs came are gone, so it refuses to be trained.
 
     Args:
-        levels: the values of the signs, `"sign"` or `"zero_one"`.
-        restore: whether there is an offset.
+        levels: the values of the signs, `"sign"`, the default, for {-1, +1}, or `"zero_one"`.
+        restore: whether there is an offset; default False.
 
     Raises:
         ValueError: on other levels; when called in training.

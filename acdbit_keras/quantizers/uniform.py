@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from acdbit_keras import checks, signs, statistics
-from acdbit_keras.code import real
+from acdbit_keras.code import Code, real
 from acdbit_keras.quantizers.base import Quantizer
 from acdbit_keras.typing import Shape, Tensor
 
@@ -29,14 +29,14 @@ class UniformQuantizer(Quantizer):
     are constants for it.
 
     Args:
-        bits: of one integer.
-        symmetric: whether 0 is in the middle.
-        per: `"tensor"`, or `"row"`: a step for each output channel, the last axis of a kernel.
-        range: low and high. `"own"`: of the tensor at hand, as weights have them; `"average"`: a running average of those
-            of the training batches; `"extremes"`: the lowest and highest seen in training or calibration.
-        noise: share of the elements, drawn anew each time, that are quantized while training; the others are only
-            clipped. At inference all are.
-        momentum: of the running average.
+        bits: width of one integer, 2 to 16; default 8.
+        symmetric: whether 0 is in the middle; default False.
+        per: `"tensor"`, the default: one step; or `"row"`: one for each output channel, the last axis of a kernel.
+        range: low and high. `"own"`, the default: of the tensor at hand, as weights have them; `"average"`: a running
+            average of those of the training batches; `"extremes"`: the lowest and highest seen in training or calibration.
+        noise: share of the elements, in (0, 1], drawn anew each time, that are quantized while training; the others are
+            only clipped. At inference all are. Default 1.
+        momentum: share of its old value that the running average keeps in an update, in [0, 1); default 0.99.
 
     Raises:
         ValueError: on an unknown option.
@@ -147,6 +147,9 @@ class PowerOfTwoFactor(UniformQuantizer):
 
     S = (high - low) / (2^bits - 1) / 8 of the whole tensor, one zero point for all channels, Z = round(-low / (8 S)). The
     exponent is the one with the least squared error on the last batch of the calibration; 3, the plain step, before.
+
+    Args:
+        bits: width of one integer, 2 to 16; default 8.
 
     Source: the power-of-two factor of FQ-ViT (arXiv:2111.13824).
 

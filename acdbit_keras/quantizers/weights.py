@@ -24,14 +24,16 @@ class WeightSign(Quantizer):
     `through_scale` 1/n is added to alpha_o times the pseudo-gradient, n the number of inputs.
 
     Args:
-        center: m_o. `"median"`, `"mean"`, or `None` for 0.
-        scale: alpha_o. `"mean_abs"`: mean |W|, uncentred; `"mad"`: mean |W - m|, the L2-best with m the median;
+        center: m_o. `"median"`, `"mean"`, the default, or `None` for 0.
+        scale: alpha_o. `"mean_abs"`, the default: mean |W|, uncentred; `"mad"`: mean |W - m|, the L2-best with m the median;
             `"learned"`: trained as a factor of its start, mean |W| at the first training batch; `None` for 1.
-        restore: whether mu_o = mean(W) is added back. It costs one sum of signs per token.
-        per: `"row"`, statistics of each output channel, or `"tensor"`, of the whole kernel.
-        sign: the straight-through sign; any Larq quantizer or name.
-        through_scale: whether a weight is also trained through the scale that it is a part of, as in XNOR-Net.
-        limit: the latent weights are kept within [-limit, limit] by the optimizer; `None` for not.
+        restore: whether mu_o = mean(W) is added back; default False. It costs one sum of signs per token.
+        per: `"row"`, the default: statistics of each output channel; or `"tensor"`: of the whole kernel.
+        sign: the straight-through sign; any Larq quantizer, or its name; default `"ste_sign"`.
+        through_scale: whether a weight is also trained through the scale that it is a part of, as in XNOR-Net; default
+            False.
+        limit: positive number: the latent weights are kept within [-limit, limit] after each step of the optimizer;
+            `None`, the default, for not.
 
     Source: XNOR-Net (arXiv:1603.05279) for the scale, the gradient through it and the limit of 1, BinaryViT for the
     centring, BiViT (arXiv:2211.07091) for the learned scale, ACD-BiT for the median shift.

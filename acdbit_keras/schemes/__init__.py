@@ -10,6 +10,7 @@ from typing import Any
 from acdbit_keras.registry import Registry
 from acdbit_keras.schemes.base import PLACES, Scheme, Stage
 from acdbit_keras.schemes.variants import variant
+from acdbit_keras.typing import SchemeLike
 
 __all__ = ["PLACES", "Scheme", "Stage", "get", "names", "register"]
 
@@ -20,8 +21,10 @@ names = registry.names
 def get(identifier: Any) -> Scheme:
     """A `Scheme` from itself, its name, the name of a variant or its config.
 
-    A variant changes options of the scheme's `AlignedSign`s: `"acd_bit[threshold=mean,restore=dynamic]"`; see
-    `acdbit_keras.schemes.variants`.
+    Args:
+        identifier: a `Scheme`; a name of `names()`; such a name and, in brackets, options that the scheme's `AlignedSign`s
+            have other values of, `"acd_bit[threshold=mean,restore=dynamic]"`, see `acdbit_keras.schemes.variants`; or a
+            config, a dict, from `Scheme.get_config`.
 
     Raises:
         ValueError: for an unknown name, listing the known ones and the nearest, or an unknown option of a variant.

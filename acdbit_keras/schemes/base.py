@@ -8,6 +8,10 @@ from typing import TYPE_CHECKING, Any
 import keras
 
 from acdbit_keras import checks, quantizers
+from acdbit_keras.typing import QuantizerLike
+
+if TYPE_CHECKING:
+    from acdbit_keras.distillation.losses import Term
 
 if TYPE_CHECKING:
     from acdbit_keras.quantizers.base import Quantizer
@@ -25,14 +29,14 @@ class Stage:
 
     Attributes:
         name: how tables and logs print it.
-        share: of the epochs, in (0, 1].
-        changes: dict of fields that the scheme has other values of during the stage.
-        teacher: `"teacher"`, that of the run, or `"previous"`, the network as the stage before left it.
+        share: the part of the epochs that it takes, in (0, 1].
+        changes: dict of the scheme's fields that have other values during the stage; default: none.
+        teacher: `"teacher"`, the default, that of the run, or `"previous"`, the network as the stage before left it.
     """
 
     name: str
     share: float
-    changes: dict = dataclasses.field(default_factory=dict)
+    changes: dict[str, Any] = dataclasses.field(default_factory=dict)
     teacher: str = "teacher"
 
     def __post_init__(self):
@@ -48,43 +52,45 @@ class Scheme:
     Attributes:
         name: how it is asked for.
         title: how tables print it.
-        note: what a table says below itself where it has a row of this scheme: how it differs from what its name promises.
-        block: `"float"`, the pre-norm transformer block with LayerNorm and GELU, or `"binary"`, the BinaryViT block
-            with BatchNorm, RPReLU and a residual around every product.
-        weight: quantizer of every kernel of the blocks; `None` is float.
-        activation: of the inputs of the query, key, value, output and first feed-forward products.
-        hidden: of the input of the second feed-forward product.
-        query, key, value: of the operands of attention, on `(batch, tokens, heads, head_dim)`.
-        probabilities: of the attention probabilities.
-        residual: of what the norms of a block read (float block only).
-        branches: whether the block has LayerScale and pooling branches (binary block only).
-        real: parts of a block, `"attention"` or `"mlp"`, whose places are all left real.
-        precision: how a trained model is stored on a device: `"bits"`, `"float32"`, `"float16"` or `"int8"`.
-        distillation: terms of the distillation loss with their default weights; without any, a network is trained on
-            the labels alone.
-        stages: of the training, one after the other, each from the weights of the one before; empty is one stage. The last
-            one changes nothing: it trains the scheme itself.
+        note: what a table says below itself where it has a row of this scheme: how it differs from what its name promises;
+            default: nothing.
+        block: `"float"`, the pre-norm transformer block with LayerNorm and GELU, or `"binary"`, the default, the BinaryViT
+            block with BatchNorm, RPReLU and a residual around every product.
+        weight: quantizer of every kernel of the blocks, as `acdbit_keras.quantizers.get` takes it; `None`, the default here
+            and below, leaves the place real.
+        activation: quantizer of the inputs of the query, key, value, output and first feed-forward products.
+        hidden: quantizer of the input of the second feed-forward product.
+        query, key, value: quantizers of the operands of attention, on `(batch, tokens, heads, head_dim)`.
+        probabilities: quantizer of the attention probabilities `(batch, heads, tokens, tokens)`.
+        residual: quantizer of what the norms of a block read (float block only).
+        branches: whether the block has LayerScale and pooling branches (binary block only); default True.
+        real: tuple of the parts of a block, `"attention"` or `"mlp"`, whose places are all left real; default: none.
+        precision: how a trained model is stored on a device: `"bits"`, the default, `"float32"`, `"float16"` or `"int8"`.
+        distillation: tuple of the terms of the distillation loss with their default weights; without any, the default, a
+            network is trained on the labels alone.
+        stages: tuple of the `Stage`s of the training, one after the other, each from the weights of the one before; empty,
+            the default, is one stage. The last one changes nothing: it trains the scheme itself.
         post_training: whether there is no training: the weights are the teacher's, and a few batches calibrate the
-            quantizers.
+            quantizers; default False.
     """
 
     name: str
     title: str
     note: str = ""
     block: str = "binary"
-    weight: Any = None
-    activation: Any = None
-    hidden: Any = None
-    query: Any = None
-    key: Any = None
-    value: Any = None
-    probabilities: Any = None
-    residual: Any = None
+    weight: QuantizerLike = None
+    activation: QuantizerLike = None
+    hidden: QuantizerLike = None
+    query: QuantizerLike = None
+    key: QuantizerLike = None
+    value: QuantizerLike = None
+    probabilities: QuantizerLike = None
+    residual: QuantizerLike = None
     branches: bool = True
-    real: tuple = ()
+    real: tuple[str, ...] = ()
     precision: str = "bits"
-    distillation: tuple = ()
-    stages: tuple = ()
+    distillation: tuple[Term, ...] = ()
+    stages: tuple[Stage, ...] = ()
     post_training: bool = False
 
     def __post_init__(self):
@@ -112,9 +118,9 @@ class Scheme:
 
         Args:
             place: one of `PLACES`.
-            part: of a block that it is for, one of `PARTS`.
-            name: of the layer, by default that of the place. Equal names in every network are what lets one start from
-                another's weights.
+            part: part of a block that it is for, one of `PARTS`; default: none of them.
+            name: name of the quantizer as a layer, by default that of the place. Equal names in every network are what
+                lets one start from another's weights.
         """
         return quantizers.clone(None if part in self.real else getattr(self, place), name=name or place)
 
@@ -148,7 +154,7 @@ class Scheme:
         """The scheme in plain types, for `from_config`.
 
         Args:
-            training: whether what belongs to training is part of it; without, it is what a backbone needs.
+            training: whether what belongs to training is part of it; without, the default, it is what a backbone needs.
         """
         names = ("name", "title", "block", "branches", "precision", "real", *PLACES)
         if training:

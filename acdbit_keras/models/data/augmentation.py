@@ -23,18 +23,18 @@ class Augmentation:
     """What is done to training images; the defaults do nothing.
 
     Attributes:
-        shift: largest shift as a fraction of the image side, to each side. The same distribution as padding and cropping
-            at random.
+        shift: largest shift to each side as a fraction of the image side, 0 to 0.5. The same distribution as padding and
+            cropping at random.
         fill: what a shift leaves empty: "black", or "mirror", the image reflected at its border.
-        flip: mirror left to right with probability 1/2.
+        flip: whether images are mirrored left to right with probability 1/2.
         crop_area: smallest share of the image area that a random resized crop keeps, or None for no such crop. Only
             for datasets of varying image size; aspect ratios are 3/4 to 4/3.
         rand_augment: strength of RandAugment, 0 (off) to 10: two operations per image, each with a random strength up
             to this one.
-        mixup: alpha of MixUp's Beta(alpha, alpha) law, or 0 for none.
+        mixup: alpha of MixUp's Beta(alpha, alpha) law, up to 100, or 0 for none.
         cutmix: alpha of CutMix's Beta(alpha, alpha) law in [0, 1], or 0 for none. Where both are on, a coin chooses
             per batch.
-        erasing: probability that a rectangle of an image is replaced by the mean colour.
+        erasing: probability, 0 to 1, that a rectangle of an image is replaced by the mean colour.
 
     Raises:
         ValueError: if a value is outside its range.

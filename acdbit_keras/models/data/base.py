@@ -78,8 +78,8 @@ class Source:
         name: how results and run folders call it.
     """
 
-    kind = None
-    name = None
+    kind: str = ""
+    name: str = ""
 
     def info(self) -> DatasetInfo:
         """The `DatasetInfo`.

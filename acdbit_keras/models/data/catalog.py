@@ -23,28 +23,29 @@ class DatasetInfo:
         classes: number of classes; labels are the integers 0 to classes - 1.
         image_size: side of the square images in pixels: the native one, or the usual one where native sizes vary.
         channels: 1 (grey) or 3 (RGB).
-        mean: per channel, of pixel values divided by 255.
-        std: per channel, of pixel values divided by 255.
+        mean: mean of pixel values divided by 255, one number per channel.
+        std: standard deviation of pixel values divided by 255, one number per channel.
         train_examples: number of training images.
         test_examples: number of test images.
-        class_names: one name per class, or None where the list comes with the prepared data (`class_names` reads it).
-        tfds_name: name in TensorFlow Datasets, or None for a dataset that is embedded in a library.
-        test_split: the TensorFlow Datasets split that is used for testing.
-        flip: whether a mirrored image keeps its class.
-        varying_size: whether native image sizes vary; such images are cropped to a square.
+        class_names: one name per class, or None, the default, where the list comes with the prepared data (`class_names`
+            reads it).
+        tfds_name: name in TensorFlow Datasets, or None, the default, for a dataset that is embedded in a library.
+        test_split: the TensorFlow Datasets split that is used for testing; default "test".
+        flip: whether a mirrored image keeps its class; default True.
+        varying_size: whether native image sizes vary; such images are cropped to a square. Default False.
         central_share: side of that square over the shorter side of the image, in evaluation. Below 1, training takes random
-            crops instead, and images are streamed from disk.
+            crops instead, and images are streamed from disk. Default 1.
     """
 
     name: str
     classes: int
     image_size: int
     channels: int
-    mean: tuple
-    std: tuple
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     train_examples: int
     test_examples: int
-    class_names: tuple | None = None
+    class_names: tuple[str, ...] | None = None
     tfds_name: str | None = None
     test_split: str = "test"
     flip: bool = True

@@ -279,9 +279,12 @@ def from_arrays(
         images: (N, height, width) or (N, height, width, 1 or 3): uint8, uint16, or float from 0 to 1 or from 0 to 255. Of images
             that are not square the central square is taken.
         labels: (N,) or (N, 1): integers, or texts.
-        test_images, test_labels: the same for testing; without them a share of each class is held out.
-        class_names: names of the classes, for labels that are integers from 0 on; else they are the labels themselves.
+        test_images, test_labels: the same for testing; without them, the default, a share of each class is held out.
+        class_names: names of the classes, for labels that are integers from 0 on; by default they are the labels themselves.
         **options: `holdout`, the share (0.2), its `seed` (0), `flip`, whether training may mirror images (True).
+
+    Returns:
+        `Source`.
 
     Raises:
         ValueError: naming what is wrong with shapes, types or values.

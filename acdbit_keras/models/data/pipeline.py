@@ -11,7 +11,7 @@ from acdbit_keras.models.data import catalog
 from acdbit_keras.models.data.augmentation import Augmentation, BatchAugmenter, fold_in, resolve
 from acdbit_keras.models.data.base import check_split
 from acdbit_keras.models.data.scaling import resize
-from acdbit_keras.models.data.sources import held, source
+from acdbit_keras.models.data.sources import DatasetLike, held, source
 from acdbit_keras.quick_start import untuned
 from acdbit_keras.typing import Dataset, DatasetLike, Path
 
@@ -46,20 +46,20 @@ def load(
     model.fit(train, epochs=100, initial_epoch=40, steps_per_epoch=info("cifar10").steps_per_epoch(128))
     ```
 
-    Images are float32 (batch, image_size, image_size, channels), normalised with the dataset's constants. Of images that are not
-    square the central square is taken. Labels are
-    int32 (batch,); where the augmentation mixes labels (MixUp, CutMix, thus "strong") they are float32
-    (batch, classes), in the test pipeline as well, so that one loss fits both. Training batches are all full.
+    Images are float32 (batch, image_size, image_size, channels), normalised with the dataset's constants. Of images that are
+    not square the central square is taken. Labels are int32 (batch,); where the augmentation mixes labels (MixUp, CutMix,
+    thus "strong") they are float32 (batch, classes), in the test pipeline as well, so that one loss fits both. Training
+    batches are all full.
 
     Args:
-        name: a name of `names`, or your own pictures: a folder of class folders, a `.csv`, an `.npz`; see `source`.
+        name: a name of `names`, or your own pictures: a folder of class folders, a `.csv`, an `.npz`, a `Source`; see `source`.
         image_size: side of the images in pixels; default: the dataset's own. Images are resized where it differs.
-        batch_size: images per batch.
+        batch_size: images per batch; default 128.
         data_dir: folder of the prepared datasets; default: $ACDBIT_DATA_DIR or ~/tensorflow_datasets.
-        seed: integer from 0 to 2**31 - 1, from which all randomness comes.
-        augment: "none", "light", "strong" or an `Augmentation`.
-        epochs: total number of epochs of the run, or None.
-        initial_epoch: first epoch of the chain.
+        seed: integer from 0 to 2**31 - 1, from which all randomness comes; default 0.
+        augment: "none", "light", the default, "mirror", "strong" or an `Augmentation`.
+        epochs: total number of epochs of the run, or None, the default, for pipelines of one epoch.
+        initial_epoch: first epoch of the chain, from 0, the default; it needs `epochs`.
 
     Returns:
         (train, test), two `tf.data.Dataset`s.
@@ -91,9 +91,12 @@ def pipeline(
     Args:
         split: "train", or "test" for every test image once, in order and not augmented; `seed`, `augment`, `epochs`
             and `initial_epoch` then have no effect.
-        one_hot: whether labels are float32 (batch, classes) even if no augmentation mixes them.
+        one_hot: whether labels are float32 (batch, classes) even if no augmentation mixes them; default False.
 
     The other arguments, and the errors, are those of `load`.
+
+    Returns:
+        `tf.data.Dataset` of (images, labels).
     """
     found = source(name, data_dir)
     check_split(split)

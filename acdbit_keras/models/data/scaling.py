@@ -11,7 +11,7 @@ def resize(images: Tensor, image_size: int, central_share: float = 1.0) -> Tenso
     Args:
         images: tensor (height, width, channels) or (batch, height, width, channels).
         image_size: side of the result in pixels.
-        central_share: side of the square over the shorter side of the image.
+        central_share: side of the square over the shorter side of the image, in (0, 1]; default 1.
 
     Returns:
         float32 tensor with both sides `image_size`, bilinear with antialiasing.

@@ -164,7 +164,7 @@ def write_stored(path: Path, found: Source) -> None:
     """Writes what a source says of itself, if it is one that no name stands for.
 
     Args:
-        path: of the file.
+        path: where the file is to be, by convention `STORED` in a run's folder.
         found: `Source`.
     """
     from acdbit_keras.files import write_beside
@@ -177,6 +177,9 @@ def write_stored(path: Path, found: Source) -> None:
 
 def read_stored(path: Path) -> Source:
     """The source that a run stored.
+
+    Args:
+        path: the file that `write_stored` wrote.
 
     Raises:
         ValueError: not such a file, or one of a newer version.
@@ -210,7 +213,8 @@ def info(dataset: DatasetLike, data_dir: Path | None = None) -> DatasetInfo:
     """The `DatasetInfo` of a dataset; for one of your own its pictures are looked at.
 
     Args:
-        dataset, data_dir: as of `source`.
+        dataset: what `source` takes.
+        data_dir: folder of the prepared datasets; default: $ACDBIT_DATA_DIR or ~/tensorflow_datasets.
 
     Raises:
         ValueError: if the name is not known, or what it names is no dataset.
@@ -220,6 +224,10 @@ def info(dataset: DatasetLike, data_dir: Path | None = None) -> DatasetInfo:
 
 def class_names(dataset: DatasetLike, data_dir: Path | None = None) -> tuple[str, ...]:
     """The names of the classes in label order.
+
+    Args:
+        dataset: what `source` takes.
+        data_dir: folder of the prepared datasets; default: $ACDBIT_DATA_DIR or ~/tensorflow_datasets.
 
     Raises:
         ValueError: as `info`; or the names come with prepared data and the dataset is not prepared.
@@ -232,7 +240,7 @@ def normalize(images: npt.ArrayLike, dataset: DatasetLike) -> np.ndarray:
 
     Args:
         images: (..., height, width, channels), pixel values 0 to 255, uint8 or float.
-        dataset: the dataset whose constants are used, as of `source`.
+        dataset: the dataset whose constants are used, what `source` takes.
 
     Returns:
         float32 array of the same shape.
@@ -254,6 +262,10 @@ def normalize(images: npt.ArrayLike, dataset: DatasetLike) -> np.ndarray:
 def prepare(dataset: DatasetLike, data_dir: Path | None = None) -> Any:
     """Downloads a known dataset and writes it in the TensorFlow Datasets format; see `storage.prepare`.
 
+    Args:
+        dataset: a name of `names`.
+        data_dir: folder of the prepared datasets; default: $ACDBIT_DATA_DIR or ~/tensorflow_datasets.
+
     Returns:
         The folder of the prepared dataset, or None for a dataset that needs no preparation.
 
@@ -269,7 +281,7 @@ def arrays(dataset: DatasetLike, split: str, data_dir: Path | None = None) -> tu
     """Reads a whole split into memory.
 
     Args:
-        dataset: a dataset whose images share one size, as of `source`.
+        dataset: a dataset whose images share one size, what `source` takes.
         split: "train" or "test".
         data_dir: folder of the prepared datasets; default: $ACDBIT_DATA_DIR or ~/tensorflow_datasets.
 

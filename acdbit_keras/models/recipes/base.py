@@ -127,6 +127,9 @@ class Recipe:
     def with_settings(self, settings: Iterable[str]) -> Recipe:
         """A recipe changed by `key=value` strings, as given to `--set`; another dataset is what `on` makes of it.
 
+        Args:
+            settings: the strings; the keys are fields of a recipe, all but `name`.
+
         Raises:
             ValueError: for an unknown key (listing the known ones and the nearest) or a value of the wrong type.
         """

@@ -18,6 +18,7 @@ import math
 import pathlib
 import struct
 import zlib
+from typing import Literal
 
 import keras
 import numpy as np
@@ -46,10 +47,11 @@ def save_compact(model: Backbone, path: Path, precision: str = "float24") -> int
 
     Args:
         model: built backbone of a scheme whose weights are one bit.
-        path: the file, by convention `*.acdbit`; an older one stays whole if anything fails.
-        precision: of what is not bits. `"float32"`: the loaded model computes to the last bit what this one does.
-            `"float24"`, the first three bytes of that, a relative error of 2^-16. `"float16"`, half precision, 2^-11: in
-            a binary network enough to turn signs in every layer, so the answer to some images changes.
+        path: where the file is to be, by convention `*.acdbit`; an older one stays whole if anything fails.
+        precision: how numbers that are not bits are stored. `"float32"`: the loaded model computes to the last bit what
+            this one does. `"float24"`, the default, the first three bytes of that, a relative error of 2^-16. `"float16"`,
+            half precision, 2^-11: in a binary network enough to turn signs in every layer, so the answer to some images
+            changes.
 
     Returns:
         Bytes written.
@@ -91,6 +93,9 @@ def load_compact(path: Path) -> Backbone:
 
     Its binary kernels hold the signs themselves (`acdbit_keras.quantizers.StoredSign`). The real weights behind them are
     gone: a training step raises a ValueError. It can be saved again, as a compact or a `.keras` file.
+
+    Args:
+        path: where the file is.
 
     Raises:
         FileNotFoundError: there is no such file.

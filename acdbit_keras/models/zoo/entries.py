@@ -10,6 +10,7 @@ import pathlib
 from typing import TYPE_CHECKING
 
 from acdbit_keras.files import read_json
+from acdbit_keras.models.backbone import Backbone
 from acdbit_keras.models.zoo.compact import SUFFIX, load_compact
 from acdbit_keras.registry import unknown
 from acdbit_keras.typing import Path
@@ -26,7 +27,7 @@ def zoo_names(zoo: Path = FOLDER) -> list[str]:
     return sorted(path.parent.name for path in pathlib.Path(zoo).glob(f"*/{WEIGHTS}"))
 
 
-def entry(name, zoo=FOLDER):
+def entry(name: str, zoo: FilePath = FOLDER) -> pathlib.Path:
     """The folder of an entry.
 
     Raises:
@@ -56,7 +57,7 @@ def from_zoo(name: str, zoo: Path = FOLDER) -> Backbone:
     return load_compact(entry(name, zoo) / WEIGHTS)
 
 
-def card(name, zoo=FOLDER):
+def card(name: str, zoo: FilePath = FOLDER) -> dict[str, Any]:
     """What was measured about an entry, a dict; `card.md` beside the weights says the same as text.
 
     Raises:
