@@ -31,6 +31,7 @@ import gc
 import os
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 

@@ -19,7 +19,6 @@ from typing import Any
 
 import keras
 import numpy as np
-import numpy.typing as npt
 import tensorflow as tf
 
 from acdbit_keras import checks, execution

@@ -11,7 +11,7 @@ from keras import layers
 from acdbit_keras import checks, schemes
 from acdbit_keras.layers.attention import check_heads
 from acdbit_keras.layers.stem import ConvolutionalStem, PatchEmbedding, PooledStem
-from acdbit_keras.models.blocks import BLOCKS, BinaryBlock, FloatBlock, PatchMerging
+from acdbit_keras.models.blocks import BLOCKS, PatchMerging
 from acdbit_keras.quick_start import QuickStart
 from acdbit_keras.typing import SchemeLike, Shape, Tensor
 

@@ -20,7 +20,7 @@ from acdbit_keras import device_ops, execution, schemes
 from acdbit_keras.cost import file_size
 from acdbit_keras.layers import BinaryAttention, BinaryDense, LayerScale, PoolingBranches, RPReLU
 from acdbit_keras.layers.pooling import average_channels, average_windows, gather_windows, spread_windows, tile_channels
-from acdbit_keras.typing import Shape, Tensor
+from acdbit_keras.typing import SchemeLike, Shape, Tensor
 
 
 class _SchemeLayer(keras.layers.Layer):

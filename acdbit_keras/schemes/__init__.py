@@ -10,7 +10,6 @@ from typing import Any
 from acdbit_keras.registry import Registry
 from acdbit_keras.schemes.base import PLACES, Scheme, Stage
 from acdbit_keras.schemes.variants import variant
-from acdbit_keras.typing import SchemeLike
 
 __all__ = ["PLACES", "Scheme", "Stage", "get", "names", "register"]
 

@@ -18,7 +18,6 @@ import math
 import pathlib
 import struct
 import zlib
-from typing import Literal
 
 import keras
 import numpy as np

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import pathlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from acdbit_keras.files import read_json
 from acdbit_keras.models.backbone import Backbone
@@ -27,7 +27,7 @@ def zoo_names(zoo: Path = FOLDER) -> list[str]:
     return sorted(path.parent.name for path in pathlib.Path(zoo).glob(f"*/{WEIGHTS}"))
 
 
-def entry(name: str, zoo: FilePath = FOLDER) -> pathlib.Path:
+def entry(name: str, zoo: Path = FOLDER) -> pathlib.Path:
     """The folder of an entry.
 
     Raises:
@@ -57,7 +57,7 @@ def from_zoo(name: str, zoo: Path = FOLDER) -> Backbone:
     return load_compact(entry(name, zoo) / WEIGHTS)
 
 
-def card(name: str, zoo: FilePath = FOLDER) -> dict[str, Any]:
+def card(name: str, zoo: Path = FOLDER) -> dict[str, Any]:
     """What was measured about an entry, a dict; `card.md` beside the weights says the same as text.
 
     Raises:
