@@ -173,7 +173,8 @@ def halve_by_maximum(x):
     """Max-pooling of 3x3 at stride 2, padded at the far sides: `(batch, height, width, channels)` of even sizes to halves.
 
     The same values as `keras.ops.max_pool(x, 3, 2, "same")`. For XLA it is written with slices: its own gradient of a pooling
-    goes through every window, element by element. TensorFlow's has a kernel of its own.
+    goes through every window, element by element. TensorFlow's has a kernel of its own. Of equals in a window one has the
+    gradient, in the two forms not always the same.
     """
     if not tracing.compiled_by_xla():
         return ops.max_pool(x, 3, strides=2, padding="same")

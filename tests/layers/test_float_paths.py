@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from numerics import array
+from numerics import array, gradient
 
 from acdbit_keras import layers
 from acdbit_keras.layers.pooling import average_channels, tile_channels
@@ -103,9 +103,16 @@ def test_pooled_stem_refuses_a_width_that_it_cannot_halve():
 
 
 @pytest.mark.parametrize("shape", [(2, 2, 2, 1), (3, 4, 6, 5), (2, 8, 8, 3)])
-def test_halving_takes_the_maximum_of_each_window(shape):
+def test_halving_is_the_same_pooling_in_xla_and_outside(shape, monkeypatch):
+    """Of equals each form gives the gradient to one, not always the same: here there are none."""
     x = draw(*shape)
-    np.testing.assert_array_equal(array(halve_by_maximum(x)), array(keras.ops.max_pool(x, 3, strides=2, padding="same")))
+    expected = array(keras.ops.max_pool(x, 3, strides=2, padding="same"))
+    gradients = []
+    for compiled in (True, False):
+        monkeypatch.setattr("acdbit_keras.tracing.compiled_by_xla", lambda compiled=compiled: compiled)
+        np.testing.assert_array_equal(array(halve_by_maximum(x)), expected)
+        gradients.append(gradient(halve_by_maximum, x, upstream=np.ones_like(expected))[0])
+    np.testing.assert_array_equal(*gradients)
 
 
 @pytest.mark.parametrize("patch_size", [2, 4])
