@@ -152,8 +152,8 @@ def test_a_variant_leaves_places_real():
     "name, message",
     [
         ("acd_bit[treshold=mean]", "unknown option of a scheme 'treshold'; known: .*; did you mean 'threshold'"),
-        ("acd_bit[threshold=modus]", "threshold must be one of none, median, mean, learned, not 'modus'"),
-        ("acd_bit[restore=none]", "restore must be one of off, frozen, dynamic, not 'none'"),
+        ("acd_bit[threshold=modus]", "threshold must be one of 'none', 'median', 'mean', 'learned', not 'modus'"),
+        ("acd_bit[restore=none]", "restore must be one of 'off', 'frozen', 'dynamic', not 'none'"),
         ("acd_bit[momentum=much]", "momentum must be a number, not 'much'"),
         ("acd_bit[sign=ste_sing]", "unknown quantizer 'ste_sing'.*did you mean 'ste_sign'"),
         ("acd_bit[threshold]", "must have the form option=value, not 'threshold'"),

@@ -31,8 +31,14 @@ class KernelExecutor(execution.KerasExecutor):
         ValueError: for a number of threads below 1.
 
     Example:
+        >>> import acdbit_keras as acd
+        >>> import numpy as np
+        >>> model = acd.models.build("vit_nano_patch2_8", scheme="acd_bit", classes=10, depth=1)
+        >>> model.compile("adam", "sparse_categorical_crossentropy", jit_compile=False)
         >>> with acd.execution.using(acd.training.KernelExecutor()):
-        ...     model.fit(images, labels)
+        ...     history = model.fit(np.zeros((4, 8, 8, 1)), np.zeros(4), verbose=0)
+        >>> len(history.history["loss"])
+        1
     """
 
     def __init__(self, threads=None):
