@@ -9,9 +9,9 @@ import zipfile
 
 import keras
 
-# Imported for what they register with Keras.
+# Imported for what they register with Keras; `sizes` has every backbone.
 from acdbit_keras import distillation, layers  # noqa: F401
-from acdbit_keras.models import blocks, pyramid, vit  # noqa: F401
+from acdbit_keras.models import sizes  # noqa: F401
 from acdbit_keras.models.run import Run
 from acdbit_keras.models.zoo.compact import SUFFIX, load_compact
 from acdbit_keras.typing import Path

@@ -1,5 +1,7 @@
 """The isotropic backbone: sizes, taps, every preset and scheme, compiled and in half precision."""
 
+import inspect
+
 import keras
 import numpy as np
 import pytest
@@ -24,8 +26,9 @@ def images(count=2, size=8, channels=1):
 def test_every_preset_and_scheme_build(preset, scheme):
     """Shallow: further blocks are copies."""
     found = registry.get(preset)
-    sizes, stages = found.sizes, len(found.sizes.get("widths", "four"))
-    shallow = {"depth": 2} if found.backbone is VisionTransformer else {"depths": (1,) * stages}
+    sizes = found.sizes
+    given = {name: parameter.default for name, parameter in inspect.signature(found.backbone).parameters.items()} | sizes
+    shallow = {"depth": 2} if "depth" in given else {"depths": (1,) * len(given["depths"])}
     model = models.build(preset, scheme, classes=7, **shallow)
     assert model.compute_output_shape((None, *model.input_shape_of_images)) == (None, 7)
     config = model.get_config()
