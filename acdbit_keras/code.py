@@ -9,7 +9,7 @@ go through this module, so what is trained is what is exported.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from keras import ops
 
@@ -43,7 +43,7 @@ class Code(NamedTuple):
         decoded = _scaled(self.signs, self.scale)
         return decoded if _is_zero(self.offset) else decoded + self.offset
 
-    def map(self, function: Callable[[Any], Any]) -> Code:
+    def map(self, function: Callable[[Tensor], Tensor]) -> Code:
         """Applies a change of layout (reshape, transpose) to every component that is a tensor."""
         return Code(*(part if is_constant(part) else function(part) for part in self))
 
@@ -61,7 +61,7 @@ def is_constant(part: Tensor | float) -> bool:
     return isinstance(part, (int, float))
 
 
-def matmul(a: Code, b: Code, product: Tensor = None, row_sums: Tensor = None) -> Tensor:
+def matmul(a: Code, b: Code, product: Tensor | None = None, row_sums: Tensor | None = None) -> Tensor:
     """Product of two codes over the last axis of `a` and the second last axis of `b`.
 
     With `a = alpha * S + M` and `b = beta * T + N`:

@@ -4,10 +4,14 @@ import importlib
 import inspect
 import json
 import pathlib
+import re
 import subprocess
 import sys
+import typing
 
 import pytest
+
+from acdbit_keras import distillation, quantizers
 
 HERE = pathlib.Path(__file__).parent
 ROOMS = ("", ".convert", ".models", ".models.data", ".models.recipes", ".schemes", ".quantizers", ".layers", ".distillation")
@@ -25,7 +29,8 @@ def _public():
             if not inspect.isclass(value):
                 found[f"{module.__name__}.{name}"] = getattr(value, "__func__", value)
                 continue
-            for attribute, member in vars(value).items():
+            ours = [each for each in reversed(value.__mro__) if each.__module__.startswith("acdbit_keras")]
+            for attribute, member in {key: member for each in ours for key, member in vars(each).items()}.items():
                 function = member.fget if isinstance(member, property) else getattr(member, "__func__", member)
                 if inspect.isfunction(function) and (attribute == "__init__" or not attribute.startswith("_")):
                     found[f"{module.__name__}.{name}.{attribute}"] = function
@@ -46,6 +51,32 @@ def test_every_public_function_says_what_it_takes_and_gives():
         if bare or signature.return_annotation is signature.empty:
             untyped.append(f"{name}: {', '.join(bare) or 'what it returns'}")
     assert not untyped, "\n".join(untyped)
+
+
+@pytest.mark.parametrize(
+    "cls",
+    [
+        *(quantizers.AlignedSign, quantizers.WeightSign, quantizers.ThresholdedProbabilities, quantizers.StoredSign),
+        *(quantizers.UniformQuantizer, distillation.QueryKeyDistillation),
+    ],
+)
+def test_the_options_that_an_editor_proposes_are_those_that_there_are(cls):
+    hints = inspect.get_annotations(cls.__init__)
+    options = {name: _options(hint, cls) for name, hint in hints.items() if "Literal" in hint}
+    assert options
+    for name, values in options.items():
+        with pytest.raises(ValueError, match=f"{name} must be") as told:
+            cls(**{name: "no option"})
+        allowed = str(told.value).partition("must be")[2].partition(", not ")[0]
+        assert set(re.findall(r"'\w+'|None|\d", allowed)) == set(map(repr, values))
+
+
+def _options(hint, cls):
+    """The values that a hint `Literal[...]` or `Literal[...] | None` allows."""
+    hint = eval(hint, vars(sys.modules[cls.__module__]))
+    if typing.get_origin(hint) is typing.Literal:
+        return typing.get_args(hint)
+    return (*typing.get_args(typing.get_args(hint)[0]), None)
 
 
 def check(folder):
@@ -76,6 +107,8 @@ def test_a_type_checker_resolves_and_accepts_the_public_api(tmp_path):
         "acd.models.zoo_names().upper()",
         "acd.models.nothing",
         "acd.BinaryDense()",
+        "acd.BinaryDense(3, input_quantizer=3)",
+        'acd.AlignedSign(threshold="medain")',
     ],
 )
 def test_a_type_checker_sees_what_is_wrong(tmp_path, wrong):

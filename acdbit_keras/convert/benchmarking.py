@@ -111,7 +111,7 @@ class _Contender:
 
 
 def benchmark(
-    paths: Sequence[Path],
+    paths: Path | Sequence[Path],
     engines: str | Sequence[str] | None = None,
     num_threads: int = 1,
     runs: int = 50,

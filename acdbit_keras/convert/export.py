@@ -14,10 +14,11 @@ from __future__ import annotations
 import dataclasses
 import os
 import tempfile
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 from keras import ops
 
@@ -25,7 +26,7 @@ from acdbit_keras import checks, code, device_ops, execution, files
 from acdbit_keras.convert import flatbuffer, fusion, metadata, rewrite, runtime
 from acdbit_keras.convert.interpreter import choose_engine, start_engine
 from acdbit_keras.convert.kernels import kernel_code, packable_kernel, signed
-from acdbit_keras.typing import Path
+from acdbit_keras.typing import Dataset, Path
 
 PRECISIONS = ("bits", "float32", "float16", "dynamic", "int8")
 ATTENTIONS = ("binary", "float")
@@ -268,13 +269,13 @@ def tap_name(number, place):
 def to_tflite(
     model: keras.Model,
     path: Path,
-    precision: str | None = None,
-    attention: str | None = None,
+    precision: Literal["bits", "float32", "float16", "dynamic", "int8"] | None = None,
+    attention: Literal["binary", "float"] | None = None,
     fuse_blocks: bool = True,
     half: bool = False,
-    calibration: Any = None,
+    calibration: npt.ArrayLike | Dataset | None = None,
     card: dict[str, Any] | None = None,
-    input: str = "float32",
+    input: Literal["float32", "uint8"] = "float32",
 ) -> Conversion:
     """Converts a model and writes a `.tflite` file that takes one image per run.
 

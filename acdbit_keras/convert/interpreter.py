@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -212,7 +212,14 @@ class Interpreter:
         (32, 10)
     """
 
-    def __init__(self, path_or_bytes: Path | bytes, num_threads: int = 1, engine: str = "auto") -> None:
+    engine: str
+    input_shape: tuple[int, ...]
+    input_dtype: Literal["float32", "uint8"]
+    output_names: list[str]
+    card: dict[str, Any]
+    classes: tuple[str, ...]
+
+    def __init__(self, path_or_bytes: Path | bytes | bytearray | memoryview, num_threads: int = 1, engine: str = "auto") -> None:
         content, name = flatbuffer.contents(path_or_bytes)
         self._open(content, name, num_threads, engine)
 
@@ -243,7 +250,7 @@ class Interpreter:
     def __reduce__(self):
         return _reopened, self._opened
 
-    def predict(self, images: np.ndarray) -> Any:
+    def predict(self, images: np.ndarray) -> np.ndarray | Any:
         """Runs the model on each image.
 
         Args:

@@ -19,12 +19,13 @@ from typing import Any
 
 import keras
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from acdbit_keras import checks, execution
 from acdbit_keras.convert import export, flatbuffer, kernels, metadata, pictures, rewrite
 from acdbit_keras.convert.interpreter import Interpreter
-from acdbit_keras.typing import Path, Progress
+from acdbit_keras.typing import Dataset, Path, Progress
 
 # Sizes of the hair, relative to the mean magnitude of the tensor; the last is the largest that explains.
 _MOVES = (1e-7, 1e-6, 1e-5, 1e-4)
@@ -129,7 +130,7 @@ class Parity:
 def verify(
     model: keras.Model,
     path: Path,
-    data: Any,
+    data: npt.ArrayLike | Dataset,
     tolerance: float = 1e-3,
     batch_size: int = 64,
     num_threads: int = 1,

@@ -78,7 +78,7 @@ class Distiller(QuickStart):
             checks.validate_arrays(x, y, self.student.classes)
         return super().fit(x, y, *args, **kwargs)
 
-    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor | dict[str, Any]:
         """The student's logits `(batch, classes)`; while training its logits and taps, for the loss."""
         return self.student(inputs, training=training, return_taps=bool(training))
 
@@ -115,10 +115,10 @@ class Distiller(QuickStart):
     def compute_loss(
         self,
         x: Tensor = None,
-        y: Tensor = None,
-        y_pred: Tensor = None,
-        sample_weight: Tensor = None,
-        training: bool | None = True,
+        y: Tensor | None = None,
+        y_pred: Tensor | dict[str, Any] | None = None,
+        sample_weight: Tensor | None = None,
+        training: bool = True,
     ) -> Tensor:
         """Weighted sum of the terms, mean over the batch. `y` is for terms that need the labels and `compile(loss=...)`."""
         outputs = y_pred

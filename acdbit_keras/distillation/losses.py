@@ -7,7 +7,7 @@ and value real, before any quantizer, `(batch, tokens, heads, head_dim)`, featur
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import keras
 from keras import ops
@@ -110,7 +110,7 @@ class QueryKeyDistillation(Term):
     name = "query_key"
     taps = ("query", "key")
 
-    def __init__(self, weight: float = 0.1, form: str = "gram") -> None:
+    def __init__(self, weight: float = 0.1, form: Literal["gram", "direct"] = "gram") -> None:
         super().__init__(weight)
         checks.choice("form", form, QUERY_KEY_FORMS)
         self.form = form

@@ -98,7 +98,7 @@ class BinaryAttention(keras.layers.Layer):
 
     def call(
         self, query: Tensor, key: Tensor, value: Tensor, training: bool | None = None, return_probabilities: bool = False
-    ) -> Tensor:
+    ) -> Tensor | tuple[Tensor, Tensor]:
         context, probabilities = execution.current().attention(
             self, self._split(query), self._split(key), self._split(value), training
         )

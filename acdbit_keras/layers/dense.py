@@ -52,10 +52,10 @@ class BinaryDense(keras.layers.Layer):
         input_quantizer: QuantizerLike = None,
         kernel_quantizer: QuantizerLike = None,
         use_bias: bool = False,
-        kernel_initializer: Any = "glorot_uniform",
-        bias_initializer: Any = "zeros",
-        kernel_regularizer: Any = None,
-        kernel_constraint: Any = None,
+        kernel_initializer: str | dict[str, Any] | keras.Initializer = "glorot_uniform",
+        bias_initializer: str | dict[str, Any] | keras.Initializer = "zeros",
+        kernel_regularizer: str | dict[str, Any] | keras.Regularizer | None = None,
+        kernel_constraint: str | dict[str, Any] | keras.constraints.Constraint | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)

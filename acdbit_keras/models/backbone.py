@@ -11,7 +11,7 @@ from keras import layers
 from acdbit_keras import checks, schemes
 from acdbit_keras.layers.attention import check_heads
 from acdbit_keras.layers.stem import ConvolutionalStem, PatchEmbedding, PooledStem
-from acdbit_keras.models.blocks import BLOCKS, PatchMerging
+from acdbit_keras.models.blocks import BLOCKS, BinaryBlock, FloatBlock, PatchMerging
 from acdbit_keras.quick_start import QuickStart
 from acdbit_keras.typing import SchemeLike, Shape, Tensor
 
@@ -155,7 +155,7 @@ class Backbone(QuickStart):
         return (self.image_size, self.image_size, self.channels)
 
     @property
-    def stages(self) -> list[tuple[Any, list[Any]]]:
+    def stages(self) -> list[tuple[PatchMerging | None, list[FloatBlock | BinaryBlock]]]:
         """List of `(merging, blocks)`, the `PatchMerging` in front of a stage, `None` for the first, and its blocks."""
         starts = [sum(self._depths[:index]) for index in range(len(self._depths))]
         return [
@@ -179,7 +179,7 @@ class Backbone(QuickStart):
         self.input_spec = keras.layers.InputSpec(shape=(None, *self.input_shape_of_images))
         self.built = True
 
-    def call(self, images: Tensor, training: bool | None = None, return_taps: bool = False) -> Any:
+    def call(self, images: Tensor, training: bool | None = None, return_taps: bool = False) -> Tensor | dict[str, Any]:
         options = {} if self.stem == "patch" else {"training": training}
         x = self.patch_embedding(images, **options) + self.positions
         taps = []

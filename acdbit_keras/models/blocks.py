@@ -212,7 +212,7 @@ class BinaryProduct(keras.layers.Layer):
 class BinaryBlock(_Block):
     """The BinaryViT block: BatchNorm, a residual around every binary product, RPReLU, scaled and pooling branches.
 
-    Source: BinaryViT; `methods.md` of the design notes writes it as formulas, as do the comments in `compute`.
+    Source: BinaryViT (CVPR Workshops 2023); the comments in `compute` write it as formulas.
 
     Example:
         >>> import acdbit_keras as acd
@@ -261,7 +261,7 @@ class BinaryBlock(_Block):
         self.built = True
 
     @property
-    def products(self) -> dict[str, Any]:
+    def products(self) -> dict[str, BinaryProduct]:
         """Dict of the `BinaryProduct`s that a fused block carries out, by the names of `device_ops.block_kernels`."""
         return {
             **{name: getattr(self, f"{name}_product") for name in ("query", "key", "value", "output")},

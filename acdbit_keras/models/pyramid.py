@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import keras
 
@@ -67,8 +67,8 @@ class PyramidVisionTransformer(Backbone):
         num_heads: Sequence[int] = (1, 2, 4, 8),
         mlp_ratios: Sequence[int] = (8, 8, 4, 4),
         reductions: Sequence[int] = (8, 4, 1, 1),
-        merging: str = "binary",
-        stem: str = "patch",
+        merging: Literal["binary", "float"] = "binary",
+        stem: Literal["patch", "convolutional", "pooled"] = "patch",
         drop_path: float = 0.0,
         **kwargs: Any,
     ) -> None:

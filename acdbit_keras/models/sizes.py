@@ -95,7 +95,7 @@ registry = Registry(
 presets = registry.names
 
 
-def register_preset(name: str, backbone: type = VisionTransformer, **sizes: Any) -> Any:
+def register_preset(name: str, backbone: type[Backbone] = VisionTransformer, **sizes: Any) -> Preset:
     """Makes sizes known under a name, wherever a preset is named, until the process ends; returns the `Preset`.
 
     To have them in every process, the command line's too, name a `Preset` in the entry points of a package of your own:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import keras
 
@@ -48,7 +48,7 @@ class VisionTransformer(Backbone):
         depth: int = 12,
         num_heads: int = 3,
         mlp_ratio: int = 4,
-        stem: str = "patch",
+        stem: Literal["patch", "convolutional", "pooled"] = "patch",
         drop_path: float = 0.0,
         **kwargs: Any,
     ) -> None:

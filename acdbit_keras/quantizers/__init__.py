@@ -44,7 +44,7 @@ def names() -> list[str]:
     return sorted([*_BY_NAME, *signs.names()])
 
 
-def get(identifier: Any) -> Quantizer:
+def get(identifier: QuantizerLike) -> Quantizer:
     """A quantizer from any of its forms.
 
     Args:

@@ -7,8 +7,7 @@ tracked how, and what is restored behind the sign.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import keras
 from keras import ops
@@ -16,7 +15,7 @@ from keras import ops
 from acdbit_keras import checks, code, signs, statistics
 from acdbit_keras.code import Code
 from acdbit_keras.quantizers.base import Comparison, Quantizer
-from acdbit_keras.typing import QuantizerLike, Shape, Tensor
+from acdbit_keras.typing import Shape, SignLike, Tensor
 
 THRESHOLDS = (None, "median", "mean", "learned")
 AXES = ("token", "channel", "tensor")
@@ -86,14 +85,14 @@ class AlignedSign(Quantizer):
 
     def __init__(
         self,
-        threshold: str = "median",
-        axis: str = "channel",
-        tracking: str = "running",
-        scale: str = "mad",
-        restore: str = "frozen",
-        sign: QuantizerLike = "approx_sign",
-        channel_axes: int | Sequence[int] = 1,
-        contracts: str = "channels",
+        threshold: Literal["median", "mean", "learned"] | None = "median",
+        axis: Literal["token", "channel", "tensor"] = "channel",
+        tracking: Literal["running", "batch"] = "running",
+        scale: Literal["mad", "std"] | None = "mad",
+        restore: Literal["off", "frozen", "dynamic"] = "frozen",
+        sign: SignLike = "approx_sign",
+        channel_axes: Literal[1, 2] = 1,
+        contracts: Literal["channels", "tokens"] = "channels",
         momentum: float = 0.99,
         batch_share: float = 1.0,
         **kwargs: Any,
@@ -130,7 +129,7 @@ class AlignedSign(Quantizer):
         self.batch_share = batch_share
 
     @property
-    def running_statistics(self) -> dict[str, Any]:
+    def running_statistics(self) -> tuple[str, ...]:
         """Names of the running statistics that this combination of options needs."""
         if self.axis == "token":
             return ()

@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops
 
 from acdbit_keras import code, signs
-from acdbit_keras.typing import QuantizerLike, Shape, Tensor
+from acdbit_keras.typing import Shape, SignLike, Tensor
 
 if TYPE_CHECKING:
     from acdbit_keras.code import Code
@@ -170,7 +170,7 @@ class PlainSign(Quantizer):
         [ 1.  1. -1.] True
     """
 
-    def __init__(self, sign: QuantizerLike = "ste_sign", **kwargs: Any) -> None:
+    def __init__(self, sign: SignLike = "ste_sign", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.sign = signs.get(sign)
         self.levels = self.sign.levels

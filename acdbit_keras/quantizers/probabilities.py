@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import keras
 from keras import ops
@@ -55,7 +55,12 @@ class ThresholdedProbabilities(Quantizer):
     levels = "zero_one"
 
     def __init__(
-        self, rule: str = "max_ratio", ratio: float = 0.25, scale: float | None = None, momentum: float = 0.99, **kwargs: Any
+        self,
+        rule: Literal["max_ratio", "mean", "zero"] = "max_ratio",
+        ratio: float = 0.25,
+        scale: Literal["kept_mean"] | None = None,
+        momentum: float = 0.99,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         for name, value, allowed in (("rule", rule, RULES), ("scale", scale, SCALES)):
@@ -94,7 +99,7 @@ class ThresholdedProbabilities(Quantizer):
         scale = ops.reshape(self.constant_scale(), (1,) * len(x.shape)) if self.scale else 1.0
         return Code(kept, scale).map(lambda part: ops.cast(part, inputs.dtype))
 
-    def constant_scale(self) -> Tensor:
+    def constant_scale(self) -> Tensor | float:
         """a as it is used, a number or a scalar tensor."""
         return ops.convert_to_tensor(self.running_scale) if self.scale else 1.0
 

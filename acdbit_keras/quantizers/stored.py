@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import keras
 from keras import ops
@@ -39,7 +39,7 @@ class StoredSign(Quantizer):
 
     bits = 1
 
-    def __init__(self, levels: str = "sign", restore: bool = False, **kwargs: Any) -> None:
+    def __init__(self, levels: Literal["sign", "zero_one"] = "sign", restore: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if levels not in ("sign", "zero_one"):
             raise ValueError(f"levels must be 'sign' or 'zero_one', not {levels!r}")

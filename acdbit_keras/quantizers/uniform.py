@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import keras
 from keras import ops
@@ -60,8 +60,8 @@ class UniformQuantizer(Quantizer):
         self,
         bits: int = 8,
         symmetric: bool = False,
-        per: str = "tensor",
-        range: str = "own",
+        per: Literal["tensor", "row"] = "tensor",
+        range: Literal["own", "average", "extremes"] = "own",
         noise: float = 1.0,
         momentum: float = 0.99,
         **kwargs: Any,
@@ -103,7 +103,7 @@ class UniformQuantizer(Quantizer):
             q = ops.where(drawn, q, ops.clip(t, lowest, highest))
         return real(ops.cast((q - zero_point) * step, inputs.dtype))
 
-    def grid(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    def grid(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor, float, float]:
         """Step, zero point, and the lowest and highest integer."""
         if self.symmetric:
             half = float(2 ** (self.bits - 1) - 1)

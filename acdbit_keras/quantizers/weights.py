@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import keras
 from keras import ops
@@ -10,7 +10,7 @@ from keras import ops
 from acdbit_keras import checks, execution, signs, statistics
 from acdbit_keras.code import Code
 from acdbit_keras.quantizers.base import Quantizer
-from acdbit_keras.typing import QuantizerLike, Shape, Tensor
+from acdbit_keras.typing import Shape, SignLike, Tensor
 
 CENTERS = (None, "mean", "median")
 SCALES = (None, "mean_abs", "mad", "learned")
@@ -52,11 +52,11 @@ class WeightSign(Quantizer):
 
     def __init__(
         self,
-        center: str = "mean",
-        scale: str = "mean_abs",
+        center: Literal["mean", "median"] | None = "mean",
+        scale: Literal["mean_abs", "mad", "learned"] | None = "mean_abs",
         restore: bool = False,
-        per: str = "row",
-        sign: QuantizerLike = "ste_sign",
+        per: Literal["row", "tensor"] = "row",
+        sign: SignLike = "ste_sign",
         through_scale: bool = False,
         limit: float | None = None,
         **kwargs: Any,
@@ -76,7 +76,7 @@ class WeightSign(Quantizer):
         self.limit = limit
 
     @property
-    def constraint(self) -> Any:
+    def constraint(self) -> keras.constraints.Constraint | None:
         return None if self.limit is None else Limit(self.limit)
 
     def build(self, input_shape: Shape) -> None:

@@ -5,11 +5,10 @@ So is a scheme that was given to `register`, or that an installed package names 
 
 from __future__ import annotations
 
-from typing import Any
-
 from acdbit_keras.registry import Registry
 from acdbit_keras.schemes.base import PLACES, Scheme, Stage
 from acdbit_keras.schemes.variants import variant
+from acdbit_keras.typing import SchemeLike
 
 __all__ = ["PLACES", "Scheme", "Stage", "get", "names", "register"]
 
@@ -17,7 +16,7 @@ registry = Registry("scheme", Scheme, package=__name__, path=__path__, attribute
 names = registry.names
 
 
-def get(identifier: Any) -> Scheme:
+def get(identifier: SchemeLike) -> Scheme:
     """A `Scheme` from itself, its name, the name of a variant or its config.
 
     Args:
@@ -45,7 +44,7 @@ def get(identifier: Any) -> Scheme:
     return variant(scheme, identifier, bracket + options) if bracket else scheme
 
 
-def register(scheme: Scheme) -> Any:
+def register(scheme: Scheme) -> Scheme:
     """Makes a scheme known under its name, wherever one is named, until the process ends; returns it.
 
     To have it in every process, those of the command line and of the tables' runs too, name it in the entry points of a package

@@ -26,7 +26,9 @@ layers = keras.Sequential(
         acd.BinaryDense(10, input_quantizer=acd.AlignedSign(threshold="mean"), kernel_quantizer=None),
     ]
 )
-code: acd.Code = acd.AlignedSign()(np.zeros((2, 3, 4), np.float32))
+code: acd.Code = acd.AlignedSign(threshold=None)(np.zeros((2, 3, 4), np.float32))
+kernel: acd.Code = acd.BinaryDense(8, kernel_quantizer=acd.WeightSign(center=None, scale="learned")).kernel_code()
+attention = acd.BinaryAttention(2, probabilities_quantizer=acd.quantizers.ThresholdedProbabilities(scale="kept_mean"))
 
 # --- Files ------------------------------------------------------------------------------------------------------------------
 
@@ -36,6 +38,7 @@ size: int = conversion.bytes
 parity: acd.convert.Parity = acd.convert.verify(student, "student.tflite", test)
 good: bool = parity.ok
 interpreter = acd.convert.Interpreter("student.tflite", num_threads=2)
+winners: np.ndarray = interpreter.predict(np.zeros((1, *interpreter.input_shape), np.float32)).argmax(axis=1)
 name: str = interpreter.classify(np.zeros((480, 640, 3), np.uint8), top=3)[0].name
 medians: list[float] = [result.median_ms for result in acd.convert.benchmark(["student.tflite"], engines="auto", runs=5)]
 

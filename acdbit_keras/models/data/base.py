@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any
 
 from acdbit_keras import checks
@@ -93,7 +94,7 @@ class Source:
         """The names of the classes in label order."""
         return self.info().class_names
 
-    def key(self) -> Any:
+    def key(self) -> tuple[Hashable, ...]:
         """A tuple that is equal for equal images in equal splits."""
         raise NotImplementedError
 
@@ -114,7 +115,7 @@ class Source:
         count = facts.train_examples + facts.test_examples
         return count * image_size**2 * facts.channels > IN_MEMORY_BYTES
 
-    def report(self) -> Any:
+    def report(self) -> dict[str, Any]:
         """What was found, a dict of plain values for people and for JSON."""
         facts = self.info()
         names = ("classes", "image_size", "channels", "train_examples", "test_examples", "flip")

@@ -11,9 +11,9 @@ from acdbit_keras.models.data import catalog
 from acdbit_keras.models.data.augmentation import Augmentation, BatchAugmenter, fold_in, resolve
 from acdbit_keras.models.data.base import check_split
 from acdbit_keras.models.data.scaling import resize
-from acdbit_keras.models.data.sources import held, source
+from acdbit_keras.models.data.sources import DatasetLike, held, source
 from acdbit_keras.quick_start import untuned
-from acdbit_keras.typing import Dataset, DatasetLike, Path
+from acdbit_keras.typing import Dataset, Path
 
 # What a key is drawn for.
 _ORDER, _CROP, _AUGMENT = range(3)

@@ -16,7 +16,7 @@ import collections
 import json
 import os
 import pathlib
-from typing import Any
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +28,11 @@ from acdbit_keras.models.data.own_arrays import Absent, ArrayFile, Arrays
 from acdbit_keras.models.data.pictures import Pictures
 from acdbit_keras.models.data.prepared import Known, Measured
 from acdbit_keras.registry import Registry, unknown
-from acdbit_keras.typing import DatasetLike, Path
+from acdbit_keras.typing import Path
+
+# A name, a place (folder, .csv, .npz, run), the facts about a dataset, or a source itself.
+DatasetLike: TypeAlias = str | os.PathLike[str] | DatasetInfo | Source
+_Dataset = TypeVar("_Dataset", DatasetInfo, Source)
 
 # In a run's folder: what was found of data that no name stands for.
 STORED = "data.json"
@@ -58,7 +62,7 @@ def names() -> tuple[str, ...]:
     return (*own, *(name for name in registry.names() if name not in own))
 
 
-def register(dataset: DatasetInfo | Source) -> Any:
+def register(dataset: _Dataset) -> _Dataset:
     """Makes a dataset known under its name, wherever one is named, until the process ends; returns it.
 
     To have it in every process, the command line's too, name it in the entry points of a package of your own:
@@ -259,7 +263,7 @@ def normalize(images: npt.ArrayLike, dataset: DatasetLike) -> np.ndarray:
     return catalog.standardize(images, facts)
 
 
-def prepare(dataset: DatasetLike, data_dir: Path | None = None) -> Any:
+def prepare(dataset: str, data_dir: Path | None = None) -> pathlib.Path | None:
     """Downloads a known dataset and writes it in the TensorFlow Datasets format; see `storage.prepare`.
 
     Args:

@@ -5,8 +5,6 @@ A recipe of your own may lie in any Python file, which `get`, and with it every 
 
 from __future__ import annotations
 
-from typing import Any
-
 from acdbit_keras.models.recipes.base import Recipe, parts
 from acdbit_keras.models.recipes.from_file import is_file, read
 from acdbit_keras.registry import Registry
@@ -17,7 +15,7 @@ registry = Registry("recipe", Recipe, package=__name__, path=__path__, attribute
 names = registry.names
 
 
-def get(identifier: Any) -> Recipe:
+def get(identifier: str | Recipe) -> Recipe:
     """The recipe that an identifier names, or the recipe itself.
 
     Args:

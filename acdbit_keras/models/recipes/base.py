@@ -13,7 +13,7 @@ from typing import Any
 from acdbit_keras import schemes
 from acdbit_keras.models import data
 from acdbit_keras.registry import unknown
-from acdbit_keras.typing import DatasetLike
+from acdbit_keras.typing import Path
 
 # A recipe and, behind "@", the data it is trained on in place of its own; the recipe may be one of a file, `path.py:NAME`.
 _IDENTIFIER = re.compile(r"(?P<recipe>.+?\.py(?::[^@]*)?|[^@]+)(?:@(?P<data>.+))?", re.DOTALL)
@@ -89,7 +89,7 @@ class Recipe:
     def replace(self, **changes: Any) -> Recipe:
         return dataclasses.replace(self, **changes)
 
-    def on(self, dataset: DatasetLike) -> Recipe:
+    def on(self, dataset: Path) -> Recipe:
         """The same training on other data, with a teacher of its own that is trained on them, too.
 
         It is called `NAME@DATA`, and so is its run: never is a run on other data taken for it.

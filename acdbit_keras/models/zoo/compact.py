@@ -18,6 +18,7 @@ import math
 import pathlib
 import struct
 import zlib
+from typing import Literal
 
 import keras
 import numpy as np
@@ -41,7 +42,7 @@ _BYTES = {"float16": 2, "float24": 3, "float32": 4}
 _SMALL = 16  # weights of up to so many numbers stay in single precision: counters, scales
 
 
-def save_compact(model: Backbone, path: Path, precision: str = "float24") -> int:
+def save_compact(model: Backbone, path: Path, precision: Literal["float16", "float24", "float32"] = "float24") -> int:
     """Writes a trained 1-bit backbone as a compact file.
 
     Args:
