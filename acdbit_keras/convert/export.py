@@ -291,8 +291,9 @@ def to_tflite(
         fuse_blocks: with `"binary"`, whether a whole block becomes one op, the default, or its layers ops of their own.
         half: with `"bits"`, whether the kernels of convolutions, the patch embedding and so the largest float part of a
             file, are rounded to half precision and stored so; default False. `verify` rounds the model likewise.
-        calibration: for `"int8"`, normalised images `(n, height, width, channels)`, float32, or a `tf.data.Dataset` of batches
-            `images` or `(images, labels)`; some hundred images are enough.
+        calibration: what `"int8"` is calibrated on: normalised images `(n, height, width, channels)`, float32, or a
+            `tf.data.Dataset` of batches `images` or `(images, labels)`; some hundred images are enough. `None`, the default,
+            for all else.
         card: dict of plain types stored in the file for whoever runs it, e.g. class names and the normalisation; its keys
             are those of `acdbit_keras.convert.metadata`. With classes the file also has TFLite's standard metadata. Default:
             none.

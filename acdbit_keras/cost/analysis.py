@@ -66,7 +66,17 @@ def analyse(model: keras.Model, input_shape: Sequence[int] | None = None) -> Cos
 
 
 def summary(model: keras.Model, input_shape: Sequence[int] | None = None) -> Cost:
-    """Prints the table of `analyse` and returns its `Cost`.
+    """Prints what every layer of a model computes and takes, as `analyse` counts it, and returns it.
+
+    Args:
+        model: built Keras model.
+        input_shape: shape of one sample without the batch, for a model of one input that leaves sizes free; default: none.
+
+    Returns:
+        `Cost`.
+
+    Raises:
+        ValueError: as `analyse`.
 
     Example:
         >>> import acdbit_keras as acd

@@ -50,8 +50,8 @@ class LabelDistillation(Term):
     """Cross-entropy of the student against the teacher's softmax output.
 
     Args:
-        weight: of the term in the sum.
-        temperature: divides both logits; 1 in the paper.
+        weight: factor of the term in the loss, at least 0; default 0.9.
+        temperature: positive number that divides both logits; default 1, as in the paper.
 
     Example:
         >>> import acdbit_keras as acd

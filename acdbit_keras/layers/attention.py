@@ -29,7 +29,7 @@ class BinaryAttention(keras.layers.Layer):
             the width of a packed word.
         query_quantizer, key_quantizer, value_quantizer: quantizer, its name or config, any Larq quantizer, or `None`, the
             default, for a real tensor.
-        probabilities_quantizer: likewise, for the softmax output, {0, 1} codes such as `"elastic_binary"`, or for the scores
+        probabilities_quantizer: likewise for the softmax output, {0, 1} codes such as `"elastic_binary"`, or for the scores
             where it takes those.
 
     Call arguments:

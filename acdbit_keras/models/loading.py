@@ -18,7 +18,10 @@ from acdbit_keras.typing import Path
 
 
 def load_model(path: Path) -> keras.Model:
-    """A model from a run's folder (`Run.trained_path`), a `.keras` or a compact file, this package's classes included.
+    """A model from a run's folder, a `.keras` or a compact file, this package's classes included.
+
+    Args:
+        path: where the file is, or the folder, of which `Run.trained_path` is taken.
 
     Raises:
         FileNotFoundError: there is no such file.

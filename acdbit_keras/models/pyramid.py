@@ -25,12 +25,12 @@ class PyramidVisionTransformer(Backbone):
         scheme, classes, image_size, patch_size, channels, stem, drop_path: as for `Backbone`; defaults `"acd_bit"`, 10,
             224 pixels, 4 pixels, 3, `"patch"` and 0.
         widths: channels of a token, one number per stage; each divisible by its heads. In a binary scheme with binary
-            merging each is a multiple of the one before.
-        depths: number of blocks per stage.
-        num_heads: attention heads per stage; for a binary scheme a head's width is a multiple of 32.
-        mlp_ratios: hidden width of the feed-forward part over the width, per stage.
+            merging each is a multiple of the one before. Default (64, 128, 256, 512).
+        depths: number of blocks per stage; default (3, 4, 8, 4).
+        num_heads: attention heads per stage; for a binary scheme a head's width is a multiple of 32; default (1, 2, 4, 8).
+        mlp_ratios: hidden width of the feed-forward part over the width, per stage; default (8, 8, 4, 4).
         reductions: side of the window of tokens that share a key and a value, per stage; divides the tokens per side,
-            image_size / patch_size in the first stage and half as many in each further one.
+            image_size / patch_size in the first stage and half as many in each further one; default (8, 4, 1, 1).
         merging: `"binary"`, the default: the product that merges 2x2 tokens is of bits where the scheme's are; or
             `"float"`.
 

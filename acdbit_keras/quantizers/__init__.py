@@ -79,7 +79,10 @@ def get(identifier: QuantizerLike) -> Quantizer:
 
 
 def serialize(quantizer: Quantizer) -> dict[str, Any]:
-    """The config of a quantizer, for `get_config` of the layer that owns it.
+    """The config of a quantizer, a dict of plain types, for `get_config` of the layer that owns it.
+
+    Args:
+        quantizer: `Quantizer`.
 
     Example:
         >>> import acdbit_keras as acd
@@ -94,6 +97,10 @@ def serialize(quantizer: Quantizer) -> dict[str, Any]:
 
 def clone(quantizer: QuantizerLike, **changes: Any) -> Quantizer:
     """A fresh quantizer (own weights) with the configuration of another, some options changed.
+
+    Args:
+        quantizer: what `get` takes.
+        **changes: arguments of the quantizer's constructor, its `name` among them.
 
     Example:
         >>> import acdbit_keras as acd

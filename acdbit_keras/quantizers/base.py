@@ -160,7 +160,7 @@ class PlainSign(Quantizer):
     """A bare sign function, e.g. any Larq quantizer: code = s(x), with Larq's scale if the function has one.
 
     Args:
-        sign: name, Larq quantizer instance, or config; see `acdbit_keras.signs.get`.
+        sign: name, Larq quantizer instance, or config; default `"ste_sign"`. See `acdbit_keras.signs.get`.
 
     Example:
         >>> import acdbit_keras as acd

@@ -125,7 +125,10 @@ class Scheme:
         return quantizers.clone(None if part in self.real else getattr(self, place), name=name or place)
 
     def schedule(self, epochs: int) -> list[tuple[Stage, Scheme, int, int]]:
-        """The stages of a run of that many epochs.
+        """The stages of a run.
+
+        Args:
+            epochs: number of epochs of the run.
 
         Returns:
             List of `(stage, scheme, first, end)`: the `Stage`, the `Scheme` that it trains, its first epoch (from 0)

@@ -26,7 +26,7 @@ class Augmentation:
         shift: largest shift to each side as a fraction of the image side, 0 to 0.5. The same distribution as padding and
             cropping at random.
         fill: what a shift leaves empty: "black", or "mirror", the image reflected at its border.
-        flip: whether images are mirrored left to right with probability 1/2.
+        flip: whether images are mirrored left to right with probability 1/2; default False.
         crop_area: smallest share of the image area that a random resized crop keeps, or None for no such crop. Only
             for datasets of varying image size; aspect ratios are 3/4 to 4/3.
         rand_augment: strength of RandAugment, 0 (off) to 10: two operations per image, each with a random strength up

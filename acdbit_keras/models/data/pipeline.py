@@ -152,7 +152,19 @@ def pipeline(
 
 
 def calibration(dataset: DatasetLike, image_size: int, data_dir: Path | None = None) -> Dataset:
-    """Some training images, not augmented, as what calibrates an int8 file takes them: two batches of at most 128."""
+    """Some training images, not augmented, as what calibrates an int8 file takes them: two batches of at most 128.
+
+    Args:
+        dataset: name of the dataset, or what else `source` takes.
+        image_size: side of the images in pixels.
+        data_dir: folder of the prepared datasets; default: $ACDBIT_DATA_DIR or ~/tensorflow_datasets.
+
+    Returns:
+        `tf.data.Dataset` of (images, labels).
+
+    Raises:
+        ValueError: as `load`.
+    """
     found = source(dataset, data_dir)
     batch_size = min(128, found.info().train_examples)
     return pipeline(found, "train", image_size=image_size, batch_size=batch_size, augment="none").take(2)

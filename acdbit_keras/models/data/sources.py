@@ -148,7 +148,11 @@ def _folder(data_dir):
 
 
 def short_name(dataset: DatasetLike) -> str:
-    """How results and run folders call a dataset, known without looking at it: text without blanks and slashes."""
+    """How results and run folders call a dataset, known without looking at it: text without blanks and slashes.
+
+    Args:
+        dataset: what `source` takes.
+    """
     if isinstance(dataset, (Source, DatasetInfo)):
         name = dataset.name
     else:

@@ -28,28 +28,29 @@ class Recipe:
         dataset: a name of `acdbit_keras.models.data.names()`, or where your own images are; see `data.sources`.
         preset: a name of `acdbit_keras.models.presets()`.
         scheme: a name of `acdbit_keras.schemes.names()`, a variant of one, `"acd_bit[threshold=mean]"`, or a `Scheme`.
-        teacher: the recipe whose result is the teacher, as `recipes.get` takes it; `None` trains on the labels alone.
-        epochs: passes over the training set.
-        batch_size: images per step; incomplete batches are dropped.
-        learning_rate: peak of the cosine schedule of AdamW.
-        warmup_epochs: linear warm-up to the peak.
-        warmup_share: the same as a share of the epochs, for recipes that are run for any number of them; `None` for what
-            `warmup_epochs` says.
-        weight_decay: of AdamW, on kernels and positions only.
-        augment: `"none"`, `"light"`, `"mirror"` or `"strong"`.
-        image_size: side in pixels; `None` is that of the preset.
-        drop_path: stochastic depth of the last block.
-        label_weight, query_key_weight, query_key_form: of the distillation; `None` is what the scheme brings. A query-key
-            weight adds the term where the scheme has none; a weight of 0 removes a term.
-        clip_norm: global norm to which gradients are clipped; `None` for not.
-        mixed_precision: train in float16 (or bfloat16 on accelerators that prefer it) with float32 weights; `None` is
-            what the scheme asks for.
-        jit_compile: compile the step with XLA. Without it, equal seeds give equal curves on TensorFlow only with
-            TF_NUM_INTEROP_THREADS=1 in the environment: its sums of gradients depend on the scheduling.
-        kernels: train binary blocks on the compiled kernels of `acdbit_keras.training`, where they are there and know every
-            block. On TensorFlow the rest of such a step is not compiled with XLA, whatever `jit_compile` says.
-        steps_per_execution: steps per call of the compiled function.
-        seed: the one seed of initial weights, order, augmentation and stochastic depth.
+        teacher: the recipe whose result is the teacher, as `recipes.get` takes it; `None`, the default: the labels alone.
+        epochs: passes over the training set; default 10.
+        batch_size: images per step; incomplete batches are dropped; default 128.
+        learning_rate: peak of the cosine schedule of AdamW; default 1e-3.
+        warmup_epochs: epochs of the linear warm-up to the peak; default 1.
+        warmup_share: the same as a share of the epochs, for recipes that are run for any number of them; `None`, the
+            default, for what `warmup_epochs` says.
+        weight_decay: weight decay of AdamW, on kernels and positions only; default 0.
+        augment: `"none"`, `"light"`, the default, `"mirror"` or `"strong"`.
+        image_size: side in pixels; `None`, the default, is that of the preset.
+        drop_path: stochastic-depth rate of the last block, in [0, 1); default 0.
+        label_weight, query_key_weight, query_key_form: weights and form of the distillation terms; `None`, the default, is
+            what the scheme brings. A query-key weight adds the term where the scheme has none; a weight of 0 removes a term.
+        clip_norm: global norm to which gradients are clipped; `None`, the default, for not.
+        mixed_precision: `"float16"`, or `"bfloat16"` on accelerators that prefer it: what training computes in, with float32
+            weights; `None`, the default, is what the scheme asks for.
+        jit_compile: whether the step is compiled with XLA; default True. Without it, equal seeds give equal curves on
+            TensorFlow only with TF_NUM_INTEROP_THREADS=1 in the environment: its sums of gradients depend on the scheduling.
+        kernels: whether binary blocks are trained on the compiled kernels of `acdbit_keras.training`, where they are there and
+            know every block; default True. On TensorFlow the rest of such a step is not compiled with XLA, whatever
+            `jit_compile` says.
+        steps_per_execution: steps per call of the compiled function; default 1.
+        seed: the one seed of initial weights, order, augmentation and stochastic depth; default 0.
     """
 
     name: str
@@ -87,6 +88,7 @@ class Recipe:
         return self.scheme.name if isinstance(self.scheme, schemes.Scheme) else self.scheme
 
     def replace(self, **changes: Any) -> Recipe:
+        """A recipe with some fields changed."""
         return dataclasses.replace(self, **changes)
 
     def on(self, dataset: Path) -> Recipe:

@@ -23,7 +23,11 @@ WEIGHTS, CARD, CARD_TEXT = f"weights{SUFFIX}", "card.json", "card.md"
 
 
 def zoo_names(zoo: Path = FOLDER) -> list[str]:
-    """Names of the trained backbones in a zoo, sorted; by default those that come with the package."""
+    """Names of the trained backbones in a zoo, sorted.
+
+    Args:
+        zoo: folder of the entries; by default those that come with the package.
+    """
     return sorted(path.parent.name for path in pathlib.Path(zoo).glob(f"*/{WEIGHTS}"))
 
 
