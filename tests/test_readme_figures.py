@@ -227,6 +227,10 @@ def shrinking():
 X86, XEON = "kernels_x86.json", "kernels_xeon.json"
 # Text of the README, {} for a figure -> the values.
 SENTENCES = {
+    "network takes {} ms of processor time against {} for the Keras form under XLA": [
+        results("speed_training.json")["contenders"][name]["cpu_milliseconds_per_step"]
+        for name in ("acd_bit, labels, kernels", "acd_bit, labels")
+    ],
     "installs {} MB, of which {} are this package, and `acdbit predict` answers within {} s of processor time in {} MB, where "
     "LiteRT alone takes {} s and {} MB": [results("device_start.json")[key] for key in ("installed_mb", "package_mb")]
     + [
