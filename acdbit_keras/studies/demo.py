@@ -1,5 +1,6 @@
 """`acdbit demo`: the whole chain on the digits, ending with a table and two pictures."""
 
+import shutil
 import sys
 import time
 
@@ -89,6 +90,8 @@ def table(report):
         for name, row in report["models"].items()
     ]  # fmt: skip
     parity = report["parity"]
+    # `make demo` runs the command of an environment that is not switched on.
+    acdbit = "acdbit" if shutil.which("acdbit") else sys.argv[0]
     lines = [
         text.table(header, rows, text_columns=2),
         f"Keras against the 1-bit file, {parity['samples']} images: argmax equal on {parity['equal_argmax']:.2%}, "
@@ -97,9 +100,9 @@ def table(report):
         f"whole demo: {report['seconds']:.0f} s",
         "",
         "next:",
-        f"  acdbit predict {report['models']['bits']['file']} PICTURE    classify the picture of a digit",
-        "  acdbit train digits_acd_bit --data FOLDER    train on pictures of your own, a folder for each class",
-        "  acdbit zoo    the models that are trained already",
+        f"  {acdbit} predict {report['models']['bits']['file']} PICTURE    classify the picture of a digit",
+        f"  {acdbit} train digits_acd_bit --data FOLDER    train on pictures of your own, a folder for each class",
+        f"  {acdbit} zoo    the models that are trained already",
     ]
     return "\n".join(lines)
 
