@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from acdbit_keras.models import build, from_zoo, zoo
+from acdbit_keras.models import build, data, from_zoo, zoo
 from acdbit_keras.studies import deployed
 
 NAME = "digits_vit_nano_acd_bit"
@@ -52,7 +52,7 @@ def test_files_are_timed_side_by_side(file):
 
 
 def test_integers_are_calibrated_on_training_images_as_they_are():
-    [images, labels], *others = deployed.calibration_images("digits", 8).as_numpy_iterator()
+    [images, labels], *others = data.calibration("digits", 8).as_numpy_iterator()
     assert images.shape == (128, 8, 8, 1) and len(labels) == 128 and len(others) == 1
     assert np.isfinite(images).all() and len(np.unique(labels)) == 10
 
