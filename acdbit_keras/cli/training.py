@@ -40,6 +40,9 @@ def add_train(subparsers):
     )
     parser.add_argument("--teacher", help="run folder or .keras file of another teacher")
     parser.add_argument(
+        "--minutes", type=float, help="a budget in place of epochs: a step is timed, and as many epochs are run as fit"
+    )
+    parser.add_argument(
         "--devices", type=int, default=1, help="devices that share every batch, on the JAX backend (default: %(default)s)"
     )
     add_settings(parser)
@@ -59,6 +62,8 @@ def train(options):
     recipe = recipes.get(options.recipe).with_settings(options.set)
     if options.data:
         recipe = recipe.on(options.data)
+    if options.minutes is not None:
+        recipe = recipe.replace(minutes=options.minutes)
     if not options.json:
         _show_own_data(recipe, options.data_dir)
     folder = options.out or pathlib.Path(options.runs) / recipe.name
