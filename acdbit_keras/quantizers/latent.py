@@ -33,25 +33,31 @@ def latent_kernel(quantizer: Quantizer, wanted: Code) -> npt.NDArray[np.float32]
     signs = np.asarray(wanted.signs, np.float32)
     rising = np.where(signs > 0, 1.0, -1.0).astype(np.float32)
     scale = np.broadcast_to(np.asarray(wanted.scale, np.float32), (1, signs.shape[1]))
-    offset = np.broadcast_to(np.asarray(wanted.offset, np.float32), (1, signs.shape[1]))
     if hasattr(quantizer, "start"):
         quantizer.start.assign(
             scale if len(quantizer.start.shape) == 2 and quantizer.start.shape[1] > 1 else _one(quantizer, scale)
         )
         quantizer.started.assign(1.0)
         quantizer.factor.assign(np.ones(quantizer.factor.shape))
-    size, made = np.maximum(scale, 1e-8), None
+    size = np.maximum(scale, 1e-8)
     for _ in range(_ROUNDS):
-        kernel = size * rising
-        if not code.is_constant(wanted.offset):
-            kernel += offset - kernel.mean(0, keepdims=True)
+        kernel = _kernel(size, rising, wanted)
         made = quantizer(kernel, training=False).map(ops.convert_to_numpy)
         if code.is_constant(made.scale):
-            return _checked(quantizer, _UNSCALED / size * kernel, wanted)
+            kernel = _kernel(_UNSCALED, rising, wanted)
+            break
         if hasattr(quantizer, "start") or np.allclose(made.scale, scale, rtol=1e-6, atol=0):
             break
         size = size * np.divide(scale, made.scale, out=np.ones_like(size), where=np.asarray(made.scale) > 0)
     return _checked(quantizer, kernel, wanted)
+
+
+def _kernel(size, rising, wanted):
+    kernel = size * rising
+    if code.is_constant(wanted.offset):
+        return kernel
+    # An offset is the mean of a channel.
+    return kernel + wanted.offset - kernel.mean(0, keepdims=True)
 
 
 def _one(quantizer, scale):

@@ -72,12 +72,16 @@ def copy_body(source: Backbone, network: Backbone) -> None:
     stored = {id(dense.kernel): dense for dense in dense_layers(source) if isinstance(dense.kernel_quantizer, StoredSign)}
     theirs = {name_in_model(variable): variable for variable in float_variables(source)}
     ours = {id(dense.kernel): dense for dense in dense_layers(network)} if stored else {}
+    factors = {id(q.factor): q for q in _probabilities(network) if hasattr(q, "factor")}
     for variable in float_variables(network):
         name = name_in_model(variable)
         if name.startswith(f"{HEAD}/"):
             continue
         found = theirs.get(name)
-        if found is None or tuple(found.shape) != tuple(variable.shape):
+        if found is None and id(variable) in factors and (scale := theirs.get(f"{name.removesuffix('factor')}scale")) is not None:
+            # Learned itself, by an older version; here as a factor of its start, which is what a new one has.
+            variable.assign(scale.value / factors[id(variable)].bounded_scale())
+        elif found is None or tuple(found.shape) != tuple(variable.shape):
             # What a quantizer of another scheme tracks or measures begins anew.
             if variable.trainable and not _of_kernel_quantizer(name):
                 raise ValueError(
@@ -90,6 +94,10 @@ def copy_body(source: Backbone, network: Backbone) -> None:
             variable.assign(latent_kernel(dense.kernel_quantizer, kernel) if binary else kernel.decode())
         elif not (stored and _of_kernel_quantizer(name)):
             variable.assign(found.value)
+
+
+def _probabilities(network):
+    return [block.attention.probabilities_quantizer for block in network.blocks]
 
 
 def _of_kernel_quantizer(name):
