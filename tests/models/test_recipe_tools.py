@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from acdbit_keras.models import budget, build, data, optimization, recipes, register_preset, sizes
+from acdbit_keras.models import budget, data, optimization, recipes, register_preset, sizes
 from acdbit_keras.models import train as room
 from acdbit_keras.models.loading import load_model
 from acdbit_keras.models.run import Run
@@ -144,7 +144,7 @@ def test_held_out_images_are_those_of_the_training_set_and_the_same_for_every_mo
 
 def test_a_class_of_one_image_cannot_be_shared():
     images, labels = np.zeros((5, 8, 8, 1), "uint8"), np.int32([0, 0, 0, 1, 1])
-    source = data.from_arrays(images[:4], labels[:4], test=(images[3:], labels[3:]), class_names=("many", "one"), name="few")
+    source = data.from_arrays("few", images[:4], labels[:4], images[3:], labels[3:], class_names=("many", "one"))
     with pytest.raises(ValueError, match="validation_share=0.5 leaves no image of the class 'one' of few to train on: it has 1"):
         data.HeldOut(source, 0.5)
 
@@ -165,30 +165,17 @@ def test_the_test_images_are_looked_at_once_and_only_by_the_final_model(tmp_path
 # === Warm starts ===
 
 
-def test_a_run_starts_from_the_weights_of_another(tmp_path, monkeypatch):
-    network = build("one_block_8", "float32", classes=10)
-    network.save(tmp_path / "first.keras")
-    started = []
-    real = room.copy_weights
-
-    def copy(source, target):
-        missing = real(source, target)
-        started.append((missing, [np.asarray(variable.value) for variable in target.trainable_variables]))
-        return missing
-
-    monkeypatch.setattr(room, "copy_weights", copy)
-    train(QUICK.replace(name="warm", start=str(tmp_path / "first.keras"), epochs=1), tmp_path / "run", verbose=0)
-    [(missing, weights)] = started
-    assert not [name for name in missing if "seed" not in name]
-    for ours, theirs in zip(weights, network.trainable_variables, strict=True):
-        np.testing.assert_array_equal(ours, np.asarray(theirs.value))
-
-
-def test_a_start_that_shares_no_weight_is_refused(tmp_path):
-    inputs = keras.Input((8, 8, 1))
-    keras.Model(inputs, keras.layers.Dense(3)(keras.layers.Flatten()(inputs))).save(tmp_path / "other.keras")
-    with pytest.raises(ValueError, match="shares no weight with one_block_8"):
-        train(QUICK.replace(name="warm", start=str(tmp_path / "other.keras")), tmp_path / "run", verbose=0)
+def test_a_run_starts_from_the_run_of_another_recipe_which_is_made(tmp_path, monkeypatch):
+    first = QUICK.replace(name="digits_first", epochs=1)
+    monkeypatch.setitem(recipes.registry.registered, first.name, first)
+    begun = []
+    real = room.copy_body
+    monkeypatch.setattr(room, "copy_body", lambda source, network: begun.append(source) or real(source, network))
+    train(QUICK.replace(name="warm", start=first.name, epochs=1), tmp_path / "warm", runs=tmp_path, verbose=0)
+    [source] = begun
+    kept = load_model(tmp_path / first.name)
+    for ours, theirs in zip(source.trainable_variables, kept.trainable_variables, strict=True):
+        np.testing.assert_array_equal(np.asarray(ours.value), np.asarray(theirs.value))
 
 
 # === Budgets ===
