@@ -139,12 +139,18 @@ def _parameters(trained):
     return sum(math.prod(weight.shape) for weight in trained.trainable_variables)
 
 
-def converted(name, folder):
-    """The `.tflite` file of an entry of the package's zoo, made in a folder; returns its path."""
+def converted(name, folder, **options):
+    """The `.tflite` file of an entry of the package's zoo, made in a folder; returns its path.
+
+    Args:
+        name: of the entry.
+        folder: where the file is to be.
+        **options: for `to_tflite`.
+    """
     path = pathlib.Path(folder) / f"{name}.tflite"
     facts = entries.card(name)["data"]
     # As the card has it: names of classes may stand in the dataset alone, which need not be here.
-    to_tflite(entries.from_zoo(name), path, card={key: facts[key] for key in deployed.CARD if key in facts})
+    to_tflite(entries.from_zoo(name), path, card={key: facts[key] for key in deployed.CARD if key in facts}, **options)
     return path
 
 

@@ -19,6 +19,7 @@ from acdbit_keras.convert.interpreter import start_engine
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path += [str(HERE), str(HERE.parent / "convert")]
 
+import c_example
 import runtime_models
 import test_runtime_convolution
 from userland import Userland
@@ -78,6 +79,25 @@ def test_library_runs_on_any_distribution(build):
     assert needed <= {"libc.so.6", "libm.so.6", "libpthread.so.0", "ld-linux-aarch64.so.1"}
     versions = {tuple(map(int, version.split("."))) for version in re.findall(r"@GLIBC_([0-9.]+)", text)}
     assert versions and max(versions) <= (2, 17)
+
+
+def test_the_c_example_gives_python_s_classes(userland, build, tmp_path):
+    from acdbit_keras.convert import Interpreter
+    from acdbit_keras.studies import zoo
+
+    toolchain = f"-DCMAKE_TOOLCHAIN_FILE={RUNTIME / 'cmake' / 'linux-arm64.cmake'}"
+    program, libraries = c_example.compile_example(tmp_path, build, "aarch64", toolchain)
+    file = tmp_path / "model.tflite"
+    file.write_bytes(pathlib.Path(zoo.converted("cifar10_vit_micro_acd_bit", tmp_path, input="uint8")).read_bytes())
+    pictures = list(c_example.pictures(3))
+    labels, paths = c_example.write_inputs(tmp_path / "inputs", file, pictures)
+    interpreter = Interpreter(file)
+    # qemu looks for what is not below its root in the host's folders.
+    environment = {"LD_LIBRARY_PATH": ":".join(map(str, libraries))}
+    for pixels, path in zip(pictures, paths):
+        process = userland.run(program, file, labels, path, environment=environment, stdout=subprocess.PIPE, text=True)
+        assert process.returncode == 0
+        assert process.stdout.rsplit(" ", 1)[0] == interpreter.classify(pixels, 1)[0].name
 
 
 def attention(rng, rule, key_bias, dynamic, heads=3, head_dim=64, queries=37, keys=70):
