@@ -39,7 +39,9 @@ def compile_example(folder, runtime_build, machine, *options):
     headers, library = tensorflow(folder / "tensorflow", machine)
     prefix = folder / "prefix"
     call("cmake", "--install", runtime_build, "--prefix", prefix)
-    found = [f"-DCMAKE_PREFIX_PATH={prefix}", f"-DTFLITE_INCLUDE={headers}", f"-DTFLITE_LIBRARY={library}"]
+    [package] = prefix.rglob("acdbit_runtimeConfig.cmake")
+    # By its folder: a toolchain looks for packages below its root alone.
+    found = [f"-Dacdbit_runtime_DIR={package.parent}", f"-DTFLITE_INCLUDE={headers}", f"-DTFLITE_LIBRARY={library}"]
     call(
         "cmake",
         "-S",
