@@ -4,6 +4,8 @@
  * the delegate after the interpreter. Options are pairs of strings:
  *
  *   num_threads   threads of the delegate, 1 to 256; without it, those of the interpreter
+ *   spin          "true", the default: threads that wait for each other within an inference spin for at most 0.1 ms
+ *                 before they sleep. "false": they sleep at once, which takes longer and less energy
  *   kernels       one of acdbit_kernel_paths(), or "auto": the best, or what the environment variable ACDBIT_KERNELS
  * says, which must be one of them too
  */

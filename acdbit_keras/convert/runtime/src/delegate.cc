@@ -46,6 +46,7 @@ struct Kernel {
   size_t arena_bytes;
   char* work;  // session.shared, then session.scratch
   size_t work_bytes;
+  int64_t nanoseconds;  // of all nodes
 };
 
 // === Creation ===
@@ -303,19 +304,21 @@ TfLiteStatus prepare(TfLiteContext* context, TfLiteNode* tflite_node) {
   if (threads > kMaxThreads) threads = kMaxThreads;
   session->context = context;
   session->kernels = delegate->kernels;
-  session->pool = delegate->pool;
   session->threads = threads;
   pool_grow(delegate->pool, threads);
 
   for (int i = 0; i < kernel->num_values; i++)
     if (!kernel->values[i].written && !refresh(context, kernel, &kernel->values[i])) return kTfLiteError;
   size_t shared = 0, scratch = 0;
+  kernel->nanoseconds = 0;
   for (int i = 0; i < kernel->num_nodes; i++) {
     Node* node = &kernel->nodes[i];
     node->shared_bytes = node->scratch_bytes = 0;
+    node->nanoseconds = 0;
     if (!node->op->prepare(*session, node)) return kTfLiteError;
     if (node->shared_bytes > shared) shared = node->shared_bytes;
     if (node->scratch_bytes > scratch) scratch = node->scratch_bytes;
+    kernel->nanoseconds += node->nanoseconds;
   }
   for (int i = 0; i < kernel->num_values; i++) {
     const Value* value = &kernel->values[i];
@@ -355,7 +358,9 @@ TfLiteStatus invoke(TfLiteContext* context, TfLiteNode* tflite_node) {
       return kTfLiteError;
     }
   }
+  kernel->session.crew = pool_enter(kernel->delegate->pool, kernel->session.threads, kernel->nanoseconds);
   for (int i = 0; i < kernel->num_nodes; i++) kernel->nodes[i].op->invoke(kernel->session, &kernel->nodes[i]);
+  pool_leave(kernel->session.crew);
   return kTfLiteOk;
 }
 
@@ -419,6 +424,13 @@ bool set_option(Delegate* delegate, const char* key, const char* value) {
     report(nullptr, "the option num_threads must be an integer from 1 to %d, got %.40s", kMaxThreads, value);
     return false;
   }
+  if (strcmp(key, "spin") == 0) {
+    const bool spin = strcmp(value, "true") == 0;
+    pool_set_spin(delegate->pool, spin);
+    if (spin || strcmp(value, "false") == 0) return true;
+    report(nullptr, "the option spin must be true or false, got %.40s", value);
+    return false;
+  }
   if (strcmp(key, "kernels") == 0) {
     if (strcmp(value, "auto") == 0) return true;
     for (const Kernels* kernels : supported_kernels()) {
@@ -430,7 +442,7 @@ bool set_option(Delegate* delegate, const char* key, const char* value) {
            value);
     return false;
   }
-  report(nullptr, "the delegate has the options num_threads and kernels, not %.40s", key);
+  report(nullptr, "the delegate has the options num_threads, spin and kernels, not %.40s", key);
   return false;
 }
 
