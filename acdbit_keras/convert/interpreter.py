@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from acdbit_keras import checks
-from acdbit_keras.convert import flatbuffer, metadata, pictures, runtime
+from acdbit_keras.convert import flatbuffer, metadata, ops, pictures, runtime
 from acdbit_keras.typing import Path
 
 
@@ -65,17 +65,29 @@ class _LitertEngine:
         self._interpreter.invoke()
 
 
+# Multiply-adds of LiteRT's own ops, in one inference, from which on threads of its own are worth waking: 0.1 ms of a desktop's
+# core, 1 ms of a Raspberry Pi's.
+_SHARED_PRODUCTS = 6_000_000
+
+
 class _AcdbitEngine(_LitertEngine):
     """The stock LiteRT interpreter with this package's runtime as its delegate."""
 
-    def __init__(self, content, num_threads, kernels="auto"):
+    def __init__(self, content, num_threads, kernels="auto", spin=True, untrusted=False):
         from ai_edge_litert.interpreter import Interpreter as LitertInterpreter
         from ai_edge_litert.interpreter import load_delegate
 
         runtime.version()  # a library that is not ours says so here
+        flags = {"spin": spin, "fixed_shapes": untrusted}
+        options = {"num_threads": num_threads, "kernels": kernels} | {key: "true" if on else "false" for key, on in flags.items()}
+        # LiteRT has a pool of its own for its own ops, and wakes it for every one of them, however short.
+        shared = num_threads > 1 and flatbuffer.products(flatbuffer.parse(content, "the model")) >= _SHARED_PRODUCTS
         try:
-            delegate = load_delegate(runtime.library_path(), {"num_threads": num_threads, "kernels": kernels})
-            self._open(LitertInterpreter(model_content=content, num_threads=num_threads, experimental_delegates=[delegate]))
+            delegate = load_delegate(runtime.library_path(), options)
+            interpreter = LitertInterpreter(
+                model_content=content, num_threads=num_threads if shared else 1, experimental_delegates=[delegate]
+            )
+            self._open(interpreter)
         except (RuntimeError, ValueError) as error:
             # The interpreter's own message runs the delegate's sentence into others.
             raise ValueError(runtime.last_error() or str(error)) from error
@@ -91,15 +103,17 @@ class Engine:
             order, shapes and stored types, and returns the outputs likewise. Where `variants` names any, it also takes
             the chosen one as a third argument.
         variants: function that returns the names that may follow the engine's, as in "acdbit:avx2"; None: there are none.
+        own: whether it is this package's runtime; then `start` takes `spin` and `untrusted` as well, see `Interpreter`.
     """
 
     package: str
     start: Callable
     variants: Callable | None = None
+    own: bool = False
 
 
 ENGINES = {
-    "acdbit": Engine("ai-edge-litert", _AcdbitEngine, runtime.kernel_paths),
+    "acdbit": Engine("ai-edge-litert", _AcdbitEngine, runtime.kernel_paths, own=True),
     "lce": Engine("larq-compute-engine", _LceEngine),
     "litert": Engine("ai-edge-litert", _LitertEngine),
 }
@@ -140,7 +154,7 @@ def _choose(ops):
     return "acdbit"
 
 
-def start_engine(engine, content, num_threads=1, name="the model"):
+def start_engine(engine, content, num_threads=1, name="the model", spin=True, untrusted=False):
     """Starts a named engine on a model's bytes, which `flatbuffer.read` must have accepted before.
 
     Args:
@@ -148,6 +162,7 @@ def start_engine(engine, content, num_threads=1, name="the model"):
         content: bytes of the ``.tflite`` file.
         num_threads: positive int.
         name: what to call the model in messages.
+        spin, untrusted: as those of `Interpreter`, which checks the ops.
 
     Raises:
         ImportError: the engine's package is not installed, or the compiled runtime is missing.
@@ -157,7 +172,8 @@ def start_engine(engine, content, num_threads=1, name="the model"):
     base, *variant = engine.split(":")
     entry = ENGINES[base]
     try:
-        return entry.start(content, int(num_threads), *variant)
+        options = {"spin": bool(spin), "untrusted": bool(untrusted)} if entry.own else {}
+        return entry.start(content, int(num_threads), *variant, **options)
     except runtime.RuntimeMissingError:
         raise
     except ImportError as error:
@@ -189,6 +205,10 @@ class Interpreter:
         num_threads: threads the engine may use; default 1.
         engine: a name in `ENGINES`, with a variant where it has some ("acdbit:avx2"), or "auto", the default: "litert" where
             the file holds builtin ops only, otherwise "acdbit", or "lce" where that is not compiled.
+        spin: whether threads of the engine "acdbit" that wait for each other within an inference may spin, for at most 0.1 ms
+            before they sleep; default True. False saves energy on a battery and takes longer with several threads.
+        untrusted: whether the file may come from anybody; default False. True refuses whatever `ops.check` does not know
+            for certain to be safe, and engines that check nothing.
 
     Attributes:
         engine: name of the engine in use.
@@ -219,11 +239,18 @@ class Interpreter:
     card: dict[str, Any]
     classes: tuple[str, ...]
 
-    def __init__(self, path_or_bytes: Path | bytes | bytearray | memoryview, num_threads: int = 1, engine: str = "auto") -> None:
+    def __init__(
+        self,
+        path_or_bytes: Path | bytes | bytearray | memoryview,
+        num_threads: int = 1,
+        engine: str = "auto",
+        spin: bool = True,
+        untrusted: bool = False,
+    ) -> None:
         content, name = flatbuffer.contents(path_or_bytes)
-        self._open(content, name, num_threads, engine)
+        self._open(content, name, num_threads, engine, spin, untrusted)
 
-    def _open(self, content, name, num_threads, engine):
+    def _open(self, content, name, num_threads, engine, spin, untrusted):
         model = flatbuffer.parse(content, name)
         inputs = flatbuffer.inputs(model)
         if len(inputs) != 1 or not inputs[0].shape or inputs[0].shape[0] != 1:
@@ -242,10 +269,15 @@ class Interpreter:
         self.input_shape = inputs[0].shape[1:]
         self.input_dtype = "uint8" if inputs[0].dtype == "uint8" and inputs[0].scale is None else "float32"
         self.output_names = [tensor.name for tensor in self._outputs]
-        self._opened = (content, name, num_threads, self.engine)
+        self._opened = (content, name, num_threads, self.engine, spin, untrusted)
+        ops.check(model, name, untrusted)
+        if untrusted and self.engine == "lce":
+            raise ValueError(f"{name} is untrusted, and the engine 'lce' checks nothing; 'acdbit' does")
         # LiteRT's interpreter fails, or answers wrongly, where two threads call it at once.
         self._lock = threading.Lock()
-        self._session = start_engine(self.engine, content, num_threads, name)
+        # Written again, the bytes are a flatbuffer as any reader expects, of the shapes that were checked.
+        content = flatbuffer.pack(flatbuffer.with_fixed_shapes(model)) if untrusted else content
+        self._session = start_engine(self.engine, content, num_threads, name, spin, untrusted)
 
     def __reduce__(self):
         return _reopened, self._opened
@@ -333,9 +365,9 @@ class Interpreter:
             raise ValueError(f"{name} names {len(self.classes)} classes, but its outputs are of the sizes {sizes}")
 
 
-def _reopened(content, name, num_threads, engine):
+def _reopened(*opened):
     interpreter = Interpreter.__new__(Interpreter)
-    interpreter._open(content, name, num_threads, engine)
+    interpreter._open(*opened)
     return interpreter
 
 
