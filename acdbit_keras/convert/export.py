@@ -316,7 +316,7 @@ def to_tflite(
         0 attention products in float, 0 float copies of bits
     """
     image_shape = input_shape(model)
-    path = _writable(path)
+    path = files.writable(path)
     if attention is None:
         attention = "binary" if runtime.is_installed() else "float"
     checks.choice("attention", attention, ATTENTIONS)
@@ -533,18 +533,6 @@ def batches(data):
     for batch in data:
         images = batch[0] if isinstance(batch, (tuple, list)) else batch
         yield np.asarray(images, np.float32)
-
-
-def _writable(path):
-    path = os.fspath(path)
-    folder = os.path.dirname(os.path.abspath(path))
-    if not os.path.isdir(folder):
-        raise FileNotFoundError(f"cannot write {path}: there is no folder {folder}")
-    if os.path.isdir(path):
-        raise IsADirectoryError(f"cannot write {path}: it is a folder")
-    if not os.access(folder, os.W_OK):
-        raise PermissionError(f"cannot write {path}: the folder {folder} is not writable")
-    return path
 
 
 def _mixed_policies(config):
