@@ -481,31 +481,38 @@ struct Run {
     }
   }
 
-  // Sums of three and of five neighbours along one axis, times their constants, of the token at `w`; a neighbour that
-  // is not there counts as 0.
-  static float along(const float* w, int step, int before, int after, float three, float five, float total) {
-    const float narrow = ((before > 0 ? w[-step] : 0.0f) + w[0]) + (after > 0 ? w[step] : 0.0f);
-    total = total + narrow * three;
-    const float wide = (narrow + (before > 1 ? w[-2 * step] : 0.0f)) + (after > 1 ? w[2 * step] : 0.0f);
-    return total + wide * five;
+  // Adds to each token of a line, `step` apart, the sums of three and of five neighbours on it times their constants; a
+  // neighbour that is not there counts as 0. `totals` is what they are added to, and where they go.
+  static void pool_line(const float* w, int step, int length, float three, float five, const float* totals, float* to) {
+    float before_2 = 0.0f, before_1 = 0.0f, here = *w, after_1 = length > 1 ? w[step] : 0.0f;
+    w += 2 * step;
+    for (int i = 0; i < length; i++, w += step, totals += step, to += step) {
+      const float after_2 = i + 2 < length ? *w : 0.0f;
+      const float narrow = (before_1 + here) + after_1;
+      const float total = *totals + narrow * three;
+      *to = total + ((narrow + before_2) + after_2) * five;
+      before_2 = before_1;
+      before_1 = here;
+      here = after_1;
+      after_1 = after_2;
+    }
   }
 
+  // The sums of both directions, in place of x, whose averages are no longer needed, and then into y.
   void pool() const {
     const int height = block.height, width = block.width, down = width * channels;
+    memset(x, 0, size_t(tokens) * size_t(channels) * sizeof *x);
     for (int c = 0; c < channels; c++) {
+      const float* const w = normed() + c;
+      float* const totals = x + c;
       const float vertical_3 = float(constants.pooling.vertical_3[c]), vertical_5 = float(constants.pooling.vertical_5[c]);
-      const float horizontal_3 = float(constants.pooling.horizontal_3[c]);
-      const float horizontal_5 = float(constants.pooling.horizontal_5[c]);
-      const float* w = normed() + c;
-      float* to = y + c;
-      for (int i = 0; i < height; i++) {
-        for (int j = 0; j < width; j++, w += channels, to += channels) {
-          float total = along(w, down, i, height - 1 - i, vertical_3, vertical_5, 0.0f);
-          total = along(w, channels, j, width - 1 - j, horizontal_3, horizontal_5, total);
-          *to = *to + total;
-        }
-      }
+      for (int j = 0; j < width; j++)
+        pool_line(w + j * channels, down, height, vertical_3, vertical_5, totals + j * channels, totals + j * channels);
+      const float across_3 = float(constants.pooling.horizontal_3[c]), across_5 = float(constants.pooling.horizontal_5[c]);
+      for (int i = 0; i < height; i++)
+        pool_line(w + i * down, channels, width, across_3, across_5, totals + i * down, totals + i * down);
     }
+    for (int i = 0; i < tokens * channels; i++) y[i] = y[i] + x[i];
   }
 
   void all() const {

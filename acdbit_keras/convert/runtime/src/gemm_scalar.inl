@@ -26,16 +26,17 @@ static inline uint32_t sum_of_bytes(uint32_t bytes) {
 #endif
 }
 
-// counts[r] (+)= popcount(rows[r] ^ weights) of kWords words, 1 to 3.
-template <int kWords, bool kAdd>
-static void count_words(const uint32_t* rows, ptrdiff_t stride, int num_rows, const uint32_t* weights,
-                        int32_t* counts) {
+// counts[r] (+)= popcount(rows[r] ^ weights) of kWords words, 1 to 3; kStride: rows are so far apart, 0: `stride` is.
+template <int kWords, bool kAdd, int kStride>
+static inline void count_words(const uint32_t* rows, ptrdiff_t stride, int num_rows, const uint32_t* weights,
+                               int32_t* counts) {
   const Masks masks;
   uint32_t w[kWords];
   for (int i = 0; i < kWords; i++) w[i] = weights[i];
-  for (const int32_t* const end = counts + num_rows; counts != end; rows += stride, counts++) {
+  for (const int32_t* const end = counts + num_rows; counts != end; counts++) {
     uint32_t nibbles = nibble_counts(rows[0] ^ w[0], masks);
     for (int i = 1; i < kWords; i++) nibbles += nibble_counts(rows[i] ^ w[i], masks);
+    rows += kStride ? kStride : stride;
     // Nibbles of three words hold up to 12, so they are parted before they are added.
     const int32_t count = int32_t(sum_of_bytes((nibbles & masks.bytes) + (nibbles >> 4 & masks.bytes)));
     *counts = kAdd ? *counts + count : count;
@@ -44,13 +45,14 @@ static void count_words(const uint32_t* rows, ptrdiff_t stride, int num_rows, co
 
 // counts[r] = popcount(rows[r] ^ weights); rows are `words` long and as far apart.
 static void count_output(const uint32_t* rows, int words, int num_rows, const uint32_t* weights, int32_t* counts) {
-  int w = words < 3 ? words : 3;
-  if (w == 1) count_words<1, false>(rows, words, num_rows, weights, counts);
-  if (w == 2) count_words<2, false>(rows, words, num_rows, weights, counts);
-  if (w == 3) count_words<3, false>(rows, words, num_rows, weights, counts);
-  for (; w + 3 <= words; w += 3) count_words<3, true>(rows + w, words, num_rows, weights + w, counts);
-  if (words - w == 2) count_words<2, true>(rows + w, words, num_rows, weights + w, counts);
-  if (words - w == 1) count_words<1, true>(rows + w, words, num_rows, weights + w, counts);
+  if (words == 1) return count_words<1, false, 1>(rows, 1, num_rows, weights, counts);
+  if (words == 2) return count_words<2, false, 2>(rows, 2, num_rows, weights, counts);
+  if (words == 3) return count_words<3, false, 3>(rows, 3, num_rows, weights, counts);
+  count_words<3, false, 0>(rows, words, num_rows, weights, counts);
+  int w = 3;
+  for (; w + 3 <= words; w += 3) count_words<3, true, 0>(rows + w, words, num_rows, weights + w, counts);
+  if (words - w == 2) count_words<2, true, 0>(rows + w, words, num_rows, weights + w, counts);
+  if (words - w == 1) count_words<1, true, 0>(rows + w, words, num_rows, weights + w, counts);
 }
 
 }  // namespace ACDBIT_ISA

@@ -10,56 +10,80 @@ namespace acdbit {
 namespace ACDBIT_ISA {
 
 #if defined(__ARM_FEATURE_DSP)
-struct Four {
-  int16x2_t low, high;
-};
-static inline int16x2_t pair_at(const void* p) {
+template <typename T>
+static inline T word_at(const void* p) {
+  T word;
+  memcpy(&word, p, sizeof word);
+  return word;
+}
+static inline int16x2_t first_pair(int8x4_t bytes) { return __sxtb16(bytes); }
+// Bytes 1 and 3: GCC makes two instructions of a rotation before __sxtb16.
+static inline int16x2_t second_pair(int8x4_t bytes) {
   int16x2_t pair;
-  memcpy(&pair, p, sizeof pair);
+  __asm__("sxtb16 %0, %1, ror #8" : "=r"(pair) : "r"(bytes));
   return pair;
 }
-static inline Four load_inputs(const int16_t* x) { return {pair_at(x), pair_at(x + 2)}; }
-static inline Four load_weights(const int8_t* w) {
-  uint32_t bytes;
-  memcpy(&bytes, w, sizeof bytes);
-  return {__sxtb16(bytes), __sxtb16(__ror(bytes, 8))};
+
+// y[r][u] = sum over i of x[r][i] * weights[u][i] for two rows and two outputs; rows and outputs are `inputs` apart.
+static inline void multiply_four(const int16_t* x, const int8_t* weights, ptrdiff_t inputs, int32_t* y, int stride) {
+  int32_t sum_00 = 0, sum_01 = 0, sum_10 = 0, sum_11 = 0;
+  // One by one, and a half of the inputs after the other: all that is alive fits the registers.
+  for (const int8_t* const end = weights + inputs; weights != end; weights += 4, x += 4) {
+    const int8x4_t w0 = word_at<int8x4_t>(weights), w1 = word_at<int8x4_t>(weights + inputs);
+    int16x2_t x0 = word_at<int16x2_t>(x), x1 = word_at<int16x2_t>(x + inputs);
+    int16x2_t pair = first_pair(w0);
+    sum_00 = __smlad(x0, pair, sum_00);
+    sum_10 = __smlad(x1, pair, sum_10);
+    pair = first_pair(w1);
+    sum_01 = __smlad(x0, pair, sum_01);
+    sum_11 = __smlad(x1, pair, sum_11);
+    x0 = word_at<int16x2_t>(x + 2);
+    x1 = word_at<int16x2_t>(x + inputs + 2);
+    pair = second_pair(w0);
+    sum_00 = __smlad(x0, pair, sum_00);
+    sum_10 = __smlad(x1, pair, sum_10);
+    pair = second_pair(w1);
+    sum_01 = __smlad(x0, pair, sum_01);
+    sum_11 = __smlad(x1, pair, sum_11);
+  }
+  y[0] = sum_00;
+  y[1] = sum_01;
+  y[stride] = sum_10;
+  y[stride + 1] = sum_11;
 }
-static inline int32_t add_products(Four x, Four w, int32_t sum) { return __smlad(x.high, w.high, __smlad(x.low, w.low, sum)); }
+
+static inline int32_t multiply_one(const int16_t* x, const int8_t* weights, int inputs) {
+  int32_t sum = 0;
+  for (const int8_t* const end = weights + inputs; weights != end; weights += 4, x += 4) {
+    const int8x4_t bytes = word_at<int8x4_t>(weights);
+    sum = __smlad(word_at<int16x2_t>(x), first_pair(bytes), sum);
+    sum = __smlad(word_at<int16x2_t>(x + 2), second_pair(bytes), sum);
+  }
+  return sum;
+}
 #else
-struct Four {
-  int32_t v[4];
-};
-static inline Four load_inputs(const int16_t* x) { return {{x[0], x[1], x[2], x[3]}}; }
-static inline Four load_weights(const int8_t* w) { return {{w[0], w[2], w[1], w[3]}}; }
 // Unsigned, in which a sum too large wraps as the instruction does.
-static inline int32_t add_products(Four x, Four w, int32_t sum) {
-  uint32_t total = uint32_t(sum);
-  for (int i = 0; i < 4; i++) total += uint32_t(x.v[i] * w.v[i]);
-  return int32_t(total);
+static inline int32_t multiply_one(const int16_t* x, const int8_t* weights, int inputs) {
+  uint32_t sum = 0;
+  for (const int8_t* const end = weights + inputs; weights != end; weights += 4, x += 4) {
+    sum += uint32_t(x[0] * weights[0]) + uint32_t(x[2] * weights[1]);
+    sum += uint32_t(x[1] * weights[2]) + uint32_t(x[3] * weights[3]);
+  }
+  return int32_t(sum);
+}
+
+static inline void multiply_four(const int16_t* x, const int8_t* weights, ptrdiff_t inputs, int32_t* y, int stride) {
+  for (int r = 0; r < 2; r++)
+    for (int u = 0; u < 2; u++) y[r * stride + u] = multiply_one(x + r * inputs, weights + u * inputs, int(inputs));
 }
 #endif
 
-// y[r][u] = sum over i of x[r][i] * weights[u][i], of kRows rows and kUnits outputs; rows and outputs are `inputs` apart.
-template <int kRows, int kUnits>
-static inline void multiply_tile(const int16_t* x, const int8_t* weights, int inputs, int32_t* y, int stride) {
-  int32_t sums[kRows][kUnits] = {};
-  for (const int8_t* const end = weights + inputs; weights != end; weights += 4, x += 4) {
-    Four w[kUnits];
-    for (int u = 0; u < kUnits; u++) w[u] = load_weights(weights + u * inputs);
-    for (int r = 0; r < kRows; r++) {
-      const Four values = load_inputs(x + r * inputs);
-      for (int u = 0; u < kUnits; u++) sums[r][u] = add_products(values, w[u], sums[r][u]);
-    }
-  }
-  for (int r = 0; r < kRows; r++)
-    for (int u = 0; u < kUnits; u++) y[r * stride + u] = sums[r][u];
-}
-
-template <int kRows>
-static void multiply_tiles(const int16_t* x, const int8_t* weights, int inputs, int units, int32_t* y) {
+// Of one row or two.
+static void multiply_rows(const int16_t* x, int rows, const int8_t* weights, int inputs, int units, int32_t* y) {
   int u = 0;
-  for (; u + 2 <= units; u += 2, weights += 2 * inputs) multiply_tile<kRows, 2>(x, weights, inputs, y + u, units);
-  if (u < units) multiply_tile<kRows, 1>(x, weights, inputs, y + u, units);
+  for (; rows == 2 && u + 2 <= units; u += 2, weights += 2 * inputs) multiply_four(x, weights, inputs, y + u, units);
+  for (; u < units; u++, weights += inputs)
+    for (int r = 0; r < rows; r++) y[r * units + u] = multiply_one(x + r * inputs, weights, inputs);
 }
 
 }  // namespace ACDBIT_ISA

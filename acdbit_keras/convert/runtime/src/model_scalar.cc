@@ -33,12 +33,7 @@ void multiply(const Matrix& matrix, const void*, const float* bias, const float*
 }
 
 void multiply(const Matrix& matrix, const void*, const int16_t* x, int rows, int32_t* y) {
-  const int inputs = padded(matrix.inputs);
-  if (rows == 2) {
-    scalar::multiply_tiles<2>(x, matrix.integers, inputs, matrix.units, y);
-  } else {
-    scalar::multiply_tiles<1>(x, matrix.integers, inputs, matrix.units, y);
-  }
+  scalar::multiply_rows(x, rows, matrix.integers, padded(matrix.inputs), matrix.units, y);
 }
 
 size_t block_bytes(const Block&) { return 0; }
