@@ -4,19 +4,16 @@
 // For an output its weights and constants are loaded once - from flash, in the precision the file has them in - and the
 // loops over the tokens keep them in registers. Attention is done head by head, in the memory of one. T is what the
 // vectors are stored as: float, or Half.
+#include "half.h"
 
 namespace acdbit {
 namespace ACDBIT_ISA {
 namespace block {
 
-#if defined(__ARM_FP16_FORMAT_IEEE)
-using Half = __fp16;
-#else
 struct Half {
   uint16_t bits;
-  operator float() const { return model::widened(bits); }
+  explicit operator float() const { return widened(bits); }
 };
-#endif
 
 // === Constants ===
 
@@ -481,16 +478,17 @@ struct Run {
     }
   }
 
-  // Adds to each token of a line, `step` apart, the sums of three and of five neighbours on it times their constants; a
-  // neighbour that is not there counts as 0. `totals` is what they are added to, and where they go.
-  static void pool_line(const float* w, int step, int length, float three, float five, const float* totals, float* to) {
+  // The sums of three and of five neighbours of each token on a line of w, `step` apart, times their constants, added to
+  // `totals`, or without kAdd put there; a neighbour that is not there counts as 0.
+  template <bool kAdd>
+  static void pool_line(const float* w, int step, int length, float three, float five, float* totals) {
     float before_2 = 0.0f, before_1 = 0.0f, here = *w, after_1 = length > 1 ? w[step] : 0.0f;
-    w += 2 * step;
-    for (int i = 0; i < length; i++, w += step, totals += step, to += step) {
-      const float after_2 = i + 2 < length ? *w : 0.0f;
+    const float* const end = w + ptrdiff_t(length) * step;
+    for (const float* next = w + 2 * step; w != end; w += step, next += step, totals += step) {
+      const float after_2 = next < end ? *next : 0.0f;
       const float narrow = (before_1 + here) + after_1;
-      const float total = *totals + narrow * three;
-      *to = total + ((narrow + before_2) + after_2) * five;
+      const float total = (kAdd ? *totals : 0.0f) + narrow * three;
+      *totals = total + ((narrow + before_2) + after_2) * five;
       before_2 = before_1;
       before_1 = here;
       here = after_1;
@@ -501,16 +499,15 @@ struct Run {
   // The sums of both directions, in place of x, whose averages are no longer needed, and then into y.
   void pool() const {
     const int height = block.height, width = block.width, down = width * channels;
-    memset(x, 0, size_t(tokens) * size_t(channels) * sizeof *x);
     for (int c = 0; c < channels; c++) {
       const float* const w = normed() + c;
       float* const totals = x + c;
-      const float vertical_3 = float(constants.pooling.vertical_3[c]), vertical_5 = float(constants.pooling.vertical_5[c]);
-      for (int j = 0; j < width; j++)
-        pool_line(w + j * channels, down, height, vertical_3, vertical_5, totals + j * channels, totals + j * channels);
-      const float across_3 = float(constants.pooling.horizontal_3[c]), across_5 = float(constants.pooling.horizontal_5[c]);
-      for (int i = 0; i < height; i++)
-        pool_line(w + i * down, channels, width, across_3, across_5, totals + i * down, totals + i * down);
+      const float down_3 = float(constants.pooling.vertical_3[c]), down_5 = float(constants.pooling.vertical_5[c]);
+      for (int at = 0; at < down; at += channels) pool_line<false>(w + at, down, height, down_3, down_5, totals + at);
+      const float across_3 = float(constants.pooling.horizontal_3[c]);
+      const float across_5 = float(constants.pooling.horizontal_5[c]);
+      for (int at = 0; at < tokens * channels; at += down)
+        pool_line<true>(w + at, channels, width, across_3, across_5, totals + at);
     }
     for (int i = 0; i < tokens * channels; i++) y[i] = y[i] + x[i];
   }

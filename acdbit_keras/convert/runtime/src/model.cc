@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "flat.h"
+#include "half.h"
 #include "layout.h"
 #include "model_steps.h"
 
@@ -362,24 +363,22 @@ void gather(const flat::Convolution& c, const T* x, int row, int column, T* patc
   for (int i = c.filter * across; i % 4 != 0; i++) *patch++ = T(0);
 }
 
-// Counts of a product to what the next step reads; the formula is in flat.h.
-struct Scale {
-  const int32_t* bias;
-  const int32_t* multiplier;
-  int shift;
-  bool relu;
+int32_t within_int16(int32_t value, int32_t lowest) {
+  value = value < lowest ? lowest : value;
+  return value > 32767 ? 32767 : value;
+}
 
-  void operator()(const int32_t* sums, int units, int16_t* y) const {
-    const int32_t half = int32_t{1} << (shift - 1), lowest = relu ? 0 : -32768;
-    for (int u = 0; u < units; u++) {
-      const int32_t sum = int32_t(uint32_t(sums[u]) + uint32_t(bias[u]));
-      const int32_t upper = int32_t((int64_t(sum) * multiplier[u]) >> 32);
-      int32_t value = int32_t(uint32_t(upper) + uint32_t(half)) >> shift;
-      value = value < lowest ? lowest : value;
-      y[u] = int16_t(value > 32767 ? 32767 : value);
-    }
+// Sums of products to what the next step reads; the formula is in flat.h. On its own, so that all stays in registers.
+__attribute__((noinline)) void scale(const int32_t* sums, const int32_t* bias, const int32_t* multiplier, int shift,
+                                     bool relu, int units, int16_t* y) {
+  const uint32_t half = uint32_t{1} << (shift - 1);
+  const int32_t lowest = relu ? 0 : -32768;
+  for (int u = 0; u < units; u++) {
+    const int32_t sum = int32_t(uint32_t(sums[u]) + uint32_t(bias[u]));
+    const int32_t upper = int32_t((int64_t(sum) * multiplier[u]) >> 32);
+    y[u] = int16_t(within_int16(int32_t(uint32_t(upper) + half) >> shift, lowest));
   }
-};
+}
 
 template <typename T>
 void maximum(const T* from, int count, T* to) {
@@ -441,11 +440,12 @@ void convolution(const void* file, const Step& step, const void* kept, const voi
   int16_t* patches = at<int16_t>(scratch, parts.patches);
   int32_t* sums = at<int32_t>(scratch, parts.sums);
   if (c.shift) {
-    const Scale scale = {constant<int32_t>(file, step, 1), constant<int32_t>(file, step, 2), c.shift, c.relu != 0};
+    const int32_t *bias = constant<int32_t>(file, step, 1), *multiplier = constant<int32_t>(file, step, 2);
     convolve(c, static_cast<const int16_t*>(x), patches, at<int16_t>(scratch, parts.row), static_cast<int16_t*>(y),
              [&](int count, int16_t* to) {
                multiply(matrix, kept, patches, count, sums);
-               for (int i = 0; i < count; i++) scale(sums + i * c.units, c.units, to + i * c.units);
+               for (int i = 0; i < count; i++)
+                 scale(sums + i * c.units, bias, multiplier, c.shift, c.relu != 0, c.units, to + i * c.units);
              });
     return;
   }
@@ -489,7 +489,7 @@ void add(const void* file, const Step& step, const float* x, float* y) {
   const int count = step.add.count;
   if (step.add.storage == flat::kHalf) {
     const uint16_t* constants = constant<uint16_t>(file, step, 0);
-    for (int i = 0; i < count; i++) y[i] = x[i] + model::widened(constants[i]);
+    for (int i = 0; i < count; i++) y[i] = x[i] + widened(constants[i]);
   } else {
     const float* constants = constant<float>(file, step, 0);
     for (int i = 0; i < count; i++) y[i] = x[i] + constants[i];

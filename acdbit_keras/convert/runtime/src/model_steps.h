@@ -51,23 +51,5 @@ size_t block_scratch(const Block& block);
 // x is overwritten; y must not overlap it.
 void run_block(const Block& block, const void* prepared, float* x, float* y, void* scratch);
 
-// Half precision to single, without an instruction for it.
-inline float widened(uint16_t half) {
-  const uint32_t magnitude = half & 0x7fffu, sign = uint32_t(half & 0x8000u) << 16;
-  uint32_t bits;
-  float value;
-  if (magnitude >= 0x7c00u) {
-    bits = 0x7f800000u | (magnitude & 0x3ffu) << 13;
-  } else if (magnitude >= 0x400u) {
-    bits = (magnitude << 13) + (112u << 23);
-  } else {
-    value = float(magnitude) * 5.9604644775390625e-8f;  // 2^-24
-    __builtin_memcpy(&bits, &value, sizeof bits);
-  }
-  bits |= sign;
-  __builtin_memcpy(&value, &bits, sizeof value);
-  return value;
-}
-
 }  // namespace model
 }  // namespace acdbit

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "kernels.h"
+#include "half.h"
 #include "layout.h"
 #include "model_kernels.h"
 #include "model_steps.h"
