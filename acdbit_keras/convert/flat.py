@@ -150,7 +150,9 @@ def to_flat(
     return write(content, path, compact, input)
 
 
-def write(source: Path | bytes, path: Path, compact: bool = False, input: Literal["float32", "uint8"] = "float32") -> FlatConversion:
+def write(
+    source: Path | bytes, path: Path, compact: bool = False, input: Literal["float32", "uint8"] = "float32"
+) -> FlatConversion:
     """Makes a flat file of a `.tflite` file with whole blocks.
 
     Args:
@@ -402,7 +404,7 @@ def _convolution(shape, filter, stride, before, output_shape, relu, kernel, bias
 
 
 def _distance_table(options, channels, vectors):
-    """What attention looks up by distance, `(heads, head_dim + 1)`, as `attention.cc` makes it; `None` if scores differ by token."""
+    """What attention looks up by distance, `(heads, head_dim + 1)`, as `attention.cc` makes it; `None` if it differs by token."""
     if options["dynamic_attention"]:
         return None
     lengths = contract.block_vectors(options, channels)
@@ -496,7 +498,11 @@ def _rounded(steps):
             step.constants, step.parameters[12] = _halves(step, 1, 12)
             if step.constants[2] is not None:
                 names = ("key_bias", "branches", "dynamic_activation", "dynamic_hidden", "dynamic_attention")
-                options = {"heads": step.parameters[3], "mlp_ratio": step.parameters[4], **dict(zip(names, step.parameters[7:12]))}
+                options = {
+                    "heads": step.parameters[3],
+                    "mlp_ratio": step.parameters[4],
+                    **dict(zip(names, step.parameters[7:12])),
+                }
                 wide = step.constants[1].astype(np.float32)
                 step.constants[2] = _distance_table(options, step.parameters[2], wide)
     return steps

@@ -1,4 +1,4 @@
-"""A flat file as C: a header and a source with the bytes, and a library for Arduino and PlatformIO with the engine beside them."""
+"""A flat file as C: a header and a source with the bytes, and a library for Arduino and PlatformIO with the engine."""
 
 import json
 import pathlib
@@ -75,8 +75,15 @@ def texts(content, name):
     height, width, channels = engine.input_shape
     pixels = engine.input_dtype == "uint8"
     facts = {
-        **{"name": name, "macro": name.upper(), "bytes": len(content), "version": __version__, "memory": engine.memory_bytes},
-        **{"height": height, "width": width, "channels": channels, "outputs": engine.outputs},
+        "name": name,
+        "macro": name.upper(),
+        "bytes": len(content),
+        "version": __version__,
+        "memory": engine.memory_bytes,
+        "height": height,
+        "width": width,
+        "channels": channels,
+        "outputs": engine.outputs,
         "input_bytes": height * width * channels * (1 if pixels else 4),
         "input": "uint8 pixels, RGB, row by row" if pixels else "float32, normalised, row by row",
     }

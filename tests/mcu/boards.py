@@ -8,10 +8,8 @@ instructions repeat exactly.
 """
 
 import dataclasses
-
 import pathlib
 import re
-
 import struct
 import subprocess
 import sys
@@ -226,6 +224,3 @@ def _call(*command):
     warned = [line for line in process.stdout.splitlines() if "warning:" in line and "is not implemented" not in line]
     if process.returncode != 0 or warned:
         raise RuntimeError(f"{' '.join(map(str, command))} said: {process.stdout[-3000:]}")
-
-
-

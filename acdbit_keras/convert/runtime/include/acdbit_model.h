@@ -28,11 +28,11 @@ extern "C" {
 
 /* What a file takes and gives. */
 typedef struct {
-  int32_t height;   /* of the input, [height][width][channels], RGB */
+  int32_t height; /* of the input, [height][width][channels], RGB */
   int32_t width;
   int32_t channels;
-  int32_t pixels;   /* 1: the input is uint8 pixels, which the file normalises; 0: normalised float32 */
-  int32_t outputs;  /* number of float32 logits */
+  int32_t pixels;  /* 1: the input is uint8 pixels, which the file normalises; 0: normalised float32 */
+  int32_t outputs; /* number of float32 logits */
   uint32_t card_bytes;
   const char* card; /* JSON in UTF-8, not ended by a zero: classes, mean, std; null where there is none */
 } AcdbitModelInfo;
@@ -47,8 +47,8 @@ ACDBIT_MODEL_EXPORT AcdbitModelInfo acdbit_model_info(const void* file);
 /* Bytes of working memory that a file which passed the check needs. */
 ACDBIT_MODEL_EXPORT size_t acdbit_model_memory(const void* file);
 
-/* Writes what all runs share into the memory: weights in the order of the vector instructions where there are any. Null,
- * or one sentence if the memory is too small or not aligned. */
+/* Writes what all runs share into the memory: weights in the order of the vector instructions where there are any.
+ * Null, or one sentence if the memory is too small or not aligned. */
 ACDBIT_MODEL_EXPORT const char* acdbit_model_prepare(const void* file, void* memory, size_t bytes);
 
 /* One image: `input` is float or uint8_t (AcdbitModelInfo.pixels), `output` gets the logits. */

@@ -133,7 +133,8 @@ static inline float of_lanes(const float* lanes, float reciprocal) {
   return sum(all) * reciprocal;
 }
 
-// Mean deviations from up to three thresholds, and the mean, of rows of `value(row, channel)`: [4][rows], the mean last.
+// Mean deviations from up to three thresholds, and the mean, of rows of `value(row, channel)`: [4][rows], the mean
+// last.
 template <typename T, int kThresholds, typename Value>
 static void input_means(int rows, int channels, const T* const* thresholds, const Value& value, float* means) {
   for (int r = 0; r < rows; r++) {
@@ -224,7 +225,8 @@ struct Run {
     const uint32_t bit = 1u << (c % 32);
     const int32_t *query_count = counts(), *key_count = query_count + tokens, *value_count = key_count + tokens;
     const Column<kDynamic> query(constants.query, c), key(constants.key, c), value(constants.value, c);
-    const float query_threshold = float(constants.query_threshold[c]), key_threshold = float(constants.key_threshold[c]);
+    const float query_threshold = float(constants.query_threshold[c]),
+                key_threshold = float(constants.key_threshold[c]);
     const float value_threshold = float(constants.value_threshold[c]);
     const float gain = float(constants.gain_1[c]), shift = float(constants.shift_1[c]);
     uint32_t *q_bits = bits(memory.bits, 0) + c / 32, *k_bits = bits(memory.bits, 1) + c / 32;
@@ -234,9 +236,9 @@ struct Run {
     float* to = y + c;
     for (int r = 0; r < tokens; r++) {
       const float u = gain * *from + shift;
-      const float *const key_deviation = kDynamic ? deviation + tokens : nullptr;
-      const float *const value_deviation = kDynamic ? deviation + 2 * tokens : nullptr;
-      const float *const mean = kDynamic ? deviation + 3 * tokens : nullptr;
+      const float* const key_deviation = kDynamic ? deviation + tokens : nullptr;
+      const float* const value_deviation = kDynamic ? deviation + 2 * tokens : nullptr;
+      const float* const mean = kDynamic ? deviation + 3 * tokens : nullptr;
       const float q = prelu(query.product(*query_count++, deviation, mean) + u, query.slope);
       const float k = prelu(key.product(*key_count++, key_deviation, mean) + u, key.slope);
       const float v = prelu(value.product(*value_count++, value_deviation, mean) + u, value.slope);
@@ -265,9 +267,10 @@ struct Run {
     pack_inputs();
     if constexpr (kDynamic) {
       const T* const thresholds[] = {constants.query.threshold, constants.key.threshold, constants.value.threshold};
-      input_means<T, 3>(tokens, channels, thresholds, [&](int r, int c) {
-        return float(constants.gain_1[c]) * x[r * channels + c] + float(constants.shift_1[c]);
-      }, means());
+      input_means<T, 3>(
+          tokens, channels, thresholds,
+          [&](int r, int c) { return float(constants.gain_1[c]) * x[r * channels + c] + float(constants.shift_1[c]); },
+          means());
     }
     for (int c = 0; c < channels; c++) {
       if (kStatistics && c % head_dim == 0) memset(lanes, 0, size_t(tokens) * kLanesOfRow * sizeof *lanes);
@@ -448,15 +451,16 @@ struct Run {
   void finish() const {
     for (int head = 0; head < block.options.heads; head++) attend(head);
     if constexpr (kDynamic)
-      input_means<T, 1>(tokens, channels, &constants.output.threshold, [&](int r, int c) { return y[r * channels + c]; },
-                        means());
+      input_means<T, 1>(
+          tokens, channels, &constants.output.threshold, [&](int r, int c) { return y[r * channels + c]; }, means());
     for (int c = 0; c < channels; c++) {
       count(constants.output, bits(memory.inputs, 0), c, counts());
       output<kDynamic>(c);
     }
     if constexpr (kDynamic)
-      input_means<T, 1>(tokens, channels, &constants.mlp_1.threshold,
-                        [&](int r, int c) { return normed()[r * channels + c]; }, means());
+      input_means<T, 1>(
+          tokens, channels, &constants.mlp_1.threshold, [&](int r, int c) { return normed()[r * channels + c]; },
+          means());
     const int ratio = block.options.mlp_ratio, num_hidden = constants.mlp_1.outputs;
     float *const columns = at<float>(scratch, memory.columns), *const lanes = at<float>(scratch, memory.lanes);
     if constexpr (kStatistics) memset(lanes, 0, size_t(tokens) * kLanesOfRow * sizeof *lanes);
@@ -478,8 +482,8 @@ struct Run {
     }
   }
 
-  // The sums of three and of five neighbours of each token on a line of w, `step` apart, times their constants, added to
-  // `totals`, or without kAdd put there; a neighbour that is not there counts as 0.
+  // The sums of three and of five neighbours of each token on a line of w, `step` apart, times their constants, added
+  // to `totals`, or without kAdd put there; a neighbour that is not there counts as 0.
   template <bool kAdd>
   static void pool_line(const float* w, int step, int length, float three, float five, float* totals) {
     float before_2 = 0.0f, before_1 = 0.0f, here = *w, after_1 = length > 1 ? w[step] : 0.0f;

@@ -7,7 +7,8 @@
 namespace acdbit {
 
 #if defined(__ARM_FP) && __ARM_ARCH_PROFILE == 'M'
-// Every Cortex-M with floating point has the instruction; compilers use it only where they are told the format of halves.
+// Every Cortex-M with floating point has the instruction; compilers use it only where they are told the format of
+// halves.
 inline float widened(uint16_t half) {
   const uint32_t bits = half;
   float value;

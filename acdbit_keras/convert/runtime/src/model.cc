@@ -57,9 +57,15 @@ model::Matrix matrix_of(const void* file, const Step& step) {
 model::Block block_of(const void* file, const Step& step) {
   const flat::Block& b = step.block;
   model::Block block = {};
-  block.options = {b.heads,           b.mlp_ratio,     Rule(b.rule),
-                   b.ratio,           b.key_bias != 0, b.branches != 0,
-                   b.dynamic_activation != 0, b.dynamic_hidden != 0, b.dynamic_attention != 0};
+  block.options = {b.heads,
+                   b.mlp_ratio,
+                   Rule(b.rule),
+                   b.ratio,
+                   b.key_bias != 0,
+                   b.branches != 0,
+                   b.dynamic_activation != 0,
+                   b.dynamic_hidden != 0,
+                   b.dynamic_attention != 0};
   block.height = b.height;
   block.width = b.width;
   block.channels = b.channels;
@@ -181,12 +187,12 @@ struct Checker {
   const char* convolution(const Step& step, Tensor* tensor) const {
     const flat::Convolution& c = step.convolution;
     const bool integer = c.storage == flat::kInt8;
-    if (!integer && c.storage != flat::kFloat32) return "a convolution is stored in a form that this engine does not know";
+    if (!integer && c.storage != flat::kFloat32)
+      return "a convolution is stored in a form that this engine does not know";
     if (tensor->type != (integer ? Type::kInteger : Type::kFloat))
       return "a convolution's input is not of the type that its kernel is multiplied with";
     if (!within(c.height, 1, kMostSize) || !within(c.width, 1, kMostSize) || !within(c.channels, 1, kMostSize) ||
-        int64_t(c.height) * c.width > kMostElements ||
-        int64_t(c.height) * c.width * c.channels != tensor->count)
+        int64_t(c.height) * c.width > kMostElements || int64_t(c.height) * c.width * c.channels != tensor->count)
       return "a convolution's input has another size than the step before it gives";
     if (!within(c.filter, 1, 256) || !within(c.stride, 1, 256) || !within(c.units, 1, kMostSize) || !is_flag(c.relu) ||
         !axis(c.height, c.filter, c.stride, c.rows_before, c.rows) ||
@@ -205,7 +211,8 @@ struct Checker {
     if (!within(c.shift, 0, integer ? 31 : 0)) return "a convolution scales its integers by a shift out of range";
     const int64_t vector = int64_t{4} * c.units, row = (inputs + 3) / 4 * 4;
     if (!holds(step, 0, integer ? row * c.units : 4 * inputs * c.units) ||
-        !(integer ? holds(step, 1, vector) && holds(step, 2, vector) : holds_if_there(step, 1, vector) && absent(step, 2)))
+        !(integer ? holds(step, 1, vector) && holds(step, 2, vector)
+                  : holds_if_there(step, 1, vector) && absent(step, 2)))
       return "the constants of a convolution are not in the file";
     tensor->type = c.shift ? Type::kInteger : Type::kFloat;
     tensor->count = int64_t(c.pooled_rows) * c.pooled_columns * c.units;
@@ -525,7 +532,8 @@ const char* acdbit_model_check(const void* file, size_t bytes) {
     if (zero != 0) return "the file's header has a field that this engine does not know";
   if (header.steps < 1 || header.steps > (header.bytes - sizeof(Header)) / sizeof(Step))
     return "the file is too short for the steps that its header announces";
-  if (header.card > header.bytes || header.card_bytes > header.bytes - header.card || (header.card == 0) != (header.card_bytes == 0))
+  if (header.card > header.bytes || header.card_bytes > header.bytes - header.card ||
+      (header.card == 0) != (header.card_bytes == 0))
     return "the file's card does not lie within it";
   if (const char* error = Checker{file, header}.steps()) return error;
   if (!Memory(file).ok) return "the model needs more memory than there are addresses";
@@ -534,8 +542,13 @@ const char* acdbit_model_check(const void* file, size_t bytes) {
 
 AcdbitModelInfo acdbit_model_info(const void* file) {
   const Header& header = *static_cast<const Header*>(file);
-  return {header.height,  header.width,      header.channels, header.pixels,
-          header.outputs, header.card_bytes, header.card ? static_cast<const char*>(file) + header.card : nullptr};
+  return {header.height,
+          header.width,
+          header.channels,
+          header.pixels,
+          header.outputs,
+          header.card_bytes,
+          header.card ? static_cast<const char*>(file) + header.card : nullptr};
 }
 
 size_t acdbit_model_memory(const void* file) { return Memory(file).bytes; }
@@ -543,7 +556,8 @@ size_t acdbit_model_memory(const void* file) { return Memory(file).bytes; }
 const char* acdbit_model_prepare(const void* file, void* memory, size_t bytes) {
   const Memory parts(file);
   if (bytes < parts.bytes) return "the memory is smaller than acdbit_model_memory says";
-  if (reinterpret_cast<uintptr_t>(memory) % kAlignment != 0) return "the memory does not start at a multiple of 64 bytes";
+  if (reinterpret_cast<uintptr_t>(memory) % kAlignment != 0)
+    return "the memory does not start at a multiple of 64 bytes";
   const Header& header = *static_cast<const Header*>(file);
   Layout layout;
   layout.bytes = parts.kept;
@@ -575,7 +589,8 @@ void acdbit_model_run(const void* file, void* memory, const void* input, float* 
       case flat::kAdd: add(file, step, floats, static_cast<float*>(y)); break;
       case flat::kMean: mean(step, floats, static_cast<float*>(y)); break;
       default:  // a block; its input lies in the memory, as checked
-        model::run_block(block_of(file, step), kept, static_cast<float*>(const_cast<void*>(x)), static_cast<float*>(y), scratch);
+        model::run_block(block_of(file, step), kept, static_cast<float*>(const_cast<void*>(x)), static_cast<float*>(y),
+                         scratch);
     }
     x = y;
   }

@@ -1,5 +1,5 @@
-// The steps of a flat file on processors with vectors: the block on the delegate's kernels, whose packed weights are kept;
-// products in panels of eight outputs.
+// The steps of a flat file on processors with vectors: the block on the delegate's kernels, whose packed weights are
+// kept; products in panels of eight outputs.
 #include <string.h>
 
 #include "kernels.h"
@@ -31,7 +31,8 @@ size_t panels(int units) { return size_t(units + kPanel - 1) / kPanel; }
 
 // Four rows by one panel, in registers.
 template <typename Vector, typename Lane, typename X>
-void multiply_panel(const Lane* weights, const Lane* start, const X* x, ptrdiff_t stride, int inputs, Vector (*sums)[2]) {
+void multiply_panel(const Lane* weights, const Lane* start, const X* x, ptrdiff_t stride, int inputs,
+                    Vector (*sums)[2]) {
   for (int r = 0; r < 4; r++)
     for (int half = 0; half < 2; half++) sums[r][half] = load<Vector>(start + 4 * half);
   for (int i = 0; i < inputs; i++, weights += kPanel) {
@@ -101,7 +102,8 @@ void prepare_matrix(const Matrix& matrix, void* prepared) {
       if (matrix.floats) {
         static_cast<float*>(prepared)[to] = matrix.floats[size_t(u) * size_t(inputs) + size_t(i)];
       } else {
-        static_cast<int32_t*>(prepared)[to] = matrix.integers[size_t(u) * size_t(stride) + size_t(i / 4 * 4 + kOrder[i % 4])];
+        static_cast<int32_t*>(prepared)[to] =
+            matrix.integers[size_t(u) * size_t(stride) + size_t(i / 4 * 4 + kOrder[i % 4])];
       }
     }
   }
@@ -112,7 +114,8 @@ void multiply(const Matrix& matrix, const void* prepared, const float* bias, con
 }
 
 void multiply(const Matrix& matrix, const void* prepared, const int16_t* x, int rows, int32_t* y) {
-  multiply_rows<Integers>(matrix, static_cast<const int32_t*>(prepared), static_cast<const int32_t*>(nullptr), x, rows, y);
+  multiply_rows<Integers>(matrix, static_cast<const int32_t*>(prepared), static_cast<const int32_t*>(nullptr), x, rows,
+                          y);
 }
 
 size_t block_bytes(const Block& block) {
