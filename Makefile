@@ -12,7 +12,7 @@ PIP_FLAGS = --quiet --disable-pip-version-check
 RUNTIME = $(wildcard acdbit_keras/convert/runtime/CMakeLists.txt acdbit_keras/convert/runtime/src/* acdbit_keras/convert/runtime/include/*)
 TRAINING = $(wildcard acdbit_keras/training/CMakeLists.txt acdbit_keras/training/src/*)
 
-.PHONY: demo test test-tensorflow test-jax lint device clean
+.PHONY: demo test test-tensorflow test-jax lint device mcu clean
 
 demo: .venv/ready
 	.venv/bin/acdbit demo
@@ -68,6 +68,10 @@ device: .venv/ready
 	"$(PYTHON)" -m venv .venv-device
 	.venv-device/bin/pip install $(PIP_FLAGS) ".[device]"
 	cd build/device && ../../.venv-device/bin/python ../../tests/device_start.py . ../../results/device_start.json
+
+# The models of the zoo on emulated microcontrollers: classes, instructions, flash, arena and stack; results/mcu.json.
+mcu: .venv/ready
+	.venv/bin/python tests/mcu/measure.py --out results/mcu.json
 
 clean:
 	rm -rf .venv .venv-jax .venv-lint .venv-device runs .pytest_cache .hypothesis *.egg-info
