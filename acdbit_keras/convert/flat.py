@@ -24,13 +24,13 @@ import numpy as np
 
 from acdbit_keras import checks, contract, files
 from acdbit_keras.convert import flatbuffer, metadata, rewrite
+from acdbit_keras.convert.flat_engine import MAGIC, FlatError
 from acdbit_keras.typing import Path
 
 if TYPE_CHECKING:
     import keras
 
 SUFFIX = ".acdm"
-MAGIC = b"ACDM"
 VERSION = 1
 INPUTS = ("float32", "uint8")
 
@@ -46,10 +46,6 @@ _NONE, _RELU = 0, 1  # ActivationFunctionType
 _SAME = 0  # Padding
 _ONE = 2.0**31  # what stands for the largest softmax weight of a row in the table of distances
 _PATCHES = ["RESHAPE", "TRANSPOSE", "RESHAPE", "FULLY_CONNECTED", "RESHAPE"]
-
-
-class FlatError(ValueError):
-    """A model that has no flat form, or a file that is no flat file."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,12 +219,13 @@ class _Reader:
         self.input, self._output = inputs[0], outputs[0]
         self.outputs = math.prod(outputs[0].shape)
         self._constants = {}
+        self._norm = None  # factor and shift in front of a dense layer, which takes them in
         self._at = inputs[0].index  # the tensor that the last step wrote
 
     def steps(self):
         known = {
             "CONV_2D": self._convolution, "MAX_POOL_2D": self._pooling, "FULLY_CONNECTED": self._dense, "ADD": self._add,
-            "MEAN": self._mean, contract.BLOCK: self._block, "RESHAPE": self._view, "DEQUANTIZE": self._widen,
+            "MEAN": self._mean, "MUL": self._scale, contract.BLOCK: self._block, "RESHAPE": self._view, "DEQUANTIZE": self._widen,
             "TRANSPOSE": None,
         }  # fmt: skip
         unknown = sorted({node.name for node in self._nodes} - set(known))
@@ -247,6 +244,8 @@ class _Reader:
             make = known[node.name]
             if make is None:
                 self._refuse(node, "stands where no patches are cut")
+            if self._norm is not None and node.name not in ("MUL", "ADD", "FULLY_CONNECTED", "RESHAPE"):
+                self._refuse(node, "follows a norm that is part of nothing")
             step = make(node, steps) if node.name == "MAX_POOL_2D" else make(node)
             if step is not None:
                 steps.append(step)
@@ -354,13 +353,31 @@ class _Reader:
             self._refuse(node, "has a kernel that is computed, or an activation")
         units, inputs = kernel.shape
         rows = math.prod(x.shape) // inputs
+        if self._norm is not None:
+            factor, shift = self._norm
+            self._norm = None
+            if len(factor) != inputs:
+                self._refuse(node, "follows a norm of another size")
+            moved = kernel.astype(np.float64) @ shift
+            bias = (moved if bias is None else bias + moved).astype(np.float32)
+            kernel = (kernel * factor).astype(np.float32)
         return _Step(_DENSE, [kernel, bias, None], [rows, inputs, units, _FLOAT32], 4 * rows * units)
+
+    def _scale(self, node):
+        factor = next((value for value in map(self._values, node.inputs) if value is not None), None)
+        x = self._follow(node, 0 if self._values(node.inputs[0]) is None else 1)
+        if factor is None or factor.size != x.shape[-1] or self._norm is not None:
+            self._refuse(node, "multiplies by something else than a constant for each channel")
+        self._norm = (factor.reshape(-1).astype(np.float64), np.zeros(factor.size))
 
     def _add(self, node):
         values = [self._values(tensor) for tensor in node.inputs]
         place = 0 if values[0] is None else 1
         constant = values[1 - place]
         x = self._follow(node, place)
+        if self._norm is not None and constant is not None and constant.size == x.shape[-1]:
+            self._norm = (self._norm[0], self._norm[1] + constant.reshape(-1))
+            return None
         if constant is None or constant.size != math.prod(x.shape) or self._options(node).fusedActivationFunction != _NONE:
             self._refuse(node, "adds something else than a constant of the size of its input")
         return _Step(_ADD, [constant], [constant.size, _FLOAT32], 4 * constant.size, in_place=True)

@@ -6,9 +6,13 @@ import numpy as np
 
 from acdbit_keras import contract
 from acdbit_keras.convert import runtime
-from acdbit_keras.convert.flat import MAGIC, FlatError
 
+MAGIC = b"ACDM"
 _FILE_ALIGNMENT = 16
+
+
+class FlatError(ValueError):
+    """A model that has no flat form, or a file that is no flat file."""
 
 
 class _Info(ctypes.Structure):

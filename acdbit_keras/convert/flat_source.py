@@ -6,8 +6,7 @@ import shutil
 
 from acdbit_keras import files
 from acdbit_keras.convert import runtime
-from acdbit_keras.convert.flat import FlatError
-from acdbit_keras.convert.flat_engine import FlatEngine
+from acdbit_keras.convert.flat_engine import FlatEngine, FlatError
 from acdbit_keras.version import __version__
 
 _PER_LINE = 20

@@ -111,6 +111,7 @@ class Board:
     def __init__(self, name, folder):
         self.name, self.kind, self.folder = name, KINDS[name], pathlib.Path(folder) / name
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._engines = {}
 
     def classify(self, content, images, optimisation="-O2"):
         """Runs a flat file on images, uint8 or float32 as it takes them.
@@ -149,7 +150,10 @@ class Board:
         return MCU / ("start_riscv.c" if self._is_riscv() else "start_cortex_m.c")
 
     def _engine(self, optimisation):
-        return [self._compile(RUNTIME / "src" / name, optimisation) for name in flat_source.ENGINE_SOURCES]
+        if optimisation not in self._engines:
+            sources = [RUNTIME / "src" / name for name in flat_source.ENGINE_SOURCES]
+            self._engines[optimisation] = [self._compile(source, optimisation) for source in sources]
+        return self._engines[optimisation]
 
     def _compile(self, source, optimisation):
         if source.suffix == ".o":
@@ -212,10 +216,13 @@ class Boards:
     def __init__(self, folder, riscv=True):
         self._folder = pathlib.Path(folder)
         self._folder.mkdir(parents=True, exist_ok=True)
+        self._boards = {}
         install_packages(PACKAGES | (RISCV_PACKAGES if riscv else {}))
 
     def __getitem__(self, name):
-        return Board(name, self._folder)
+        if name not in self._boards:
+            self._boards[name] = Board(name, self._folder)
+        return self._boards[name]
 
 
 def _call(*command):
