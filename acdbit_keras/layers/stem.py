@@ -3,7 +3,7 @@
 import keras
 from keras import layers, ops
 
-from acdbit_keras import execution, tracing
+from acdbit_keras import execution, freezing, tracing
 
 
 @keras.saving.register_keras_serializable(package="acdbit")
@@ -77,10 +77,14 @@ class ConvolutionalStem(keras.layers.Layer):
         self.built = True
 
     def call(self, inputs, training=None):
-        x = inputs
+        x, training = inputs, freezing.mode(self, training)
         for index, (convolution, norm) in enumerate(zip(self.convolutions, self.norms)):
             x = norm(convolution(keras.ops.relu(x) if index else x), training=training)
         return x
+
+    def normalised_convolutions(self):
+        """`(convolution, norm)` in order: what a converter makes one convolution of."""
+        return list(zip(self.convolutions, self.norms))
 
     def compute_output_shape(self, input_shape):
         return (input_shape[0], input_shape[1] // self.patch_size, input_shape[2] // self.patch_size, self.width)
@@ -146,7 +150,7 @@ class PooledStem(keras.layers.Layer):
         self.built = True
 
     def call(self, inputs, training=None):
-        return execution.current().pooled_stem(self, inputs, training)
+        return execution.current().pooled_stem(self, inputs, freezing.mode(self, training))
 
     def compute(self, inputs, training):
         """The stem as it is trained: pooled before the norm."""
@@ -161,6 +165,10 @@ class PooledStem(keras.layers.Layer):
         for convolution, norm in zip(self.convolutions, self.norms):
             x = ops.max_pool(ops.relu(norm(convolution(x), training=False)), 3, strides=2, padding="same")
         return self.projection_norm(self.projection(x), training=False)
+
+    def normalised_convolutions(self):
+        """`(convolution, norm)` in order: what a converter makes one convolution of."""
+        return [*zip(self.convolutions, self.norms), (self.projection, self.projection_norm)]
 
     def compute_output_shape(self, input_shape):
         return (input_shape[0], input_shape[1] // self.patch_size, input_shape[2] // self.patch_size, self.width)

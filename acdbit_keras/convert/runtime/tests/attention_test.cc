@@ -82,6 +82,7 @@ class Attention {
       plan.key_offset = key_offset_.data();
     }
     taps_.resize(size_t(shape.heads) * shape.queries * words_of_keys());
+    plan.table = nullptr;
     plan.tables = nullptr;
     plan.factors = nullptr;
     plan.probabilities = taps_.data();
