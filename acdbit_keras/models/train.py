@@ -18,6 +18,8 @@ from acdbit_keras.models.callbacks import Checkpoints, Speed, StopOnNonFinite, r
 from acdbit_keras.models.loading import load_model
 from acdbit_keras.models.run import Run
 from acdbit_keras.models.sizes import build
+from acdbit_keras.models.zoo import from_zoo, zoo_names
+from acdbit_keras.models.zoo.transfer import copy_body
 from acdbit_keras.training import executor_for
 
 CALIBRATION_BATCHES = 10
@@ -137,6 +139,10 @@ class _Training:
         with self._precision():
             keras.utils.set_random_seed(recipe.seed)
             network = model = self.network(scheme)
+            if recipe.start and epoch == 0:
+                _start_from(recipe.start, network)
+            if recipe.freeze:
+                network.freeze_body()
             previous = load_model(self.run.stage_path(index - 1)) if index else None
             terms = _terms(recipe, scheme)
             if terms and self.has_teacher:
@@ -275,6 +281,15 @@ class _Training:
             yield
         finally:
             keras.config.set_dtype_policy(previous)
+
+
+def _start_from(start, network):
+    """Gives a network the body of a trained model, which is a name of the zoo, a run's folder or a file."""
+    try:
+        source = from_zoo(start) if not pathlib.Path(start).exists() and start in zoo_names() else load_model(start)
+        copy_body(source, network)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"cannot start from {start}: {error}") from error
 
 
 def copy_weights(source, network):

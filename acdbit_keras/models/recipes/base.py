@@ -51,6 +51,9 @@ class Recipe:
             `jit_compile` says.
         steps_per_execution: steps per call of the compiled function; default 1.
         seed: the one seed of initial weights, order, augmentation and stochastic depth; default 0.
+        start: the trained model whose weights the training begins with, all but those of the head: a name of the zoo, a run's
+            folder or a file, of the recipe's preset; `None`, the default: random ones.
+        freeze: whether the body stands still and the head alone is trained; default False.
     """
 
     name: str
@@ -76,6 +79,8 @@ class Recipe:
     kernels: bool = True
     steps_per_execution: int = 1
     seed: int = 0
+    start: str | None = None
+    freeze: bool = False
 
     def __post_init__(self):
         if isinstance(self.scheme, dict):
