@@ -11,7 +11,9 @@ def add_zoo(subparsers):
         subparsers, "zoo", zoo, "List the trained models, or make one of a finished run and measure its card.", data=True
     )
     parser.add_argument("action", nargs="?", choices=("list", "add"), default="list")
-    parser.add_argument("folder", nargs="?", metavar="RUN", help="with add: folder of a finished run of a 1-bit scheme, or of float32")
+    parser.add_argument(
+        "folder", nargs="?", metavar="RUN", help="with add: folder of a finished run of a 1-bit scheme, or of float32"
+    )
     parser.add_argument("name", nargs="?", help="with add: name of the entry; an older one of that name is replaced")
     parser.add_argument("--zoo", metavar="FOLDER", help="folder of the entries (default: the package's own)")
     parser.add_argument("--precision", help="of what is not bits: float16, float24 or float32 (default: float24)")

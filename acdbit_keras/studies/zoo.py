@@ -85,7 +85,9 @@ def _check_twin(recipe, twin_of, zoo):
     found = (recipe.preset, recipe.scheme_name, recipe.dataset)
     if found != wanted:
         names = ("preset", "scheme", "dataset")
-        differs = ", ".join(f"{n} {ours!r} instead of {theirs!r}" for n, ours, theirs in zip(names, found, wanted) if ours != theirs)
+        differs = ", ".join(
+            f"{n} {ours!r} instead of {theirs!r}" for n, ours, theirs in zip(names, found, wanted) if ours != theirs
+        )
         raise ValueError(f"the run is no float twin of {twin_of!r}: {differs}")
 
 
@@ -223,5 +225,9 @@ def _limits(found, model):
         f"It knows the classes of {found.name} only, and gives one of them for any picture; pictures are resized to "
         f"{model.image_size} x {model.image_size} pixels.",
         "One run with one seed: another seed gives another accuracy.",
-        *([] if model.scheme.name == FLOAT_TWIN else ["Its weights are signs; it can be evaluated and converted, not trained further."]),
+        *(
+            []
+            if model.scheme.name == FLOAT_TWIN
+            else ["Its weights are signs; it can be evaluated and converted, not trained further."]
+        ),
     ]

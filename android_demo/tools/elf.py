@@ -1,4 +1,4 @@
-"""What Android's loader asks of a library: read from ELF files of 64 bits, and mended where their segments are for small pages."""
+"""What Android's loader asks of a library: read from ELF files of 64 bits, and mended where segments are for small pages."""
 
 import dataclasses
 import pathlib

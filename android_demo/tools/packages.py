@@ -1,7 +1,7 @@
 """What building and testing the app takes from elsewhere, each file pinned by its checksum, kept in one folder.
 
-From Maven Central (pom.xml): TFLite, Android's classes, D8, Robolectric. From npm: aapt2. From Debian: apksigner, clang, lld and, for
-the tests, an emulator with its compiler. No SDK, no NDK, no Gradle.
+From Maven Central (pom.xml): TFLite, Android's classes, D8, Robolectric. From npm: aapt2. From Debian: apksigner, clang, lld and,
+for the tests, an emulator with its compiler. No SDK, no NDK, no Gradle.
 """
 
 import hashlib

@@ -1,5 +1,5 @@
-// Thread-local variables without the linker's help, which Android's has from version 10 on only. An NDK has this function in
-// clang's runtime library; the compiler calls it for every thread_local variable.
+// Thread-local variables without the linker's help, which Android's has from version 10 on only. An NDK has this
+// function in clang's runtime library; the compiler calls it for every thread_local variable.
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>

@@ -62,7 +62,8 @@ public final class BarsView extends View {
 
   @Override
   protected void onMeasure(int width, int height) {
-    setMeasuredDimension(getDefaultSize(getSuggestedMinimumWidth(), width), resolveSize(Math.round(rows * row()), height));
+    setMeasuredDimension(
+        getDefaultSize(getSuggestedMinimumWidth(), width), resolveSize(Math.round(rows * row()), height));
   }
 
   @Override
@@ -74,7 +75,8 @@ public final class BarsView extends View {
       fill.setColor(bar.color);
       canvas.drawRect(0, top + gap, (float) (getWidth() * Math.max(0, Math.min(1, bar.share))), top + row - gap, fill);
       float wide = text.measureText(bar.value), room = getWidth() - wide - 3 * margin;
-      canvas.drawText(TextUtils.ellipsize(bar.name, text, room, TextUtils.TruncateAt.END).toString(), margin, base, text);
+      canvas.drawText(
+          TextUtils.ellipsize(bar.name, text, room, TextUtils.TruncateAt.END).toString(), margin, base, text);
       canvas.drawText(bar.value, getWidth() - wide - margin, base, text);
     }
   }

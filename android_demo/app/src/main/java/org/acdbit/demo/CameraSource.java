@@ -21,8 +21,9 @@ import org.acdbit.classifier.Frame;
 import org.acdbit.classifier.Viewfinder;
 
 /**
- * The back camera, or the one that there is: its pictures go into a preview and, always the newest, to a listener on the
- * handler's thread. Opened once and closed once; closing waits for the picture that is being looked at, whose memory ends with it.
+ * The back camera, or the one that there is: its pictures go into a preview and, always the newest, to a listener on
+ * the handler's thread. Opened once and closed once; closing waits for the picture that is being looked at, whose
+ * memory ends with it.
  */
 final class CameraSource {
   /** Rows of the pictures: more than any model here looks at, and little enough to be read in milliseconds. */
@@ -112,7 +113,9 @@ final class CameraSource {
     return best;
   }
 
-  /** From the size that is wanted: by rows, and of as many rows the one nearest to 4:3, which shows the whole sensor. */
+  /**
+   * From the size that is wanted: by rows, and of as many rows the one nearest to 4:3, which shows the whole sensor.
+   */
   private static long distance(Size size) {
     return 10_000L * Math.abs(size.getHeight() - ROWS) + Math.abs(3 * size.getWidth() - 4 * size.getHeight());
   }
@@ -131,7 +134,8 @@ final class CameraSource {
           CaptureRequest.Builder request = opened.createCaptureRequest(CameraDevice.TEMPLATE_PREVIEW);
           request.addTarget(preview);
           request.addTarget(reader.getSurface());
-          opened.createCaptureSession(Arrays.asList(preview, reader.getSurface()), new Session(request.build()), handler);
+          opened.createCaptureSession(
+              Arrays.asList(preview, reader.getSurface()), new Session(request.build()), handler);
         } catch (CameraAccessException | RuntimeException failed) {
           failed(failed);
         }
@@ -189,18 +193,26 @@ final class CameraSource {
 
   private synchronized void deliver(ImageReader from) {
     if (closed) return;
-    try (Image image = from.acquireLatestImage()) {
-      if (image != null) deliver(image);
+    Image image = from.acquireLatestImage();
+    if (image != null) deliver(image);
+  }
+
+  /** Looks at an image and gives it back. Not private for tests, which make images without a camera. */
+  void deliver(Image image) {
+    try {
+      look(image);
+    } finally {
+      image.close();
     }
   }
 
-  /** Not private for tests, which make images without a camera. */
-  void deliver(Image image) {
+  private void look(Image image) {
     Image.Plane[] planes = image.getPlanes();
     Frame frame;
     try {
       if (image.getFormat() != ImageFormat.YUV_420_888 || planes.length != 3 || planes[0].getPixelStride() != 1
-          || planes[1].getRowStride() != planes[2].getRowStride() || planes[1].getPixelStride() != planes[2].getPixelStride()) {
+          || planes[1].getRowStride() != planes[2].getRowStride()
+          || planes[1].getPixelStride() != planes[2].getPixelStride()) {
         throw new IllegalArgumentException("format " + image.getFormat());
       }
       frame = new Frame(image.getWidth(), image.getHeight(), planes[0].getBuffer(), planes[0].getRowStride(),
@@ -210,6 +222,11 @@ final class CameraSource {
       return;
     }
     listener.onFrame(frame, Viewfinder.rotation(sensor, display, front));
+  }
+
+  /** Into which the preview is drawn; null before and after. */
+  synchronized Surface preview() {
+    return preview;
   }
 
   /** The screen was turned. */

@@ -33,12 +33,12 @@ import org.acdbit.classifier.ModelCard;
 import org.acdbit.classifier.Viewfinder;
 
 /** The one screen: a picture, what it is taken for, what that costs, and what can be set. */
-public final class MainActivity extends Activity
-    implements TextureView.SurfaceTextureListener, CameraSource.Listener, Recognizer.Listener, DisplayManager.DisplayListener {
+public final class MainActivity extends Activity implements TextureView.SurfaceTextureListener, CameraSource.Listener,
+                                                            Recognizer.Listener, DisplayManager.DisplayListener {
   static final int CAMERA = 1, PICTURE = 2, MODEL = 3;
   private static final int MOST_RESULTS = 5, COMPARED = 200;
-  private static final String CHOICE = "choice", BITS = "bits", THREADS = "threads", RESULTS = "results", STILL = "still",
-                              MILLISECONDS = "milliseconds", BYTES = "bytes", NAMES = "names";
+  private static final String CHOICE = "choice", BITS = "bits", THREADS = "threads", RESULTS = "results",
+                              STILL = "still", MILLISECONDS = "milliseconds", BYTES = "bytes", NAMES = "names";
 
   private TextureView preview;
   private ImageView still;
@@ -76,7 +76,8 @@ public final class MainActivity extends Activity
     if (state != null) restore(state);
     preview.setSurfaceTextureListener(this);
     viewfinder.addOnLayoutChangeListener((v, l, t, r, b, l0, t0, r0, b0) -> place());
-    ((DisplayManager) getSystemService(DISPLAY_SERVICE)).registerDisplayListener(this, new Handler(Looper.getMainLooper()));
+    ((DisplayManager) getSystemService(DISPLAY_SERVICE))
+        .registerDisplayListener(this, new Handler(Looper.getMainLooper()));
     listen();
     showSettings();
     if (comparison != null) onCompared(comparison);
@@ -160,7 +161,8 @@ public final class MainActivity extends Activity
     long[] bytes = state.getLongArray(BYTES);
     String[] names = state.getStringArray(NAMES);
     if (ms == null || bytes == null || names == null) return;
-    comparison = new Comparison(ms[0], ms[1], bytes[0], bytes[1], new Answer(names[0], ms[2]), new Answer(names[1], ms[3]));
+    comparison =
+        new Comparison(ms[0], ms[1], bytes[0], bytes[1], new Answer(names[0], ms[2]), new Answer(names[1], ms[3]));
   }
 
   @Override
@@ -208,8 +210,13 @@ public final class MainActivity extends Activity
     camera = null;
   }
 
-  boolean isCameraOpen() {
-    return camera != null;
+  Recognizer recognizer() {
+    return recognizer;
+  }
+
+  /** Null while none is open. */
+  CameraSource camera() {
+    return camera;
   }
 
   /** Says what the camera is for, or, where Android does not ask any more, where it can still be allowed. */
@@ -278,8 +285,7 @@ public final class MainActivity extends Activity
       float[] t = Viewfinder.transform(camera.width, camera.height, camera.sensor, display(), wide, high);
       float x = wide / 2f, y = high / 2f;
       Matrix matrix = new Matrix();
-      matrix.setValues(new float[] {
-          t[0], t[1], x - t[0] * x - t[1] * y, t[2], t[3], y - t[2] * x - t[3] * y, 0, 0, 1});
+      matrix.setValues(new float[] {t[0], t[1], x - t[0] * x - t[1] * y, t[2], t[3], y - t[2] * x - t[3] * y, 0, 0, 1});
       preview.setTransform(matrix);
     }
   }
@@ -352,17 +358,19 @@ public final class MainActivity extends Activity
       titles.add(known.title);
     }
     titles.add(getString(R.string.model_open));
-    picker = new AlertDialog.Builder(this)
-                 .setSingleChoiceItems(titles.toArray(new String[0]), chosen,
-                     (dialog, which) -> {
-                       dialog.dismiss();
-                       if (which < choices.size()) {
-                         choose(choices.get(which));
-                       } else {
-                         start(new Intent(Intent.ACTION_OPEN_DOCUMENT).addCategory(Intent.CATEGORY_OPENABLE).setType("*/*"), MODEL);
-                       }
-                     })
-                 .show();
+    picker =
+        new AlertDialog.Builder(this)
+            .setSingleChoiceItems(titles.toArray(new String[0]), chosen,
+                (dialog, which) -> {
+                  dialog.dismiss();
+                  if (which < choices.size()) {
+                    choose(choices.get(which));
+                  } else {
+                    start(new Intent(Intent.ACTION_OPEN_DOCUMENT).addCategory(Intent.CATEGORY_OPENABLE).setType("*/*"),
+                        MODEL);
+                  }
+                })
+            .show();
   }
 
   private void choose(ModelChoice chosen) {
@@ -475,8 +483,9 @@ public final class MainActivity extends Activity
   private String what() {
     ModelCard card = opened.card;
     String form = getString(opened.packed ? R.string.form_bits : R.string.form_twin);
-    String about = card.untrained ? getString(R.string.model_untrained)
-                                  : getString(R.string.model_facts, card.dataset.isEmpty() ? choice.title : card.dataset, card.classes.size());
+    String about = card.untrained
+        ? getString(R.string.model_untrained)
+        : getString(R.string.model_facts, card.dataset.isEmpty() ? choice.title : card.dataset, card.classes.size());
     return getString(R.string.figures, form, Messages.size(this, opened.fileBytes), about);
   }
 
@@ -529,8 +538,7 @@ public final class MainActivity extends Activity
     int packed = getColor(R.color.bar), twin = getColor(R.color.bar_twin);
     BarsView bars = findViewById(R.id.comparison_bars);
     bars.setRows(4);
-    bars.show(Arrays.asList(
-        new BarsView.Bar(ours, milliseconds(found.packedMs), found.packedMs / slowest, packed),
+    bars.show(Arrays.asList(new BarsView.Bar(ours, milliseconds(found.packedMs), found.packedMs / slowest, packed),
         new BarsView.Bar(theirs, milliseconds(found.twinMs), found.twinMs / slowest, twin),
         new BarsView.Bar(ours, Messages.size(this, found.packedBytes), found.packedBytes / largest, packed),
         new BarsView.Bar(theirs, Messages.size(this, found.twinBytes), found.twinBytes / largest, twin)));

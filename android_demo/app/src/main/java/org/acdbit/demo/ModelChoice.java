@@ -10,8 +10,8 @@ import java.util.Arrays;
 import java.util.List;
 
 /**
- * What the picker lists: a model, and where there is one its float twin. In the assets NAME.bits.tflite and NAME.float32.tflite
- * are such a pair; any other file stands alone.
+ * What the picker lists: a model, and where there is one its float twin. In the assets NAME.bits.tflite and
+ * NAME.float32.tflite are such a pair; any other file stands alone.
  */
 final class ModelChoice {
   private static final String FOLDER = "models", BITS = ".bits.tflite", TWIN = ".float32.tflite", END = ".tflite";
@@ -54,7 +54,8 @@ final class ModelChoice {
   /** One of the phone's files. */
   static ModelChoice ofFile(Context context, Uri uri) {
     String title = String.valueOf(uri.getLastPathSegment());
-    try (Cursor row = context.getContentResolver().query(uri, new String[] {OpenableColumns.DISPLAY_NAME}, null, null, null)) {
+    try (Cursor row =
+             context.getContentResolver().query(uri, new String[] {OpenableColumns.DISPLAY_NAME}, null, null, null)) {
       if (row != null && row.moveToFirst() && row.getString(0) != null) title = row.getString(0);
     } catch (RuntimeException noName) {
       // Whoever keeps the file need not name it.

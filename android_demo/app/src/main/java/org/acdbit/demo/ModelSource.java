@@ -57,7 +57,8 @@ final class ModelSource {
   }
 
   private ByteBuffer mapAsset(Context context) throws IOException {
-    try (AssetFileDescriptor file = context.getAssets().openFd(place); FileInputStream stream = file.createInputStream()) {
+    try (AssetFileDescriptor file = context.getAssets().openFd(place);
+         FileInputStream stream = file.createInputStream()) {
       return map(context, stream.getChannel(), file.getStartOffset(), file.getDeclaredLength());
     } catch (FileNotFoundException compressed) {
       // Android gives no descriptor of an asset that is compressed in the APK.

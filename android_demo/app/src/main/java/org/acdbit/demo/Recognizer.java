@@ -17,8 +17,8 @@ import org.acdbit.classifier.ModelCard;
 import org.acdbit.classifier.ModelException;
 
 /**
- * The model in use, on a thread of its own: frames and pictures in, results to a listener on the main thread, until it is closed.
- * Everything private is touched on that thread alone.
+ * The model in use, on a thread of its own: frames and pictures in, results to a listener on the main thread, until it
+ * is closed. Everything private is touched on that thread alone.
  */
 final class Recognizer {
   private static final int FRAMES = 31;

@@ -45,7 +45,8 @@ final class Stills {
     }
     if (bitmap == null) throw new NoPictureException();
     Matrix matrix = upright(orientation(resolver, uri));
-    return matrix.isIdentity() ? bitmap : Bitmap.createBitmap(bitmap, 0, 0, bitmap.getWidth(), bitmap.getHeight(), matrix, true);
+    return matrix.isIdentity() ? bitmap
+                               : Bitmap.createBitmap(bitmap, 0, 0, bitmap.getWidth(), bitmap.getHeight(), matrix, true);
   }
 
   private static InputStream open(ContentResolver resolver, Uri uri) throws IOException {

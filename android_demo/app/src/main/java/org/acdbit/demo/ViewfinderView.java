@@ -34,7 +34,8 @@ public final class ViewfinderView extends View {
   @Override
   protected void onDraw(Canvas canvas) {
     if (viewfinder == null) return;
-    float left = viewfinder.cropLeft, top = viewfinder.cropTop, right = viewfinder.cropRight, bottom = viewfinder.cropBottom;
+    float left = viewfinder.cropLeft, top = viewfinder.cropTop, right = viewfinder.cropRight,
+          bottom = viewfinder.cropBottom;
     canvas.drawRect(viewfinder.left, viewfinder.top, viewfinder.right, top, outside);
     canvas.drawRect(viewfinder.left, bottom, viewfinder.right, viewfinder.bottom, outside);
     canvas.drawRect(viewfinder.left, top, left, bottom, outside);

@@ -8,8 +8,8 @@ import org.acdbit.classifier.ModelException.Reason;
 import org.tensorflow.lite.Interpreter;
 
 /**
- * A model that is open: pictures in, classes out. What stands in its file decides everything else: the size of the pictures,
- * their normalisation, the names of the classes, and whether libacdbit_runtime takes part. Not thread-safe.
+ * A model that is open: pictures in, classes out. What stands in its file decides everything else: the size of the
+ * pictures, their normalisation, the names of the classes, and whether libacdbit_runtime takes part. Not thread-safe.
  */
 public final class Classifier implements AutoCloseable {
   private static final int WINDOW = 31;
@@ -79,7 +79,8 @@ public final class Classifier implements AutoCloseable {
     int[] logits = file.outputShape;
     if (file.outputs != 1 || file.outputType != ModelFile.FLOAT32 || logits.length != 2 || logits[0] != 1
         || logits[1] != card.classes.size()) {
-      throw new ModelException(Reason.NO_CLASSIFIER, "its output is not one logit for each of " + card.classes.size() + " classes");
+      throw new ModelException(
+          Reason.NO_CLASSIFIER, "its output is not one logit for each of " + card.classes.size() + " classes");
     }
   }
 
@@ -90,7 +91,8 @@ public final class Classifier implements AutoCloseable {
     if (!file.foreignOps().isEmpty()) {
       return new ModelException(Reason.UNKNOWN_OPS, String.join(", ", file.foreignOps()), failed);
     }
-    if (text.contains("find op for builtin")) return new ModelException(Reason.UNKNOWN_OPS, "a newer version of TFLite's", failed);
+    if (text.contains("find op for builtin"))
+      return new ModelException(Reason.UNKNOWN_OPS, "a newer version of TFLite's", failed);
     if (text.contains("not a valid")) return new ModelException(Reason.DAMAGED, "TFLite does not read it", failed);
     return new ModelException(Reason.REFUSED, text, failed);
   }
@@ -117,7 +119,8 @@ public final class Classifier implements AutoCloseable {
   /** The logits of pixels that {@link #look} gave. */
   public float[] logits(float[] pixels) {
     if (pixels.length != width * height * channels) {
-      throw new IllegalArgumentException(pixels.length + " values are not " + height + " x " + width + " x " + channels);
+      throw new IllegalArgumentException(
+          pixels.length + " values are not " + height + " x " + width + " x " + channels);
     }
     input.rewind();
     if (file.inputType == ModelFile.UINT8) {

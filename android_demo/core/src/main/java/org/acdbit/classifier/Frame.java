@@ -3,8 +3,8 @@ package org.acdbit.classifier;
 import java.nio.ByteBuffer;
 
 /**
- * A camera's picture as Android hands it over, YUV_420_888: one plane of luma and two of chroma at half the size, each with
- * strides of its own. The planes are not copied: a frame is good as long as its buffers are.
+ * A camera's picture as Android hands it over, YUV_420_888: one plane of luma and two of chroma at half the size, each
+ * with strides of its own. The planes are not copied: a frame is good as long as its buffers are.
  *
  * <p>Colours are those of JFIF: BT.601, full range.
  */
@@ -40,7 +40,8 @@ public final class Frame implements Picture {
   private static void check(String plane, ByteBuffer bytes, int width, int height, int row, int pixel) {
     long wide = (width - 1L) * pixel + 1;
     if (pixel < 1 || row < wide) {
-      throw new IllegalArgumentException("plane " + plane + ": rows of " + row + " bytes do not hold " + width + " pixels");
+      throw new IllegalArgumentException(
+          "plane " + plane + ": rows of " + row + " bytes do not hold " + width + " pixels");
     }
     if (bytes.limit() < (height - 1L) * row + wide) {
       throw new IllegalArgumentException("plane " + plane + " ends after " + bytes.limit() + " bytes");

@@ -6,8 +6,8 @@ import java.util.List;
 import java.util.Map;
 
 /**
- * JSON as Map, List, String, Double, Boolean and null. Java has no reader of its own, and Android's is not there in a desktop's
- * tests.
+ * JSON as Map, List, String, Double, Boolean and null. Java has no reader of its own, and Android's is not there in a
+ * desktop's tests.
  */
 final class Json {
   private static final int DEEPEST = 32;

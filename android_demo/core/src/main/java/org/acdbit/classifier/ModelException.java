@@ -1,6 +1,8 @@
 package org.acdbit.classifier;
 
-/** Why a model cannot be used: a reason that an app says in its user's language, and the same as an English sentence. */
+/**
+ * Why a model cannot be used: a reason that an app says in its user's language, and the same as an English sentence.
+ */
 public final class ModelException extends Exception {
   private static final long serialVersionUID = 1;
 

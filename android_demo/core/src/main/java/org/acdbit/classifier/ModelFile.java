@@ -10,8 +10,8 @@ import java.util.List;
 import java.util.Map;
 
 /**
- * A .tflite file as far as an app must know it before TFLite opens it: the card, the ops, the form of input and output. Reads
- * the flatbuffer by the field numbers of TFLite's schema.fbs, version 3.
+ * A .tflite file as far as an app must know it before TFLite opens it: the card, the ops, the form of input and output.
+ * Reads the flatbuffer by the field numbers of TFLite's schema.fbs, version 3.
  */
 public final class ModelFile {
   private static final int IDENTIFIER = 0x334c4654; // "TFL3"
@@ -38,7 +38,8 @@ public final class ModelFile {
     this.content = content;
     file = content.duplicate().order(ByteOrder.LITTLE_ENDIAN);
     try {
-      if (file.getInt(4) != IDENTIFIER) throw new ModelException(ModelException.Reason.DAMAGED, "it is no .tflite file");
+      if (file.getInt(4) != IDENTIFIER)
+        throw new ModelException(ModelException.Reason.DAMAGED, "it is no .tflite file");
       int root = follow(0);
       customOps = Collections.unmodifiableList(customOps(vector(field(root, 1))));
       int graph = element(vector(field(root, 2)), 0), tensors = vector(field(graph, 0));

@@ -3,8 +3,8 @@ package org.acdbit.classifier;
 import java.util.Arrays;
 
 /**
- * From a picture to the input of a model: the middle of it, turned upright, at the model's size, in its channels. Pixels stay
- * between 0 and 255; {@link Classifier} normalises them. Keeps its working memory; not thread-safe.
+ * From a picture to the input of a model: the middle of it, turned upright, at the model's size, in its channels.
+ * Pixels stay between 0 and 255; {@link Classifier} normalises them. Keeps its working memory; not thread-safe.
  */
 public final class Preprocessor {
   private final int width, height, channels;
@@ -18,7 +18,8 @@ public final class Preprocessor {
    * @param channels 3 (red, green, blue) or 1 (luma of BT.601).
    */
   public Preprocessor(int width, int height, int channels) {
-    if (channels != 1 && channels != 3) throw new IllegalArgumentException("pictures have 1 or 3 channels, not " + channels);
+    if (channels != 1 && channels != 3)
+      throw new IllegalArgumentException("pictures have 1 or 3 channels, not " + channels);
     this.width = width;
     this.height = height;
     this.channels = channels;

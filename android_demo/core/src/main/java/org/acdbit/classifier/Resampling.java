@@ -3,8 +3,8 @@ package org.acdbit.classifier;
 import java.util.Arrays;
 
 /**
- * One axis of a picture at another size: bilinear, with antialiasing where it shrinks. As TensorFlow's image.resize does it,
- * with which models are evaluated.
+ * One axis of a picture at another size: bilinear, with antialiasing where it shrinks. As TensorFlow's image.resize
+ * does it, with which models are evaluated.
  */
 final class Resampling {
   final int size, newSize;

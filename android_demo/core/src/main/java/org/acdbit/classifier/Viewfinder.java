@@ -1,8 +1,8 @@
 package org.acdbit.classifier;
 
 /**
- * Where a camera's picture lies in a view that shows all of it as large as it fits, upright, and where in it the part lies that
- * a model sees. Lengths are pixels of the view, angles clockwise degrees.
+ * Where a camera's picture lies in a view that shows all of it as large as it fits, upright, and where in it the part
+ * lies that a model sees. Lengths are pixels of the view, angles clockwise degrees.
  */
 public final class Viewfinder {
   /** Clockwise turn that makes the sensor's picture upright: what {@link Preprocessor#prepare} takes. */
@@ -17,7 +17,8 @@ public final class Viewfinder {
    * @param height of it.
    * @param rotation clockwise turn that makes it upright.
    */
-  public Viewfinder(int width, int height, int rotation, int viewWidth, int viewHeight, int inputWidth, int inputHeight, double share) {
+  public Viewfinder(int width, int height, int rotation, int viewWidth, int viewHeight, int inputWidth, int inputHeight,
+      double share) {
     this.rotation = rotation;
     boolean across = rotation % 180 != 0;
     int w = across ? height : width, h = across ? width : height;
@@ -37,7 +38,8 @@ public final class Viewfinder {
    * Clockwise turn that makes a sensor's picture upright on the screen.
    *
    * @param sensor the camera's SENSOR_ORIENTATION.
-   * @param display how far the screen is turned from its natural orientation, counter-clockwise as Android counts: 0, 90, 180, 270.
+   * @param display how far the screen is turned from its natural orientation, counter-clockwise as Android counts: 0,
+   *     90, 180, 270.
    * @param front whether the camera looks at its user: then the screen turns the other way, as seen from it.
    */
   public static int rotation(int sensor, int display, boolean front) {
@@ -45,9 +47,9 @@ public final class Viewfinder {
   }
 
   /**
-   * The transform of a TextureView that shows a camera in this place. A TextureView turns the camera's picture by the sensor's
-   * orientation and stretches it over itself; what is left is to turn it back by the screen's rotation, to give it its own
-   * proportions and to fit it in.
+   * The transform of a TextureView that shows a camera in this place. A TextureView turns the camera's picture by the
+   * sensor's orientation and stretches it over itself; what is left is to turn it back by the screen's rotation, to
+   * give it its own proportions and to fit it in.
    *
    * @param sensor as for {@link #rotation(int, int, boolean)}.
    * @param display likewise.

@@ -1,0 +1,43 @@
+"""The app, built once for all tests of this folder."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.append(str(Path(__file__).resolve().parent))
+
+import harness
+from harness import apk, packages
+
+
+@pytest.fixture(scope="session")
+def build():
+    packages.install({**packages.BUILD_PACKAGES, **packages.TEST_PACKAGES})
+    return apk.Build(harness.BUILD, packages.Packages())
+
+
+@pytest.fixture(scope="session")
+def signed(build):
+    """Path of the signed APK; in a full run with the untrained pair of models."""
+    return build.apk(untrained=harness.FULL)
+
+
+@pytest.fixture(scope="session")
+def jvm(build, signed):
+    return harness.Jvm(build)
+
+
+@pytest.fixture(scope="session")
+def student(signed):
+    """Paths of the CIFAR-10 student's file and of its float twin's."""
+    folder = harness.BUILD / "assets" / "models"
+    return [folder / f"cifar10_vit_micro_acd_bit.{kind}.tflite" for kind in ("bits", "float32")]
+
+
+@pytest.fixture(scope="session")
+def files(student, tmp_path_factory):
+    """A folder of models, good and bad, under the names that the Java tests know."""
+    folder = tmp_path_factory.mktemp("models")
+    harness.write_models(folder, *student)
+    return folder

@@ -1,0 +1,59 @@
+"""The app's screen in Robolectric: what is pressed, what is seen, what is said; and pictures of it."""
+
+import harness
+import numpy as np
+import pytest
+from PIL import Image
+
+DEMO = "org.acdbit.demo"
+
+
+@pytest.fixture(scope="module")
+def properties(jvm, files, tmp_path_factory):
+    """What the Java tests are told: where Android's resources, pictures and models are, and where screens go."""
+    folder = tmp_path_factory.mktemp("pictures")
+    write_pictures(folder)
+    config = harness.BUILD / "classes" / "tests" / "com" / "android" / "tools"
+    config.mkdir(parents=True, exist_ok=True)
+    (config / "test_config.properties").write_text(
+        f"android_resource_apk={harness.BUILD / 'resources.apk'}\n"
+        f"android_merged_assets={harness.BUILD / 'assets'}\n"
+        f"android_merged_manifest={harness.BUILD / 'AndroidManifest.xml'}\n"
+        f"android_custom_package={DEMO}\n"
+    )
+    return {"pictures": folder, "models": files, "screens": harness.BUILD / "screens"}
+
+
+def write_pictures(folder):
+    """A picture that is upright, and the same lying, with a note that says how it is to be turned; one for the camera."""
+    pictures = harness.pictures(40)
+    tall = Image.fromarray(pictures[3]).resize((480, 640), Image.Resampling.BICUBIC)
+    tall.save(folder / "tall.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise by 90 degrees
+    tall.transpose(Image.Transpose.ROTATE_90).save(folder / "tall.jpg", exif=exif, quality=97, subsampling=0)
+    Image.fromarray(pictures[1]).resize((480, 640), Image.Resampling.BICUBIC).save(folder / "wide.png")
+
+
+def test_the_app_from_its_start_to_its_end(jvm, properties):
+    passed, printed = jvm.robolectric(f"{DEMO}.ScreenTest", f"{DEMO}.OldestTest", properties=properties)
+    assert passed >= 24 * len(harness.SDKS) - 25
+    print(printed[-1000:])
+
+
+def test_the_screens_are_pictures_of_a_screen(jvm, properties):
+    names = {path.stem for path in (harness.BUILD / "screens").glob("*.png")}
+    assert names >= {
+        "camera",
+        "float",
+        "compare",
+        "picture",
+        "german_dark",
+        "landscape",
+        "permission",
+        "camera_in_use",
+        "bad_model",
+    }
+    for name in names:
+        seen = np.asarray(Image.open(harness.BUILD / "screens" / f"{name}.png").convert("RGB"))
+        assert min(seen.shape[:2]) >= 800 and len(np.unique(seen.reshape(-1, 3)[::7], axis=0)) > 20, name
