@@ -69,8 +69,22 @@ device: .venv/ready
 	.venv-device/bin/pip install $(PIP_FLAGS) ".[device]"
 	cd build/device && ../../.venv-device/bin/python ../../tests/device_start.py . ../../results/device_start.json
 
+# The camera app (android_demo): the signed APK, the classifier as a library, and the models alone for Android Studio. The tests of
+# tests/android in full: `make test` has a part of each, with made pictures and one version of Android.
+.PHONY: apk aar android-models test-android
+
+apk aar: .venv/ready
+	TF_CPP_MIN_LOG_LEVEL=3 .venv/bin/python android_demo/tools/build.py $@
+
+android-models: .venv/ready
+	TF_CPP_MIN_LOG_LEVEL=3 .venv/bin/python android_demo/tools/build.py models
+
+test-android: .venv/ready
+	.venv/bin/acdbit data prepare cifar10
+	ACDBIT_ANDROID=full TF_CPP_MIN_LOG_LEVEL=3 .venv/bin/python -m pytest tests/android
+
 clean:
-	rm -rf .venv .venv-jax .venv-lint .venv-device runs .pytest_cache .hypothesis *.egg-info
+	rm -rf .venv .venv-jax .venv-lint .venv-device .android build/android runs .pytest_cache .hypothesis *.egg-info
 
 # For work on the runtime (acdbit_keras/convert/runtime): its tests, those in Python and those of the training kernels included,
 # under the address, undefined-behaviour and thread sanitizers (packages g++, cmake, ninja-build, googletest), and its fuzzer (clang, libclang-rt-14-dev): make fuzz SECONDS=600.

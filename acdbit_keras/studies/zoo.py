@@ -81,6 +81,8 @@ def add(run, name, zoo, data_dir=None, precision="float24", limits=(), say=print
 
 def _check_twin(recipe, twin_of, zoo):
     facts = entries.card(twin_of, zoo)
+    if facts["model"]["scheme"] == FLOAT_TWIN:
+        raise ValueError(f"{twin_of!r} is of {FLOAT_TWIN} itself; a twin is that of a 1-bit entry")
     wanted = (facts["model"]["preset"], FLOAT_TWIN, facts["data"]["dataset"])
     found = (recipe.preset, recipe.scheme_name, recipe.dataset)
     if found != wanted:

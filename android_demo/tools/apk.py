@@ -1,6 +1,5 @@
 """From sources to a signed APK and to an AAR, without Gradle: javac, D8, aapt2, a zip that Android maps, apksigner."""
 
-import functools
 import pathlib
 import re
 import shutil
@@ -56,17 +55,18 @@ class Build:
         Returns:
             Path of the APK.
         """
-        classes = self.classes
-        libraries = {abi: self.libraries(abi) for abi in abis}
+        self.compile()
+        for abi in abis:
+            self.link(abi)
         files = assets.make(self.folder / "assets" / "models", untrained)
         unsigned = self.folder / "unsigned.apk"
         with Archive(unsigned) as archive:
             with zipfile.ZipFile(self.folder / "resources.apk") as base:
                 for entry in base.infolist():
                     archive.add(entry.filename, base.read(entry), stored=entry.compress_type == zipfile.ZIP_STORED)
-            archive.add("classes.dex", self._dex(classes).read_bytes())
-            for abi, paths in libraries.items():
-                for path in paths:
+            archive.add("classes.dex", self._dex().read_bytes())
+            for abi in abis:
+                for path in self.libraries(abi):
                     archive.add(f"lib/{abi}/{path.name}", path.read_bytes(), stored=True, alignment=elf.PAGE)
             for path in files:
                 content = path.read_bytes()
@@ -79,7 +79,8 @@ class Build:
     def aar(self, abis=tuple(native.CPUS)):
         """Builds the classifier as a library for other apps; returns the AAR's path."""
         jar, aar = self.folder / "classes.jar", self.folder / "acdbit-classifier.aar"
-        classes = self.classes[0]
+        classes = self.folder / "classes" / "aar"
+        compile_java([SOURCES["core"]], classes, self.fetched.tflite())
         with Archive(jar) as archive:
             for path in sorted(classes.rglob("*.class")):
                 archive.add(str(path.relative_to(classes)), path.read_bytes())
@@ -98,15 +99,18 @@ class Build:
                     archive.add(f"jni/{abi}/{path.name}", path.read_bytes(), stored=True)
         return aar
 
-    @functools.cached_property
+    @property
     def classes(self):
-        """The folders of the classes of core and app, compiled."""
+        """The folders of the classes of core and app."""
+        return [self.folder / "classes" / part for part in SOURCES]
+
+    def compile(self):
+        """Compiles resources, core and app."""
         generated = self.resources()
-        core, app = self.folder / "classes" / "core", self.folder / "classes" / "app"
+        core, app = self.classes
         compile_java([SOURCES["core"]], core, self.fetched.tflite())
         # Android last: it has classes of the same names as its libraries.
         compile_java([SOURCES["app"], generated], app, [core, *self.fetched.tflite(), self.android])
-        return [core, app]
 
     def resources(self):
         """Compiles resources and manifest into `resources.apk`; returns the folder of the class R."""
@@ -127,22 +131,26 @@ class Build:
         return generated
 
     def libraries(self, abi):
-        """The runtime and its Java door, compiled, and TFLite, as published or, where it can be, for large pages."""
+        """Paths of the libraries for a processor."""
+        return [self.folder / abi / name for name in (*native.LIBRARIES, TFLITE)]
+
+    def link(self, abi):
+        """Makes them: the runtime and its Java door, compiled, and TFLite, as published or, where it can be, for large pages."""
         published = self.fetched.tflite_library(abi)
-        target = self.folder / abi / TFLITE
-        target.parent.mkdir(parents=True, exist_ok=True)
+        *ours, target = self.libraries(abi)
+        for made, path in zip(native.build(abi, self.folder / abi), ours, strict=True):
+            shutil.copyfile(made, path)
         try:
             elf.realign(published, target)
         except elf.ElfError:
             # Segments of different rights share a page, on x86_64: emulators with pages of 4 KiB load it.
             shutil.copyfile(published, target)
-        return [*native.build(abi, self.folder / abi), target]
 
-    def _dex(self, classes):
+    def _dex(self):
         folder = self.folder / "dex"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        compiled = [path for place in classes for path in place.rglob("*.class")]
+        compiled = [path for place in self.classes for path in place.rglob("*.class")]
         call(
             *("java", "-cp", self.fetched.jar("r8-8.5.35.jar"), "com.android.tools.r8.D8", "--release"),
             *("--min-api", MIN_SDK, "--lib", self.android, "--output", folder, *compiled, *self.fetched.tflite()),

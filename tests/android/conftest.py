@@ -13,19 +13,29 @@ from harness import apk, packages
 
 @pytest.fixture(scope="session")
 def build():
-    packages.install({**packages.BUILD_PACKAGES, **packages.TEST_PACKAGES})
-    return apk.Build(harness.BUILD, packages.Packages())
+    fetched = packages.Packages()
+
+    def fetch():
+        packages.install({**packages.BUILD_PACKAGES, **packages.TEST_PACKAGES})
+        for get in (fetched.aapt2, fetched.tflite, fetched.robolectric):
+            get()
+
+    harness.once("packages", fetch)
+    return apk.Build(harness.BUILD, fetched)
 
 
 @pytest.fixture(scope="session")
 def signed(build):
     """Path of the signed APK; in a full run with the untrained pair of models."""
-    return build.apk(untrained=harness.FULL)
+    harness.once("apk", lambda: build.apk(untrained=harness.FULL))
+    return harness.BUILD / "acdbit-demo.apk"
 
 
 @pytest.fixture(scope="session")
 def jvm(build, signed):
-    return harness.Jvm(build)
+    jvm = harness.Jvm(build)
+    harness.once("jvm", jvm.compile)
+    return jvm
 
 
 @pytest.fixture(scope="session")

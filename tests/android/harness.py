@@ -5,6 +5,8 @@ takes real pictures and many of them, three versions of Android and the untraine
 tested.
 """
 
+import fcntl
+import hashlib
 import os
 import pathlib
 import re
@@ -41,15 +43,16 @@ class Jvm:
 
     def __init__(self, build):
         self._build = build
-        self.core, self.app = build.classes
-        self._libraries = build.libraries("x86_64")
         self._shim = BUILD / "shim" / "x86_64"
-        shim.build("gcc", "x86_64", self._shim, self._libraries)
-        self.tests = BUILD / "classes" / "tests"
+        self._tests = BUILD / "classes" / "tests"
         fetched = build.fetched
-        self._robolectric = fetched.robolectric()
-        self._path = [self.tests, self.app, self.core, *fetched.tflite(), *self._robolectric, build.android]
-        apk.compile_java([JAVA_TESTS], self.tests, self._path[1:])
+        # Android last: it has classes of the same names as its libraries.
+        self._path = [self._tests, *build.classes, *fetched.tflite(), *fetched.robolectric(), build.android]
+
+    def compile(self):
+        """Makes the shim and the tests' classes."""
+        shim.build("gcc", "x86_64", self._shim, self._build.libraries("x86_64"))
+        apk.compile_java([JAVA_TESTS], self._tests, self._path[1:])
 
     def run(self, main, *arguments, properties=None, android=False, heap="1g"):
         """Runs a class; returns what it printed.
@@ -62,7 +65,7 @@ class Jvm:
             heap: of Java, fixed.
         """
         path = [str(part) for part in (self._path if android else self._path[:-1])]
-        told = {"java.library.path": BUILD / "x86_64" / "all", **(properties or {})}
+        told = {"java.library.path": BUILD / "x86_64", **(properties or {})}
         command = [
             "java",
             f"-Xms{heap}",
@@ -76,7 +79,6 @@ class Jvm:
             main,
             *map(str, arguments),
         ]
-        self._gather()
         environment = {**os.environ, "LD_LIBRARY_PATH": str(self._shim), "LC_ALL": "C.UTF-8", "MALLOC_ARENA_MAX": "2"}
         # What TFLite logs would hide what a test says.
         done = subprocess.run(command, capture_output=True, text=True, env=environment)
@@ -100,14 +102,20 @@ class Jvm:
         }
         return self.junit(*classes, properties=told, android=True, heap="3g")
 
-    def _gather(self):
-        """All libraries in one folder, where Java looks."""
-        folder = BUILD / "x86_64" / "all"
-        folder.mkdir(exist_ok=True)
-        for library in self._libraries:
-            link = folder / library.name
-            if not link.exists():
-                link.symlink_to(library)
+
+def once(name, make):
+    """Makes something of the app's sources unless it is there; of several processes one makes it, and the others wait."""
+    BUILD.mkdir(parents=True, exist_ok=True)
+    stamp, sources = BUILD / f"{name}.made_from", hashlib.sha256(str(FULL).encode())
+    folders = [DEMO, ROOT / "acdbit_keras", ROOT / "tests" / "android"]
+    for path in sorted(path for folder in folders for path in folder.rglob("*") if path.is_file()):
+        if "__pycache__" not in path.parts and path.suffix != ".so":
+            sources.update(path.read_bytes())
+    with (BUILD / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not stamp.is_file() or stamp.read_text() != sources.hexdigest():
+            make()
+            stamp.write_text(sources.hexdigest())
 
 
 def pictures(count=PICTURES):

@@ -56,8 +56,9 @@ def test_frames_of_a_camera_look_as_they_do_to_python(jvm, student, tmp_path, wi
             expected.append(np.rot90(sensor, -rotation // 90))
     jvm.run(f"{CLASSIFIER}.Batch", student[0], 1, tmp_path / "in", tmp_path / "out")
     looked, logits = harness.read_batch(tmp_path / "out", images[0].size, 10)
-    # A pixel whose exact value lies in the middle of two is rounded either way, and is one of a hundred in an average.
-    np.testing.assert_allclose(looked.reshape(images.shape), expected, atol=0.1)
+    # A pixel whose exact value lies in the middle of two is rounded either way, and has a part in an average.
+    np.testing.assert_allclose(looked.reshape(images.shape), expected, atol=0.5)
+    assert np.abs(looked.reshape(images.shape) - expected).mean() < 1e-3
     # What was looked at is the picture, upright: not only equal to another rotation of the same mistake.
     assert np.abs(looked.reshape(images.shape) - images).mean() < 16
     offset, factor = metadata.normalisation(interpreter.card)

@@ -149,14 +149,15 @@ public class ModelTest {
   public void openingAndClosingLeavesNothingBehind() throws Exception {
     ByteBuffer packed = model("bits.tflite"), twin = model("float32.tflite");
     float[] pixels = new float[32 * 32 * 3];
-    cycle(packed, twin, pixels, 50);
+    // Until Java has compiled what it compiles and the allocator has what it keeps.
+    cycle(packed, twin, pixels, 1000);
     long threads = threads();
     long[] before = memory();
     cycle(packed, twin, pixels, CYCLES);
     long[] after = memory();
     assertTrue("threads " + threads + " -> " + threads(), threads() <= threads + 1);
-    // One model that stayed would be 0.3 MB, and its tensors more.
-    long most = 8L << 20;
+    // A pair of models that stayed would be 2 MB.
+    long most = 4L << 20;
     assertTrue(CYCLES + " cycles: native bytes " + before[0] + " -> " + after[0], after[0] - before[0] < most);
     System.out.println(CYCLES + " times opened and closed: " + (after[0] - before[0]) / 1024 + " kB of memory more");
   }

@@ -4,6 +4,7 @@ import static org.junit.Assert.assertTrue;
 import static org.robolectric.Shadows.shadowOf;
 
 import android.Manifest;
+import android.app.ActivityManager;
 import android.content.Context;
 import android.graphics.Bitmap;
 import android.graphics.BitmapFactory;
@@ -45,6 +46,14 @@ final class Screen implements AutoCloseable {
     controller = Robolectric.buildActivity(MainActivity.class).setup();
     activity = controller.get();
     idle();
+  }
+
+  /** Robolectric's phone has none until it is told. */
+  static void setFreeMemory(long bytes) {
+    ActivityManager.MemoryInfo memory = new ActivityManager.MemoryInfo();
+    memory.availMem = bytes;
+    Context phone = RuntimeEnvironment.getApplication();
+    shadowOf((ActivityManager) phone.getSystemService(Context.ACTIVITY_SERVICE)).setMemoryInfo(memory);
   }
 
   static void allowCamera() {

@@ -7,6 +7,7 @@ import android.provider.OpenableColumns;
 import java.io.IOException;
 import java.util.ArrayList;
 import java.util.Arrays;
+import java.util.Collections;
 import java.util.List;
 
 /**
@@ -48,6 +49,7 @@ final class ModelChoice {
       choices.add(new ModelChoice(file, name.replace('_', ' '), ModelSource.ofAsset(FOLDER + "/" + file),
           paired ? ModelSource.ofAsset(FOLDER + "/" + twin) : null));
     }
+    Collections.sort(choices, (one, other) -> one.title.compareTo(other.title));
     return choices;
   }
 
