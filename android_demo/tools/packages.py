@@ -16,6 +16,7 @@ import zipfile
 HERE = pathlib.Path(__file__).resolve().parent
 FOLDER = HERE.parents[1] / ".android"
 ANDROID = "android-all-14-robolectric-10818077.jar"
+INSTRUMENTED = "android-all-instrumented-14-robolectric-10818077-i7.jar"
 AAPT2 = "node-bundletool@1.0.0"
 
 # What shows that a Debian package is there -> its name.
@@ -63,10 +64,15 @@ class Packages:
         return _checked(path)
 
     def robolectric(self):
-        """Paths of what Robolectric's tests need on their class path besides Android."""
+        """Paths of what Robolectric's tests need on their class path besides Android, which it finds by itself."""
+        self.jar(INSTRUMENTED)
         names = [name for name in _pinned("base") if not name.startswith(("android-", "r8-", "tensorflow-", "animal-"))]
         paths = [self.jar(name) for name in names]
         return [self.classes(path) if path.suffix == ".aar" else path for path in paths]
+
+    def more_sdks(self):
+        """Paths of two more versions of Android for Robolectric."""
+        return [self.jar(name) for name in _pinned("more-sdks")]
 
     def tflite(self):
         """Paths of TFLite's Java classes."""

@@ -17,7 +17,7 @@ def build():
 
     def fetch():
         packages.install({**packages.BUILD_PACKAGES, **packages.TEST_PACKAGES})
-        for get in (fetched.aapt2, fetched.tflite, fetched.robolectric):
+        for get in (fetched.aapt2, fetched.tflite, fetched.robolectric, *([fetched.more_sdks] if harness.FULL else [])):
             get()
 
     harness.once("packages", fetch)

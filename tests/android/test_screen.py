@@ -23,15 +23,24 @@ def properties(jvm, signed, files, tmp_path_factory):
     return {"pictures": folder, "models": files, "screens": harness.BUILD / "screens"}
 
 
+# In a full run CIFAR-10's test images of a horse and of a sailing ship.
+PICTURE, CAMERA = 6, 27
+
+
 def write_pictures(folder):
     """A picture that is upright, and the same lying, with a note that says how it is to be turned; one for the camera."""
-    pictures = harness.pictures(40)
-    tall = Image.fromarray(pictures[3]).resize((480, 640), Image.Resampling.BICUBIC)
+    tall, seen = (upright(harness.pictures(CAMERA + 1)[number]) for number in (PICTURE, CAMERA))
     tall.save(folder / "tall.png")
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned clockwise by 90 degrees
     tall.transpose(Image.Transpose.ROTATE_90).save(folder / "tall.jpg", exif=exif, quality=97, subsampling=0)
-    Image.fromarray(pictures[1]).resize((480, 640), Image.Resampling.BICUBIC).save(folder / "wide.png")
+    seen.save(folder / "seen.png")
+
+
+def upright(picture):
+    """480 x 640 pixels with a picture in the middle, and its reflections above and below."""
+    square = np.asarray(Image.fromarray(picture).resize((480, 480), Image.Resampling.BICUBIC))
+    return Image.fromarray(np.pad(square, ((80, 80), (0, 0), (0, 0)), mode="reflect"))
 
 
 def test_the_app_from_its_start_to_its_end(jvm, properties):

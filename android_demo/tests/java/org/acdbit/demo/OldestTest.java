@@ -43,7 +43,7 @@ public class OldestTest {
 
   @Test
   public void aPictureIsClassifiedByBothModels() throws Exception {
-    Uri picture = Uri.fromFile(new File(System.getProperty("pictures"), "wide.png"));
+    Uri picture = Uri.fromFile(new File(System.getProperty("pictures"), "seen.png"));
     try (Screen screen = new Screen()) {
       screen.activity.onActivityResult(MainActivity.PICTURE, -1, new Intent().setData(picture));
       Screen.idle();

@@ -11,6 +11,7 @@ import android.graphics.BitmapFactory;
 import android.graphics.Canvas;
 import android.graphics.Color;
 import android.graphics.ImageFormat;
+import android.graphics.PorterDuff;
 import android.graphics.SurfaceTexture;
 import android.hardware.camera2.CameraCharacteristics;
 import android.hardware.camera2.CameraManager;
@@ -25,6 +26,7 @@ import java.io.File;
 import java.io.FileOutputStream;
 import java.io.IOException;
 import java.nio.ByteBuffer;
+import java.time.Duration;
 import org.acdbit.classifier.Viewfinder;
 import org.robolectric.Robolectric;
 import org.robolectric.RuntimeEnvironment;
@@ -33,6 +35,7 @@ import org.robolectric.shadow.api.Shadow;
 import org.robolectric.shadows.ShadowCameraCharacteristics;
 import org.robolectric.shadows.ShadowCameraManager;
 import org.robolectric.shadows.ShadowLooper;
+import org.robolectric.shadows.ShadowSystemClock;
 import org.robolectric.shadows.StreamConfigurationMapBuilder;
 
 /** The app on Robolectric's Android: what a hand does to it, what an eye sees of it. */
@@ -148,7 +151,9 @@ final class Screen implements AutoCloseable {
     idle();
   }
 
+  /** As a camera does, thirty times a second. */
   void show(Bitmap upright) throws Exception {
+    ShadowSystemClock.advanceBy(Duration.ofMillis(33));
     deliver(frame(ImageFormat.YUV_420_888, upright));
   }
 
@@ -177,6 +182,8 @@ final class Screen implements AutoCloseable {
     Bitmap seen = Bitmap.createBitmap(window.getWidth(), window.getHeight(), Bitmap.Config.ARGB_8888);
     Canvas canvas = new Canvas(seen);
     window.draw(canvas);
+    // A TextureView leaves a hole.
+    canvas.drawColor(Color.BLACK, PorterDuff.Mode.DST_OVER);
     ViewfinderView finder = view(R.id.viewfinder);
     if (camera != null) {
       Viewfinder place = finder.shown();

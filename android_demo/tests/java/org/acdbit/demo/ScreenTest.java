@@ -125,7 +125,7 @@ public class ScreenTest {
 
   @Test
   public void framesBecomeAnswersFiguresAndAViewfinder() throws Exception {
-    Bitmap seen = Screen.picture("wide.png");
+    Bitmap seen = Screen.picture("seen.png");
     try (Screen screen = withCamera()) {
       for (int i = 0; i < 5; i++) screen.show(seen);
       String spoken = screen.spoken(R.id.answers);
@@ -134,7 +134,7 @@ public class ScreenTest {
       String figures = screen.text(R.id.figures);
       assertTrue(figures,
           figures.matches(
-              "(?s)1 bit · 3\\d\\d (kB|KB) · cifar10, 10 classes\\n\\d+\\.\\d\\d ms · [\\d,]+\\.\\d frames/s · \\w+"));
+              "(?s)1 bit · 3\\d\\d (kB|KB) · cifar10, 10 classes\\n\\d+\\.\\d\\d ms · 30\\.3 frames/s · \\w+"));
       Viewfinder finder = screen.<ViewfinderView>view(R.id.viewfinder).shown();
       View around = screen.view(R.id.viewfinder);
       // Upright the frame is 480 x 640: the square is as wide as the picture, and in the middle.
@@ -150,7 +150,7 @@ public class ScreenTest {
   public void everyFrameIsGivenBackAndTheCameraClosedWithTheApp() throws Exception {
     try (Screen screen = withCamera()) {
       for (int format : new int[] {ImageFormat.YUV_420_888, ImageFormat.JPEG}) {
-        FakeImage image = screen.frame(format, Screen.picture("wide.png"));
+        FakeImage image = screen.frame(format, Screen.picture("seen.png"));
         screen.deliver(image);
         assertTrue(image.isClosed());
       }
@@ -159,7 +159,7 @@ public class ScreenTest {
       assertNull(screen.activity.camera());
       screen.controller.resume();
       assertNotNull(screen.activity.camera());
-      screen.show(Screen.picture("wide.png"));
+      screen.show(Screen.picture("seen.png"));
       screen.activity.onSurfaceTextureDestroyed(null);
       assertNull(screen.activity.camera());
       screen.showPreview();
@@ -188,7 +188,7 @@ public class ScreenTest {
       screen.shoot("camera_in_use", null);
       screen.press(R.id.notice_button);
       assertFalse(screen.isShown(R.id.notice));
-      screen.show(Screen.picture("wide.png"));
+      screen.show(Screen.picture("seen.png"));
       assertTrue(screen.spoken(R.id.answers).contains("%"));
     }
   }
@@ -196,7 +196,7 @@ public class ScreenTest {
   @Test
   public void aFrameOfAnotherFormatIsSaid() throws Exception {
     try (Screen screen = withCamera()) {
-      screen.deliver(screen.frame(ImageFormat.JPEG, Screen.picture("wide.png")));
+      screen.deliver(screen.frame(ImageFormat.JPEG, Screen.picture("seen.png")));
       assertEquals(screen.activity.getString(R.string.camera_format), screen.text(R.id.notice_text));
     }
     Screen.cameras().removeCamera("0");
@@ -239,7 +239,7 @@ public class ScreenTest {
       choose(screen, MainActivity.PICTURE, Uri.fromFile(new File("/nowhere.png")));
       assertTrue(screen.isShown(R.id.error));
       assertNotNull(screen.activity.camera());
-      screen.show(Screen.picture("wide.png"));
+      screen.show(Screen.picture("seen.png"));
       assertTrue(screen.spoken(R.id.answers).contains("%"));
     }
   }
@@ -249,13 +249,13 @@ public class ScreenTest {
   @Test
   public void theSwitchGoesToTheFloatTwin() throws Exception {
     try (Screen screen = withCamera()) {
-      screen.show(Screen.picture("wide.png"));
+      screen.show(Screen.picture("seen.png"));
       assertTrue(screen.text(R.id.figures).startsWith("1 bit"));
       screen.setBits(false);
-      screen.show(Screen.picture("wide.png"));
+      screen.show(Screen.picture("seen.png"));
       String figures = screen.text(R.id.figures);
       assertTrue(figures, figures.matches("(?s)float · 1\\.\\d+ (MB) · cifar10, 10 classes\\n.* · TFLite"));
-      screen.shoot("float", Screen.picture("wide.png"));
+      screen.shoot("float", Screen.picture("seen.png"));
     }
   }
 
@@ -264,11 +264,11 @@ public class ScreenTest {
     try (Screen screen = withCamera()) {
       for (String threads : new String[] {"1 thread", "2 threads", "4 threads", "1 thread"}) {
         assertEquals(threads, screen.text(R.id.threads));
-        screen.show(Screen.picture("wide.png"));
+        screen.show(Screen.picture("seen.png"));
         assertEquals("", screen.text(R.id.error));
         screen.press(R.id.threads);
       }
-      screen.show(Screen.picture("wide.png"));
+      screen.show(Screen.picture("seen.png"));
       for (int results : new int[] {3, 5, 1}) {
         assertEquals(results, screen.spoken(R.id.answers).split("%").length);
         screen.press(R.id.results);
@@ -288,7 +288,7 @@ public class ScreenTest {
         screen.press(R.id.model);
         ((AlertDialog) ShadowDialog.getLatestDialog()).getListView().performItemClick(null, i, i);
         Screen.idle();
-        screen.show(Screen.picture("wide.png"));
+        screen.show(Screen.picture("seen.png"));
         assertEquals("", screen.text(R.id.error));
         assertTrue(screen.spoken(R.id.answers).contains("%"));
       }
@@ -305,7 +305,7 @@ public class ScreenTest {
       assertEquals(
           Intent.ACTION_OPEN_DOCUMENT, shadowOf(screen.activity).getNextStartedActivityForResult().intent.getAction());
       choose(screen, MainActivity.MODEL, model("uint8.tflite"));
-      screen.show(Screen.picture("wide.png"));
+      screen.show(Screen.picture("seen.png"));
       assertTrue(screen.spoken(R.id.answers).contains("%"));
       assertFalse(screen.<Switch>view(R.id.bits).isEnabled());
       assertFalse(screen.<Button>view(R.id.compare).isEnabled());
@@ -321,13 +321,13 @@ public class ScreenTest {
         String expected = screen.activity.getString((Integer) each[1]).split("%1")[0];
         assertTrue(each[0] + ": " + screen.text(R.id.error), screen.text(R.id.error).startsWith(expected));
         assertEquals(1, screen.text(R.id.error).split("\n").length);
-        screen.show(Screen.picture("wide.png"));
+        screen.show(Screen.picture("seen.png"));
         assertEquals("", screen.text(R.id.figures));
       }
       screen.shoot("bad_model", null);
       // And afterwards a good one.
       choose(screen, MainActivity.MODEL, model("bits.tflite"));
-      screen.show(Screen.picture("wide.png"));
+      screen.show(Screen.picture("seen.png"));
       assertTrue(screen.spoken(R.id.answers).contains("%"));
       assertFalse(screen.isShown(R.id.error));
     }
@@ -353,7 +353,7 @@ public class ScreenTest {
     try (Screen screen = withCamera()) {
       screen.press(R.id.compare);
       assertEquals(screen.activity.getString(R.string.compare_nothing), screen.text(R.id.error));
-      screen.show(Screen.picture("wide.png"));
+      screen.show(Screen.picture("seen.png"));
       screen.press(R.id.compare);
       assertTrue(screen.isShown(R.id.comparison));
       assertEquals("Compare", screen.text(R.id.compare));
@@ -403,12 +403,12 @@ public class ScreenTest {
   @Config(qualifiers = "de-rDE-w411dp-h823dp-night-xhdpi")
   public void inGermanAndInTheDark() throws Exception {
     try (Screen screen = withCamera()) {
-      for (int i = 0; i < 5; i++) screen.show(Screen.picture("wide.png"));
+      for (int i = 0; i < 5; i++) screen.show(Screen.picture("seen.png"));
       assertTrue(screen.text(R.id.figures),
-          screen.text(R.id.figures).matches("(?s)1 Bit · .*, 10 Klassen\\n\\d+,\\d\\d ms · [\\d.]+,\\d Bilder/s.*"));
+          screen.text(R.id.figures).matches("(?s)1 Bit · .*, 10 Klassen\\n\\d+,\\d\\d ms · 30,3 Bilder/s.*"));
       assertEquals("Vergleichen", screen.text(R.id.compare));
       assertEquals(0xFF1B1C1E, screen.activity.getColor(R.color.panel));
-      screen.shoot("german_dark", Screen.picture("wide.png"));
+      screen.shoot("german_dark", Screen.picture("seen.png"));
     }
   }
 
@@ -418,7 +418,7 @@ public class ScreenTest {
       RuntimeEnvironment.setQualifiers(turned);
       if (turned.equals("+land")) Screen.cameras().removeCamera("0");
       try (Screen screen = withCamera()) {
-        screen.show(Screen.picture("wide.png"));
+        screen.show(Screen.picture("seen.png"));
         screen.press(R.id.compare);
         assertTrue(targets(screen.activity.getWindow().getDecorView()) >= 7);
       }
