@@ -57,7 +57,8 @@ int main(int count, char** arguments) {
   const char* threads = arguments[4];
   void* delegate = tflite_plugin_create_delegate(&key, &threads, 1, NULL);
   void* options = TfLiteInterpreterOptionsCreate();
-  TfLiteInterpreterOptionsSetNumThreads(options, atoi(threads));
+  // The threads are the runtime's: those of TFLite wait on objects of bionic's sizes, for which glibc has not the room.
+  TfLiteInterpreterOptionsSetNumThreads(options, 1);
   if (delegate) TfLiteInterpreterOptionsAddDelegate(options, delegate);
   void* interpreter = TfLiteInterpreterCreate(TfLiteModelCreateFromFile(arguments[3]), options);
   if (!delegate || !interpreter || TfLiteInterpreterAllocateTensors(interpreter)) return 1;

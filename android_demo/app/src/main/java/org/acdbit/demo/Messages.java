@@ -2,6 +2,7 @@ package org.acdbit.demo;
 
 import android.content.Context;
 import android.os.Build;
+import android.text.TextUtils;
 import android.text.format.Formatter;
 import org.acdbit.classifier.ModelException;
 
@@ -32,7 +33,7 @@ final class Messages {
       case TOO_LARGE:
         return context.getString(R.string.model_no_memory);
       case NO_LIBRARY:
-        return context.getString(R.string.model_no_library, String.join(", ", Build.SUPPORTED_ABIS));
+        return context.getString(R.string.model_no_library, TextUtils.join(", ", Build.SUPPORTED_ABIS));
       default:
         return context.getString(R.string.model_refused, clause(failed.detail));
     }

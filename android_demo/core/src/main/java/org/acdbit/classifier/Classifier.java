@@ -89,12 +89,19 @@ public final class Classifier implements AutoCloseable {
     if (failed instanceof LinkageError) return new ModelException(Reason.NO_LIBRARY, text, failed);
     if (failed instanceof OutOfMemoryError) return new ModelException(Reason.TOO_LARGE, "", failed);
     if (!file.foreignOps().isEmpty()) {
-      return new ModelException(Reason.UNKNOWN_OPS, String.join(", ", file.foreignOps()), failed);
+      return new ModelException(Reason.UNKNOWN_OPS, listed(file.foreignOps()), failed);
     }
     if (text.contains("find op for builtin"))
       return new ModelException(Reason.UNKNOWN_OPS, "a newer version of TFLite's", failed);
     if (text.contains("not a valid")) return new ModelException(Reason.DAMAGED, "TFLite does not read it", failed);
     return new ModelException(Reason.REFUSED, text, failed);
+  }
+
+  private static String listed(List<String> names) {
+    // String.join is of Android 8.
+    StringBuilder list = new StringBuilder();
+    for (String name : names) list.append(list.length() == 0 ? "" : ", ").append(name);
+    return list.toString();
   }
 
   private static ByteBuffer buffer(int bytes) {
