@@ -168,7 +168,12 @@ final class Screen implements AutoCloseable {
   static void idle() {
     for (int i = 0; i < 4; i++) {
       for (Looper looper : ShadowLooper.getAllLoopers()) {
-        if (looper.getThread().isAlive() && looper != Looper.getMainLooper()) shadowOf(looper).idle();
+        if (!looper.getThread().isAlive() || looper == Looper.getMainLooper()) continue;
+        try {
+          shadowOf(looper).idle();
+        } catch (IllegalStateException quitting) {
+          // It ends between the question and the call; then nothing waits in it.
+        }
       }
       shadowOf(Looper.getMainLooper()).idle();
     }
