@@ -12,7 +12,7 @@ PIP_FLAGS = --quiet --disable-pip-version-check
 RUNTIME = $(wildcard acdbit_keras/convert/runtime/CMakeLists.txt acdbit_keras/convert/runtime/src/* acdbit_keras/convert/runtime/include/*)
 TRAINING = $(wildcard acdbit_keras/training/CMakeLists.txt acdbit_keras/training/src/*)
 
-.PHONY: demo test test-tensorflow test-jax lint device clean
+.PHONY: demo test test-tensorflow test-jax lint device mcu clean
 
 demo: .venv/ready
 	.venv/bin/acdbit demo
@@ -83,6 +83,10 @@ test-android: .venv/ready
 	.venv/bin/acdbit data prepare cifar10
 	ACDBIT_ANDROID=full TF_CPP_MIN_LOG_LEVEL=3 .venv/bin/python -m pytest tests/android
 
+# The models of the zoo on emulated microcontrollers: classes, instructions, flash, arena and stack; results/mcu.json.
+mcu: .venv/ready
+	.venv/bin/python tests/mcu/measure.py --out results/mcu.json
+
 clean:
 	rm -rf .venv .venv-jax .venv-lint .venv-device .android build/android runs .pytest_cache .hypothesis *.egg-info
 
@@ -109,3 +113,6 @@ fuzz:
 	mkdir -p build/fuzz/corpus
 	ASAN_OPTIONS=allocator_may_return_null=1:max_allocation_size_mb=1024 build/fuzz/delegate_fuzz -max_total_time=$(SECONDS) \
 		-max_len=512 -rss_limit_mb=4096 -malloc_limit_mb=0 -artifact_prefix=build/fuzz/ build/fuzz/corpus acdbit_keras/convert/runtime/fuzz/corpus
+	mkdir -p build/fuzz/flat_corpus
+	build/fuzz/flat_fuzz -max_total_time=$(SECONDS) -max_len=16384 -artifact_prefix=build/fuzz/ build/fuzz/flat_corpus \
+		acdbit_keras/convert/runtime/fuzz/flat_corpus
