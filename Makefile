@@ -12,7 +12,7 @@ PIP_FLAGS = --quiet --disable-pip-version-check
 RUNTIME = $(wildcard acdbit_keras/convert/runtime/CMakeLists.txt acdbit_keras/convert/runtime/src/* acdbit_keras/convert/runtime/include/*)
 TRAINING = $(wildcard acdbit_keras/training/CMakeLists.txt acdbit_keras/training/src/*)
 
-.PHONY: demo test test-tensorflow test-jax lint device mcu clean
+.PHONY: demo test test-tensorflow test-jax lint device mcu page clean
 
 demo: .venv/ready
 	.venv/bin/acdbit demo
@@ -25,7 +25,7 @@ test: test-jax test-tensorflow
 # TensorFlow keeps what it traced until its process ends; one process for all files would take 12 GB. The last of the three groups
 # is whatever the others leave.
 LAYERS_AND_MODELS = tests/layers tests/models tests/quantizers
-FILES_AND_BOARDS = tests/convert tests/arm64
+FILES_AND_BOARDS = tests/convert tests/arm64 tests/mcu tests/web
 TENSORFLOW = TF_CPP_MIN_LOG_LEVEL=3 ACDBIT_JAX_PYTHON=$(CURDIR)/.venv-jax/bin/python .venv/bin/$(PYTEST)
 
 test-tensorflow: .venv/ready .venv-jax/ready
@@ -86,6 +86,13 @@ test-android: .venv/ready
 # The models of the zoo on emulated microcontrollers: classes, instructions, flash, arena and stack; results/mcu.json.
 mcu: .venv/ready
 	.venv/bin/python tests/mcu/measure.py --out results/mcu.json
+
+# A page that classifies pictures and the camera, for any static server: build/page. Debian packages clang-19, lld-19, wasi-libc.
+page: .venv/ready
+	acdbit_keras/convert/runtime/web/build.sh build/page
+	cp acdbit_keras/convert/runtime/web/index.html acdbit_keras/convert/runtime/web/acdbit.mjs build/page
+	.venv/bin/acdbit convert cifar10_vit_micro_acd_bit build/page/model.acdm --compact --input uint8
+	@echo "python3 -m http.server --directory build/page"
 
 clean:
 	rm -rf .venv .venv-jax .venv-lint .venv-device .android build/android runs .pytest_cache .hypothesis *.egg-info
