@@ -28,3 +28,8 @@ def markdown(header, rows):
         return f"|{'|'.join(f' {cell} ' if cell else ' ' for cell in cells)}|"
 
     return "\n".join([line(header), "|" + "---|" * len(header), *map(line, rows)])
+
+
+def noun(count, singular):
+    """A noun behind a count, with an s unless it is 1."""
+    return singular if count == 1 else f"{singular}s"

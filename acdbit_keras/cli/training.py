@@ -40,6 +40,9 @@ def add_train(subparsers):
     )
     parser.add_argument("--teacher", help="run folder or .keras file of another teacher")
     parser.add_argument(
+        "--minutes", type=float, help="a budget in place of epochs: a step is timed, and as many epochs are run as fit"
+    )
+    parser.add_argument(
         "--from",
         dest="start",
         metavar="MODEL",
@@ -70,6 +73,8 @@ def train(options):
     recipe = recipes.get(options.recipe).with_settings(options.set)
     if options.data:
         recipe = recipe.on(options.data)
+    if options.minutes is not None:
+        recipe = recipe.replace(minutes=options.minutes)
     if options.start:
         recipe = recipe.replace(start=options.start, freeze=options.freeze or recipe.freeze)
     if not options.json:

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from acdbit_keras.files import write_beside
+from acdbit_keras.models.optimization import averaged_weights
 
 
 class StopOnNonFinite(keras.callbacks.Callback):
@@ -62,6 +63,17 @@ class Speed(keras.callbacks.Callback):
         logs["images_per_second"] = self.images_per_epoch / self.seconds
 
 
+class TestAveragedWeights(keras.callbacks.Callback):
+    """Validates the moving averages of the weights, where the optimizer keeps some."""
+
+    def on_test_begin(self, logs=None):
+        self._averaged = averaged_weights(self.model.optimizer)
+        self._averaged.__enter__()
+
+    def on_test_end(self, logs=None):
+        self._averaged.__exit__(None, None, None)
+
+
 class Checkpoints(keras.callbacks.Callback):
     """Keeps in the run's folder the best model and what a resumed run needs.
 
@@ -83,7 +95,8 @@ class Checkpoints(keras.callbacks.Callback):
         value = float(logs[self.monitor])
         if value > self.best:
             self.best = value
-            write_beside(self.run.best_path, self.network.save)
+            with averaged_weights(self.model.optimizer):
+                write_beside(self.run.best_path, self.network.save)
         save_state(self.run.state_path, self.network, self.model.optimizer, epoch + 1, self.best)
 
 

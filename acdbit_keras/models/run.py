@@ -1,6 +1,7 @@
 """What a run's folder holds.
 
     recipe.json       the recipe as it was run
+    plan.json         how many epochs, on how many devices, and, of a run with a budget, in how many minutes
     data.json         of images of your own: where they are, their classes, split and normalisation
     history.csv       one row per epoch, of all stages
     tensorboard/      the same for TensorBoard
@@ -15,6 +16,7 @@ A run of a scheme without training (`Scheme.post_training`) has no history and n
 
 import csv
 import pathlib
+import statistics
 
 from acdbit_keras.files import read_json, write_beside, write_json
 from acdbit_keras.models import data
@@ -29,7 +31,8 @@ class Run:
 
     Attributes:
         folder: `pathlib.Path`.
-        recipe_path, data_path, history_path, best_path, model_path, result_path, state_path, tensorboard_path: of what is in it.
+        recipe_path, plan_path, data_path, history_path, best_path, model_path, result_path, state_path, tensorboard_path: of
+            what is in it.
 
     Example:
         >>> from acdbit_keras.models.run import Run
@@ -41,6 +44,7 @@ class Run:
     def __init__(self, folder):
         self.folder = pathlib.Path(folder)
         self.recipe_path = self.folder / "recipe.json"
+        self.plan_path = self.folder / "plan.json"
         self.data_path = self.folder / data.STORED
         self.history_path = self.folder / "history.csv"
         self.best_path = self.folder / "best.keras"
@@ -124,6 +128,12 @@ class Run:
     def finished_epochs(self):
         """Number of epochs in the history."""
         return len(self.history)
+
+    @property
+    def seconds_per_epoch(self):
+        """Median of the seconds that an epoch's training steps took so far; `None` before the first epoch's end."""
+        seconds = [float(row["seconds"]) for row in self.history]
+        return statistics.median(seconds) if seconds else None
 
     def write_recipe(self, recipe):
         """Writes the recipe, into a folder that is made where there is none.

@@ -4,6 +4,7 @@ What it leaves in the run's folder, `acdbit_keras.models.run` says.
 """
 
 import contextlib
+import dataclasses
 import math
 import pathlib
 import time
@@ -12,19 +13,25 @@ import keras
 
 from acdbit_keras import execution, schemes
 from acdbit_keras.distillation import Distiller, LabelDistillation, QueryKeyDistillation
-from acdbit_keras.files import write_beside
-from acdbit_keras.models import data, distribution, recipes
-from acdbit_keras.models.callbacks import Checkpoints, Speed, StopOnNonFinite, read_progress, restore_state
+from acdbit_keras.files import read_json, write_beside, write_json
+from acdbit_keras.models import budget, data, distribution, optimization, recipes
+from acdbit_keras.models.callbacks import (
+    Checkpoints,
+    Speed,
+    StopOnNonFinite,
+    TestAveragedWeights,
+    read_progress,
+    restore_state,
+)
 from acdbit_keras.models.loading import load_model
 from acdbit_keras.models.run import Run
 from acdbit_keras.models.sizes import build
 from acdbit_keras.models.zoo import from_zoo, zoo_names
 from acdbit_keras.models.zoo.transfer import copy_body
+from acdbit_keras.text import noun
 from acdbit_keras.training import executor_for
 
 CALIBRATION_BATCHES = 10
-# Kernels decay; what follows is shifts, gains and scales, which weight decay would only bias.
-_WITHOUT_DECAY = ["bias", "gamma", "beta", "shift_in", "shift_out", "slope", "gain", "shift", "scale", "threshold", "factor"]
 
 
 def train(recipe, folder, data_dir=None, teacher=None, runs="runs", verbose="auto", devices=1, progress=None):
@@ -60,6 +67,7 @@ def train(recipe, folder, data_dir=None, teacher=None, runs="runs", verbose="aut
     if run.is_finished:
         return run.result
     training = _Training(recipe, run, data_dir, teacher, runs, verbose, devices, progress)
+    training.begin()
     if training.scheme.post_training:
         result = training.calibrate()
     else:
@@ -88,6 +96,19 @@ def check_teacher(recipe, teacher):
         Distiller(teacher, network, terms)
 
 
+@dataclasses.dataclass
+class _Assembled:
+    """What a stage is trained with."""
+
+    network: keras.Model
+    model: keras.Model
+    previous: keras.Model | None
+    train_set: object
+    test_set: object
+    steps: int
+    executor: execution.KerasExecutor
+
+
 class _Training:
     """A recipe on its way into a `Run`'s folder; the other arguments are those of `train`."""
 
@@ -102,7 +123,9 @@ class _Training:
         self.progress = progress
         self.scheme = schemes.get(recipe.scheme)
         self.data = self._find_data()
-        self.facts = self.data.info()
+        # What it is trained and validated on.
+        self.shown = data.HeldOut(self.data, recipe.validation_share, recipe.seed) if recipe.validation_share else self.data
+        self.facts = self.shown.info()
         # Your own images may be fewer than a recipe's batch.
         self.batch_size = min(recipe.batch_size, self.facts.train_examples)
         self.has_teacher = bool(recipe.teacher or teacher)
@@ -127,20 +150,50 @@ class _Training:
             if is_last or not left.exists():
                 network = self._stage(index, stage, scheme, first, end)
                 write_beside(self.run.model_path if is_last else left, network.save)
-        return _result(self.recipe, self.run, first)
+        result = _result(self.recipe, self.run, first)
+        if self.recipe.validation_share:
+            # Looked at once, by the model that is kept.
+            result |= {
+                "validation_accuracy": result["accuracy"],
+                "accuracy": evaluate(load_model(self.run.model_path), self.data)["accuracy"],
+            }
+        return result
 
-    def _stage(self, index, stage, scheme, first, end):
-        """The network as it is at the end of a stage, whose finished epochs, if any, are in the state file."""
+    def begin(self):
+        """Settles the number of epochs, and says what is to come."""
+        self.planned = self.plan()
+        self.recipe = self.recipe.replace(epochs=self.planned.epochs)
+        if self.verbose:
+            print(budget.describe(self.planned, self.recipe, self.run.finished_epochs, self.run.seconds_per_epoch), flush=True)
+
+    def plan(self):
+        """The `Plan` of the run: that of its folder, or a new one, for which a budget has a step measured."""
+        recipe, run = self.recipe, self.run
+        if run.plan_path.exists():
+            kept = budget.Plan(**read_json(run.plan_path))
+            if kept.devices != self.devices:
+                raise ValueError(
+                    f"the run in {run.folder} was begun on {kept.devices} {noun(kept.devices, 'device')}, not on {self.devices}; "
+                    f"pass --devices {kept.devices}, or another folder"
+                )
+            return kept
+        if recipe.minutes is None or self.scheme.post_training:
+            return budget.Plan(self.devices, recipe.epochs)
+        stage, scheme, _, _ = self.scheme.schedule(recipe.epochs)[0]
+        assembled = self._assemble(0, stage, scheme, 0, recipe.epochs, 0)
+        batches = -(-self.facts.test_examples // self.batch_size)
+        with execution.using(assembled.executor):
+            measured = budget.measure(assembled.model, assembled.train_set, assembled.test_set, batches)
+        return budget.plan(recipe, self.devices, measured, assembled.steps, self.batch_size)
+
+    def _assemble(self, index, stage, scheme, first, end, epoch):
+        """A stage's network, what trains it, compiled, and its data from an epoch on."""
         recipe = self.recipe
-        epoch, best = read_progress(self.run.state_path)
-        if epoch <= first:
-            # That state, if any, is the end of the stage before.
-            epoch, best = first, -math.inf
         with self._precision():
             keras.utils.set_random_seed(recipe.seed)
             network = model = self.network(scheme)
             if recipe.start and epoch == 0:
-                _start_from(recipe.start, network)
+                self._start_from(recipe.start, network)
             if recipe.freeze:
                 network.freeze_body()
             previous = load_model(self.run.stage_path(index - 1)) if index else None
@@ -148,7 +201,7 @@ class _Training:
             if terms and self.has_teacher:
                 model = Distiller(previous if stage.teacher == "previous" else self._teacher(), network, terms)
             train_set, test_set = data.load(
-                self.data,
+                self.shown,
                 image_size=network.image_size,
                 batch_size=self.batch_size,
                 seed=recipe.seed,
@@ -161,33 +214,46 @@ class _Training:
             steps = self.facts.steps_per_epoch(self.batch_size)
             executor = self._executor(network)
             distils_labels = model is not network and scheme.distillation
+            loss = None if distils_labels else optimization.label_loss(train_set, self.facts.classes, recipe.label_smoothing)
             model.compile(
-                optimizer=_optimizer(recipe, end - first, steps),
-                loss=None if distils_labels else _label_loss(train_set),
+                optimizer=optimization.optimizer(recipe, end - first, steps),
+                loss=loss,
                 metrics=["accuracy"],
                 jit_compile=recipe.jit_compile and executor.allows_xla,
                 steps_per_execution=recipe.steps_per_execution,
             )
+        return _Assembled(network, model, previous, train_set, test_set, steps, executor)
+
+    def _stage(self, index, stage, scheme, first, end):
+        """The network as it is at the end of a stage, whose finished epochs, if any, are in the state file."""
+        recipe = self.recipe
+        epoch, best = read_progress(self.run.state_path)
+        if epoch <= first:
+            # That state, if any, is the end of the stage before.
+            epoch, best = first, -math.inf
+        made = self._assemble(index, stage, scheme, first, end, epoch)
+        network, model = made.network, made.model
         self._write_recipe()
         if epoch > first:
             restore_state(self.run.state_path, network, model.optimizer)
-        elif previous is not None:
-            copy_weights(previous, network)
+        elif made.previous is not None:
+            copy_weights(made.previous, network)
         if epoch:
             self.run.forget_epochs_from(epoch)
         if epoch < end:
-            with execution.using(executor):
+            with execution.using(made.executor):
                 model.fit(
-                    train_set,
-                    validation_data=test_set,
+                    made.train_set,
+                    validation_data=made.test_set,
                     epochs=end,
                     initial_epoch=epoch,
-                    steps_per_epoch=steps,
+                    steps_per_epoch=made.steps,
                     shuffle=False,
                     verbose=self.verbose,
                     callbacks=[
                         StopOnNonFinite(),
-                        Speed(steps * self.batch_size),
+                        Speed(made.steps * self.batch_size),
+                        TestAveragedWeights(),
                         # Before the state: a row too many is dropped when the run is resumed, a missing one would stay missing.
                         keras.callbacks.CSVLogger(str(self.run.history_path), append=epoch > 0),
                         Checkpoints(self.run, network, best=best),
@@ -195,7 +261,25 @@ class _Training:
                         *self._told(),
                     ],
                 )
+        elif recipe.ema is not None:
+            # As Keras leaves them at the end of `fit`.
+            optimization.keep_averages(model.optimizer)
         return network
+
+    def _start_from(self, start, network):
+        """Gives a network the body of a trained model: a name of the zoo, a run's folder, a file, or a recipe."""
+        try:
+            if pathlib.Path(start).exists():
+                source = load_model(start)
+            elif start in zoo_names():
+                source = from_zoo(start)
+            elif start.partition("@")[0] in recipes.names():
+                source = self._of_recipe(start)
+            else:
+                source = load_model(start)
+            copy_body(source, network)
+        except (ValueError, OSError) as error:
+            raise ValueError(f"cannot start from {start}: {error}") from error
 
     def _executor(self, network):
         """Compiled kernels, where the recipe wants them and they know the network; they do not share a batch between devices."""
@@ -251,16 +335,20 @@ class _Training:
         return build(recipe.preset, scheme, facts.classes, drop_path=recipe.drop_path, channels=facts.channels, **size)
 
     def _teacher(self):
-        teacher = self.teacher
-        if teacher is None:
-            teacher = pathlib.Path(self.runs) / recipes.get(self.recipe.teacher).name
-            options = dict(
-                data_dir=self.data_dir, runs=self.runs, verbose=self.verbose, devices=self.devices, progress=self.progress
-            )
-            train(self.recipe.teacher, teacher, **options)
-            # The teacher's own run consumed random numbers; the student's must not depend on whether it was there.
-            keras.utils.set_random_seed(self.recipe.seed)
-        return load_model(teacher)
+        if self.teacher is not None:
+            return load_model(self.teacher)
+        teacher = self._of_recipe(self.recipe.teacher)
+        # The teacher's own run consumed random numbers; the student's must not depend on whether it was there.
+        keras.utils.set_random_seed(self.recipe.seed)
+        return teacher
+
+    def _of_recipe(self, identifier):
+        """What a recipe's run has trained, which is gone on with, or begun, if it is not finished."""
+        recipe = recipes.get(identifier)
+        folder = pathlib.Path(self.runs) / recipe.name
+        options = dict(data_dir=self.data_dir, runs=self.runs, verbose=self.verbose, devices=self.devices, progress=self.progress)
+        train(recipe, folder, **options)
+        return load_model(folder)
 
     def _test_set(self, image_size, one_hot):
         """Test images in batches that the devices can share."""
@@ -269,6 +357,8 @@ class _Training:
 
     def _write_recipe(self):
         self.run.write_recipe(self.recipe)
+        if not self.run.plan_path.exists():
+            write_json(self.run.plan_path, dataclasses.asdict(self.planned))
         data.write_stored(self.run.data_path, self.data)
 
     @contextlib.contextmanager
@@ -281,15 +371,6 @@ class _Training:
             yield
         finally:
             keras.config.set_dtype_policy(previous)
-
-
-def _start_from(start, network):
-    """Gives a network the body of a trained model, which is a name of the zoo, a run's folder or a file."""
-    try:
-        source = from_zoo(start) if not pathlib.Path(start).exists() and start in zoo_names() else load_model(start)
-        copy_body(source, network)
-    except (ValueError, OSError) as error:
-        raise ValueError(f"cannot start from {start}: {error}") from error
 
 
 def copy_weights(source, network):
@@ -356,7 +437,13 @@ def evaluate(model, dataset, data_dir=None, batch_size=256):
 
 
 def _check_same_recipe(recipe, run):
-    if run.exists and (changed := recipe.differences(run.recipe)):
+    if not run.exists:
+        return
+    kept = run.recipe
+    if recipe.minutes is not None and recipe.minutes == kept.minutes:
+        # As they were planned for these minutes.
+        recipe = recipe.replace(epochs=kept.epochs)
+    if changed := recipe.differences(kept):
         raise ValueError(
             f"{run.folder} holds a run with other settings ({', '.join(changed)} differ); choose another folder or remove it"
         )
@@ -378,37 +465,6 @@ def _terms(recipe, scheme):
             config["form"] = recipe.query_key_form or config["form"]
         weighted.append(type(term).from_config(config))
     return [term for term in weighted if term.weight]
-
-
-def learning_rates(recipe, epochs, steps):
-    """The schedule of a stage: linear warm-up to the recipe's learning rate, then half a cosine down to 0.
-
-    Args:
-        recipe: `Recipe`.
-        epochs: of the stage.
-        steps: per epoch.
-    """
-    warmup_epochs = recipe.warmup_epochs if recipe.warmup_share is None else recipe.warmup_share * epochs
-    total, warmup = epochs * steps, int(warmup_epochs * steps)
-    return keras.optimizers.schedules.CosineDecay(
-        initial_learning_rate=recipe.learning_rate / 100 if warmup else recipe.learning_rate,
-        decay_steps=max(total - warmup, 1),
-        warmup_target=recipe.learning_rate if warmup else None,
-        warmup_steps=warmup,
-    )
-
-
-def _optimizer(recipe, epochs, steps):
-    schedule = learning_rates(recipe, epochs, steps)
-    optimizer = keras.optimizers.AdamW(schedule, weight_decay=recipe.weight_decay, global_clipnorm=recipe.clip_norm)
-    optimizer.exclude_from_weight_decay(var_names=_WITHOUT_DECAY)
-    return optimizer
-
-
-def _label_loss(train_set):
-    if len(train_set.element_spec[1].shape) == 2:
-        return keras.losses.CategoricalCrossentropy(from_logits=True)
-    return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
 def _tensorboard(path):

@@ -7,6 +7,8 @@ would see other images. Here every draw comes from a key that the pipeline deriv
 from __future__ import annotations
 
 import dataclasses
+import math
+import typing
 
 import keras
 
@@ -27,8 +29,8 @@ class Augmentation:
             cropping at random.
         fill: what a shift leaves empty: "black", or "mirror", the image reflected at its border.
         flip: whether images are mirrored left to right with probability 1/2; default False.
-        crop_area: smallest share of the image area that a random resized crop keeps, or None for no such crop. Only
-            for datasets of varying image size; aspect ratios are 3/4 to 4/3.
+        crop_area: smallest share of the image area that a random resized crop keeps, or None for no such crop; aspect ratios
+            are 3/4 to 4/3. Of pictures of varying size it is taken as they are decoded, of others from the batch.
         rand_augment: strength of RandAugment, 0 (off) to 10: two operations per image, each with a random strength up
             to this one.
         mixup: alpha of MixUp's Beta(alpha, alpha) law, up to 100, or 0 for none.
@@ -58,6 +60,21 @@ class Augmentation:
         if self.crop_area is not None and not 0 < self.crop_area <= 1:
             raise ValueError(f"crop_area={self.crop_area} of an Augmentation must be above 0 and at most 1, or None.")
 
+    @classmethod
+    def changed(cls, augmentation: Augmentation, text: str) -> Augmentation:
+        """An augmentation with the changes that `"field=value,..."` says.
+
+        Raises:
+            ValueError: an unknown field, listing the known ones, or a value of the wrong type or out of its range.
+        """
+        kinds, changes = typing.get_type_hints(cls), {}
+        for part in text.split(","):
+            key, _, value = (piece.strip() for piece in part.partition("="))
+            if key not in kinds:
+                raise unknown("field of an augmentation", key, list(kinds))
+            changes[key] = _parsed(key, value, kinds[key])
+        return dataclasses.replace(augmentation, **changes)
+
     @property
     def mixes_labels(self) -> bool:
         """Whether labels become float rows with one column per class."""
@@ -73,21 +90,21 @@ def resolve(augment, facts):
     "light" is a shift of an eighth of the side (4 pixels of 32) and a flip where the dataset allows it; for ImageNet and
     imagenette, of which evaluation sees the middle, a random resized crop and a flip. "mirror" is "light" whose shifts are
     filled with the mirrored image in place of black. "strong" adds to "light" the recipe of DeiT (https://arxiv.org/abs/2012.12877):
-    RandAugment of strength 9, MixUp 0.8, CutMix 1, random erasing 0.25.
+    RandAugment of strength 9, MixUp 0.8, CutMix 1, random erasing 0.25. In brackets behind a name any field may be changed:
+    `"mirror[cutmix=1,erasing=0.25]"`.
 
     Args:
-        augment: one of `PRESETS` or an `Augmentation`.
+        augment: one of `PRESETS`, with or without changes in brackets, or an `Augmentation`.
         facts: the `DatasetInfo` of the dataset.
 
     Raises:
-        ValueError: if the name is not known, or a random resized crop is asked of a dataset of one image size.
+        ValueError: if the name or a field in brackets is not known, or a value is of the wrong type or out of its range.
     """
     if isinstance(augment, Augmentation):
-        if augment.crop_area is not None and not facts.varying_size:
-            raise ValueError(
-                f"crop_area={augment.crop_area} is for images of varying size, those of {facts.name} share one size; use shift."
-            )
         return augment
+    if isinstance(augment, str) and augment.endswith("]") and "[" in augment:
+        name, _, changes = augment[:-1].partition("[")
+        return Augmentation.changed(resolve(name, facts), changes)
     if augment not in PRESETS:
         raise unknown("augmentation", augment, PRESETS)
     if augment == "none":
@@ -101,6 +118,21 @@ def resolve(augment, facts):
     if augment == "mirror":
         return dataclasses.replace(light, fill="mirror")
     return dataclasses.replace(light, rand_augment=9, mixup=0.8, cutmix=1.0, erasing=0.25)
+
+
+def _parsed(key, text, hint):
+    if text.lower() == "none" and type(None) in typing.get_args(hint):
+        return None
+    if hint is bool:
+        if text.lower() in ("true", "false"):
+            return text.lower() == "true"
+        raise ValueError(f"{key} of an augmentation must be true or false, not {text!r}")
+    if hint is str:
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"{key} of an augmentation must be a number, not {text!r}") from None
 
 
 def fold_in(key, *numbers):
@@ -129,7 +161,7 @@ class BatchAugmenter:
     """Applies an `Augmentation` to whole batches inside a tf.data pipeline.
 
     Args:
-        augmentation: what to do; its `crop_area` is applied when images are decoded, not here.
+        augmentation: what to do; the `crop_area` of images of varying size is applied when they are decoded, not here.
         facts: the `DatasetInfo` of the dataset.
         image_size: side of the images in pixels.
     """
@@ -141,6 +173,7 @@ class BatchAugmenter:
         # float32 in spite of a global mixed-precision policy, which would round pixel values.
         common = {"dtype": "float32", "data_format": "channels_last"}
         self._geometry = []
+        self._crop_area = None if facts.varying_size else augmentation.crop_area
         pixels = round(augmentation.shift * image_size)
         if pixels:
             # RandomCrop would crop a whole batch at one place. Half a pixel more makes the rounded shifts equally
@@ -172,6 +205,8 @@ class BatchAugmenter:
         import tensorflow as tf
 
         keys = KeySequence(key)
+        if self._crop_area is not None:
+            images = _random_resized_crops(images, self._crop_area, keys)
         for layer in self._geometry:
             images = _transform(layer, images, keys)
         if self._operations:
@@ -201,6 +236,30 @@ class BatchAugmenter:
         places = tf.dynamic_partition(tf.range(size), chosen, len(self._operations))
         changed = [_transform(layer, group, keys) for layer, group in zip(self._operations, groups, strict=True)]
         return tf.ensure_shape(tf.dynamic_stitch(places, changed), images.shape)
+
+
+def _random_resized_crops(images, smallest, keys):
+    """A part of every image, scaled to the whole: areas evenly from `smallest` to 1, aspect ratios from 3/4 to 4/3.
+
+    The law of `records.crop`, which draws again where a window does not fit; here it is cut to the image.
+    """
+    import tensorflow as tf
+
+    count, side = tf.shape(images)[0], images.shape[1]
+    area = tf.random.stateless_uniform((count,), keys.next(), smallest, 1.0)
+    aspect = tf.exp(tf.random.stateless_uniform((count,), keys.next(), math.log(3 / 4), math.log(4 / 3)))
+    height = tf.minimum(tf.sqrt(area / aspect), 1.0)
+    width = tf.minimum(tf.sqrt(area * aspect), 1.0)
+    top = tf.random.stateless_uniform((count,), keys.next()) * (1.0 - height)
+    left = tf.random.stateless_uniform((count,), keys.next()) * (1.0 - width)
+    # Centres of the first and the last pixel of the result; one of its steps is `height` (`width`) pixels of the image.
+    first_y, first_x = top * side + (height - 1) / 2, left * side + (width - 1) / 2
+    last_y, last_x = first_y + (side - 1) * height, first_x + (side - 1) * width
+    boxes = tf.stack([first_y, first_x, last_y, last_x], axis=1) / (side - 1)
+    # Beyond the border lies its own pixel, not black.
+    boxes = tf.clip_by_value(boxes, 0.0, 1.0)
+    crops = tf.image.crop_and_resize(images, boxes, tf.range(count), (side, side))
+    return tf.ensure_shape(crops, images.shape)
 
 
 def _rand_augment_layers(strength, channels, common):

@@ -57,7 +57,8 @@ def load(
         batch_size: images per batch; default 128.
         data_dir: folder of the prepared datasets; default: $ACDBIT_DATA_DIR or ~/tensorflow_datasets.
         seed: integer from 0 to 2**31 - 1, from which all randomness comes; default 0.
-        augment: "none", "light", the default, "mirror", "strong" or an `Augmentation`.
+        augment: "none", "light", the default, "mirror", "strong", one of them with changes, `"mirror[cutmix=1]"`, or an
+            `Augmentation`.
         epochs: total number of epochs of the run, or None, the default, for pipelines of one epoch.
         initial_epoch: first epoch of the chain, from 0, the default; it needs `epochs`.
 
@@ -115,7 +116,7 @@ def pipeline(
 
     import tensorflow as tf
 
-    is_streamed = found.is_streamed(image_size) or augmentation.crop_area is not None
+    is_streamed = found.is_streamed(image_size) or (augmentation.crop_area is not None and facts.varying_size)
     if is_streamed:
         found.check()
         images = _Streamed(found.records(split), image_size, augmentation.crop_area)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import re
 import types
@@ -10,13 +11,21 @@ import typing
 from collections.abc import Iterable
 from typing import Any
 
-from acdbit_keras import schemes
-from acdbit_keras.models import data
+from acdbit_keras import checks, schemes
+from acdbit_keras.models import data, optimization
 from acdbit_keras.registry import unknown
 from acdbit_keras.typing import Path
 
 # A recipe and, behind "@", the data it is trained on in place of its own; the recipe may be one of a file, `path.py:NAME`.
 _IDENTIFIER = re.compile(r"(?P<recipe>.+?\.py(?::[^@]*)?|[^@]+)(?:@(?P<data>.+))?", re.DOTALL)
+
+_RANGES = (
+    ("floor", lambda value: 0 <= value <= 1, "from 0 to 1"),
+    ("minutes", lambda value: 0 < value < math.inf, "a positive number or None"),
+    ("label_smoothing", lambda value: 0 <= value < 1, "at least 0 and below 1"),
+    ("ema", lambda value: 0 < value < 1, "above 0 and below 1, or None"),
+    ("validation_share", lambda value: 0 <= value < 1, "at least 0 and below 1"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +44,20 @@ class Recipe:
         warmup_epochs: epochs of the linear warm-up to the peak; default 1.
         warmup_share: the same as a share of the epochs, for recipes that are run for any number of them; `None`, the
             default, for what `warmup_epochs` says.
+        schedule: how the learning rate rises and falls: `"cosine"`, the default, `"one_cycle"` or `"linear"`; see
+            `acdbit_keras.models.optimization.Schedule`.
+        floor: the last learning rate as a share of the peak, in [0, 1]; default 0.
+        minutes: a budget of time in place of `epochs`: as many as fit, after a step was timed on the machine that trains. The
+            time of a teacher that has to be trained first is not in it. `None`, the default, for `epochs`.
         weight_decay: weight decay of AdamW, on kernels and positions only; default 0.
-        augment: `"none"`, `"light"`, the default, `"mirror"` or `"strong"`.
+        augment: `"none"`, `"light"`, the default, `"mirror"` or `"strong"`, or one of them with changes in brackets,
+            `"mirror[cutmix=1,erasing=0.25]"`; see `acdbit_keras.models.data.Augmentation`.
+        label_smoothing: share of each true label that is spread over all classes, in [0, 1); default 0.
+        ema: momentum of the moving averages of the weights that are validated and kept in place of them, in (0, 1); `None`,
+            the default, for none.
+        accumulate: number of batches whose gradients make one step of the optimizer; default 1.
+        validation_share: share of the training images of each class, in [0, 1), that is held out and validated on in place of
+            the test images, which are then looked at once, by the final model; default 0.
         image_size: side in pixels; `None`, the default, is that of the preset.
         drop_path: stochastic-depth rate of the last block, in [0, 1); default 0.
         label_weight, query_key_weight, query_key_form: weights and form of the distillation terms; `None`, the default, is
@@ -52,7 +73,8 @@ class Recipe:
         steps_per_execution: steps per call of the compiled function; default 1.
         seed: the one seed of initial weights, order, augmentation and stochastic depth; default 0.
         start: the trained model whose weights the training begins with, all but those of the head: a name of the zoo, a run's
-            folder or a file, of the recipe's preset; `None`, the default: random ones.
+            folder or a file, or a recipe whose run is made where it is not there, of the recipe's preset; `None`, the default:
+            random ones.
         freeze: whether the body stands still and the head alone is trained; default False.
     """
 
@@ -66,8 +88,15 @@ class Recipe:
     learning_rate: float = 1e-3
     warmup_epochs: float = 1.0
     warmup_share: float | None = None
+    schedule: str = "cosine"
+    floor: float = 0.0
+    minutes: float | None = None
     weight_decay: float = 0.0
     augment: str = "light"
+    label_smoothing: float = 0.0
+    ema: float | None = None
+    accumulate: int = 1
+    validation_share: float = 0.0
     image_size: int | None = None
     drop_path: float = 0.0
     label_weight: float | None = None
@@ -86,6 +115,12 @@ class Recipe:
         if isinstance(self.scheme, dict):
             # As `to_dict` wrote it.
             object.__setattr__(self, "scheme", schemes.get(self.scheme))
+        checks.choice("schedule of a recipe", self.schedule, optimization.SCHEDULES)
+        checks.integer("accumulate of a recipe", self.accumulate, 1)
+        for field, holds, allowed in _RANGES:
+            value = getattr(self, field)
+            if value is not None and not holds(value):
+                raise ValueError(f"{field} of a recipe must be {allowed}, not {value!r}")
 
     @property
     def scheme_name(self) -> str:

@@ -1,0 +1,73 @@
+"""A part of the training images to validate on, so that the test images are left alone while choices are made."""
+
+import collections
+import dataclasses
+
+import numpy as np
+
+from acdbit_keras.models.data.base import Source, check_split
+from acdbit_keras.models.data.sources import held
+from acdbit_keras.models.data.split import held_out
+
+
+class HeldOut(Source):
+    """The training images of a source in two parts, in place of its splits for training and testing.
+
+    Args:
+        found: `Source` whose images are held in memory.
+        share: of each class that is held out, above 0 and below 1.
+        seed: integer that they are drawn from.
+
+    Raises:
+        ValueError: images that are read from disk in every epoch, or too few of a class for both parts.
+    """
+
+    kind = "held out"
+
+    def __init__(self, found, share, seed=0):
+        facts = found.info()
+        if found.is_streamed(facts.image_size):
+            raise ValueError(
+                f"validation_share needs images that are held in memory, those of {found.name} are read in every epoch"
+            )
+        self.name = found.name
+        self._found = found
+        self._share = share
+        self._seed = seed
+        self._testing = None
+        testing = self._chosen()
+        count = int(testing.sum())
+        self._facts = dataclasses.replace(facts, train_examples=len(testing) - count, test_examples=count)
+
+    def info(self):
+        return self._facts
+
+    def class_names(self):
+        return self._found.class_names()
+
+    def key(self):
+        return (self.kind, self._found.key(), self._share, self._seed)
+
+    def check(self):
+        self._found.check()
+
+    def is_streamed(self, image_size):
+        return False
+
+    def read(self, split, image_size):
+        check_split(split)
+        images, labels = held(self._found, "train", image_size)
+        chosen = self._chosen() if split == "test" else ~self._chosen()
+        return images[chosen], labels[chosen]
+
+    def _chosen(self):
+        if self._testing is None:
+            _, labels = held(self._found, "train", self._found.info().image_size)
+            for label, count in sorted(collections.Counter(labels.tolist()).items()):
+                if count < 2:
+                    raise ValueError(
+                        f"validation_share={self._share:g} leaves no image of the class {self.class_names()[label]!r} of "
+                        f"{self.name} to train on: it has {count}, at least 2 are needed"
+                    )
+            self._testing = held_out(np.arange(len(labels)), labels, self._share, self._seed)
+        return self._testing
