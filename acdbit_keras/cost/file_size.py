@@ -174,18 +174,20 @@ def _(layer: BinaryDense, file, record):
 
 def _store_product_of_bits(layer, file, record):
     quantizer, channels = layer.input_quantizer, layer.kernel.shape[0]
-    file.quantize(quantizer, record.input)
+    if not record.reads_bits:
+        file.quantize(quantizer, record.input)
     # An offset of the kernel needs the sum of a token's signs: one output more, with a column of ones.
     extra = isinstance(layer.kernel_quantizer, (StoredSign, WeightSign)) and layer.kernel_quantizer.restore
     file.unshared((layer.units + extra) * -(-channels // WORD_BITS) * WORD_BITS // 8)
-    file.unshared(layer.units * FLOAT_BYTES)  # multiplier
+    file.unshared(layer.units * FLOAT_BYTES)  # multiplier, or where only signs read it their thresholds
     parts = [value(layer.bias)] if layer.use_bias else []
     if record.norm is not None:
         parts += [value(record.norm.moving_mean)] + ([value(record.norm.beta)] if record.norm.center else [])
-    file.bias([*parts, _comparison(quantizer).offset], layer.units)
+    if not record.writes_bits:
+        file.bias([*parts, _comparison(quantizer).offset], layer.units)
     file.custom_node(BCONV_BYTES)
     if len(record.output_shape) < 3:
-        file.nodes(2)  # to the four dimensions of a convolution and back
+        file.nodes(record.enters + record.leaves)  # to the four dimensions of a convolution and back
 
 
 @store.register(layers.Dense)
@@ -277,9 +279,10 @@ def _(layer: BinaryAttention, file, record):
         # converter takes the products apart into heads.
         file.nodes(12 + (6 + 11 * heads) * file.packed)
         return
-    for quantizer in (layer.query_quantizer, layer.key_quantizer, layer.value_quantizer):
-        file.nodes()  # reshape into rows
-        file.quantize(quantizer, None)
+    for index, quantizer in enumerate((layer.query_quantizer, layer.key_quantizer, layer.value_quantizer)):
+        if index not in record.reads_bits:
+            file.nodes()  # reshape into rows
+            file.quantize(quantizer, None)
     file.custom_node(ATTENTION_BYTES + TAPS_BYTES)
     file.nodes()  # reshape of the context
     # Two scales per head; scale and offset of the values and the key's weights per channel.
