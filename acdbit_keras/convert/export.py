@@ -22,7 +22,7 @@ import numpy.typing as npt
 import tensorflow as tf
 from keras import ops
 
-from acdbit_keras import checks, code, device_ops, execution, files
+from acdbit_keras import checks, code, device_ops, execution, files, masking
 from acdbit_keras.convert import doors, flatbuffer, fusion, metadata, remaining, rewrite, runtime
 from acdbit_keras.convert.interpreter import choose_engine, start_engine
 from acdbit_keras.convert.kernels import kernel_code, packable_kernel, signed
@@ -89,10 +89,10 @@ class FloatExecutor(execution.KerasExecutor):
         # As one matrix product: a convolution goes through a patch pixel by pixel, and its product is then over the few
         # channels of an image. On a Cortex-A72 it takes 1.8 times the instructions.
         _, height, width, channels = inputs.shape
-        size = layer.patch_size
-        rows, columns = height // size, width // size
-        grid = tf.reshape(inputs, (rows, size, columns, size * channels))
-        patches = tf.reshape(tf.transpose(grid, (0, 2, 1, 3)), (rows * columns, size * size * channels))
+        tall, wide = layer.kernel_size
+        rows, columns = height // tall, width // wide
+        grid = tf.reshape(inputs, (rows, tall, columns, wide * channels))
+        patches = tf.reshape(tf.transpose(grid, (0, 2, 1, 3)), (rows * columns, tall * wide * channels))
         kernel = tf.reshape(tf.convert_to_tensor(layer.kernel), (-1, layer.filters))
         return tf.reshape(tf.matmul(patches, kernel) + layer.bias, (1, rows, columns, layer.filters))
 
@@ -123,7 +123,8 @@ class IntegerExecutor(FloatExecutor):
         if layer.is_binary:
             return super().attention(layer, query, key, value, training)
         query, key, value = (tf.transpose(x, (0, 2, 1, 3)) for x in (query, key, value))
-        probabilities = tf.nn.softmax(tf.matmul(query, key, transpose_b=True) * float(query.shape[-1]) ** -0.5)
+        scores = masking.without_keys(tf.matmul(query, key, transpose_b=True) * float(query.shape[-1]) ** -0.5)
+        probabilities = tf.nn.softmax(scores)
         return tf.transpose(tf.matmul(probabilities, value), (0, 2, 1, 3)), probabilities
 
     def quantize(self, quantizer, inputs, training):
@@ -169,9 +170,15 @@ class LceExecutor(FloatExecutor):
         return ops.reshape(outputs, (*inputs.shape[:-1], layer.units))
 
     def attention(self, layer, query, key, value, training):
+        self._refuse_mask(layer)
         outputs = super().attention(layer, query, key, value, False)
         self.attentions += layer.is_binary
         return outputs
+
+    def _refuse_mask(self, layer):
+        # Of floats a mask is a few nodes more; attention in bits has no place for one.
+        if layer.is_binary and masking.of_keys() is not None:
+            self._refuse(layer, "its keys are masked, which attention in bits is not; give it recordings of whole length")
 
     def observe(self, layer, place, real, signs):
         if layer.is_binary:
@@ -214,6 +221,7 @@ class RuntimeExecutor(LceExecutor):
         return outputs, {}
 
     def attention(self, layer, query, key, value, training):
+        self._refuse_mask(layer)
         if not layer.is_binary:
             return super().attention(layer, query, key, value, training)
         try:

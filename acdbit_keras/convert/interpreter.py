@@ -235,8 +235,8 @@ class Interpreter:
 
     engine: str
     input_names: list[str]
-    input_shape: tuple[int, ...] | dict[str, tuple[int, ...]]
-    input_dtype: str | dict[str, str]
+    input_shape: Any  # of one input, as nearly all files have, tuple[int, ...]
+    input_dtype: Any  # of one input str
     output_names: list[str]
     card: dict[str, Any]
     classes: tuple[str, ...]

@@ -158,7 +158,7 @@ class Run:
             ValueError: another process trains there; it is named.
             OSError: the folder cannot be written.
         """
-        had_folder = self.folder.exists()
+        made = [folder for folder in (self.folder, *self.folder.parents) if not folder.exists()]
         self._make_folder()
         descriptor = self._lock()
         try:
@@ -170,10 +170,10 @@ class Run:
         finally:
             self.lock_path.unlink(missing_ok=True)
             os.close(descriptor)
-            if not had_folder:
-                # Where nothing came of it, nothing is left.
-                with contextlib.suppress(OSError):
-                    self.folder.rmdir()
+            # Where nothing came of it, nothing is left: folders that hold something stay.
+            with contextlib.suppress(OSError):
+                for folder in made:
+                    folder.rmdir()
 
     def _lock(self):
         while True:
