@@ -51,6 +51,8 @@ def analyse(model: keras.Model, input_shape: Sequence[int] | None = None) -> Cos
     trace = Trace()
     with trace.watching(), execution.using(CountingExecutor(trace)):
         outputs = model(inputs, training=False)
+    operations = list(_operations(model))
+    trace.read_elsewhere = _sources(operations)
     trace.join_norms()
     trace.join_bits(outputs)
     precision = getattr(getattr(model, "scheme", None), "precision", "float32")
@@ -58,7 +60,7 @@ def analyse(model: keras.Model, input_shape: Sequence[int] | None = None) -> Cos
         r.layer for r in trace.records.values() if isinstance(r.layer, (BinaryDense, BinaryAttention)) and r.layer.is_binary
     ]
     file = File(bool(in_bits), KERNEL_BYTES[precision])
-    file.nodes(_operations(model))
+    file.nodes(len(operations))
     rows = []
     for record in trace.records.values():
         packed_bytes = file.store(record)
@@ -102,10 +104,18 @@ def summary(model: keras.Model, input_shape: Sequence[int] | None = None) -> Cos
 
 
 def _operations(model):
-    """Number of operations of a functional model, and of those in it, that are no layers: sums and the like."""
-    own = getattr(model, "operations", ())
-    within = sum(_operations(operation) for operation in own if isinstance(operation, keras.Model))
-    return within + sum(not isinstance(operation, keras.layers.Layer) for operation in own)
+    """Yields the operations of a functional model, and of those in it, that are no layers: sums and the like."""
+    for operation in getattr(model, "operations", ()):
+        if isinstance(operation, keras.Model):
+            yield from _operations(operation)
+        elif not isinstance(operation, keras.layers.Layer):
+            yield operation
+
+
+def _sources(operations):
+    """The layers whose outputs operations read, by id."""
+    read = keras.tree.flatten([operation.input for operation in operations])
+    return {id(tensor._keras_history.operation) for tensor in read if hasattr(tensor, "_keras_history")}
 
 
 def _inputs(model, input_shape):

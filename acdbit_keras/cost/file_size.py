@@ -202,6 +202,9 @@ def _store_dense(layer, file, record):
 
 def _store_convolution(layer, file, record):
     file.nodes()
+    if isinstance(layer, (layers.Conv1D, layers.DepthwiseConv1D, layers.SeparableConv1D)):
+        file.nodes()  # to the rows of a convolution in two dimensions
+        file.unshared(16)
     kernel_sizes = [math.prod(weight.shape) for weight in layer.weights if len(weight.shape) > 1]
     for size in kernel_sizes:
         file.unshared(size * file.kernel_bytes)
@@ -215,6 +218,19 @@ def _store_convolution(layer, file, record):
 
 for _kind in (*CONVOLUTIONS, *TRANSPOSED, *DEPTHWISE, *SEPARABLE):
     store.register(_kind)(_store_convolution)
+
+
+def _store_reduction(layer, file, record):
+    file.nodes()
+    file.unshared(4)  # its axes
+    if file.packed:
+        # Sequences went in the four dimensions of products of bits.
+        file.nodes()
+        file.unshared(12)
+
+
+for _kind in (layers.GlobalAveragePooling1D, layers.GlobalMaxPooling1D):
+    store.register(_kind)(_store_reduction)
 
 
 @store.register
@@ -284,7 +300,8 @@ def _(layer: BinaryAttention, file, record):
             file.nodes()  # reshape into rows
             file.quantize(quantizer, None)
     file.custom_node(ATTENTION_BYTES + TAPS_BYTES)
-    file.nodes()  # reshape of the context
+    if len(record.output_shape) > 2 or not isinstance(record.output_shape[0], int):
+        file.nodes()  # reshape of the context, which is one row of tokens
     # Two scales per head; scale and offset of the values and the key's weights per channel.
     for size in (heads, heads, channels, channels) + (channels,) * options["key_bias"]:
         file.unshared(size * FLOAT_BYTES)

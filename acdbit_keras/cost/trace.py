@@ -59,12 +59,17 @@ class Record:
 
 
 class Trace:
-    """Notes every layer in the order in which they are entered first."""
+    """Notes every layer in the order in which they are entered first.
+
+    Attributes:
+        read_elsewhere: ids of the layers whose outputs what is no layer reads, too: nothing behind them is folded into them.
+    """
 
     _lock = threading.Lock()
 
     def __init__(self):
         self.records = {}
+        self.read_elsewhere = set()
         self._stack = []
         self._tensors = []  # kept alive: tensors are told apart by their id
         self._producers = {}
@@ -115,7 +120,7 @@ class Trace:
         """Finds the norms that the converter folds into the layer before them, or into a Dense behind them."""
         for record in list(self.records.values()):
             producer = self._producers.get(id(record.input))
-            if producer is None:
+            if producer is None or id(producer.layer) in self.read_elsewhere:
                 continue
             if isinstance(record.layer, layers.BatchNormalization) and isinstance(producer.layer, _FOLDING):
                 producer.norm, record.folded = record.layer, True
@@ -149,7 +154,15 @@ class Trace:
             record.leaves = bool(given_out.intersection(made))
             read = [reader for key in made for reader in readers.get(key, ()) if not reader[0].folded]
             thresholds = {_threshold(*reader) for reader in read}
-            if read and not record.leaves and len(thresholds) == 1 and None not in thresholds and _is_plain(record.layer):
+            elsewhere = any(id(maker.layer) in self.read_elsewhere for maker in self._makers(record))
+            if (
+                read
+                and not record.leaves
+                and not elsewhere
+                and len(thresholds) == 1
+                and None not in thresholds
+                and _is_plain(record.layer)
+            ):
                 record.writes_bits = True
                 for reader, index in read:
                     reader.reads_bits.add(index)
