@@ -6,7 +6,6 @@ import pytest
 from numerics import array
 
 import acdbit_keras as acd
-from acdbit_keras.convert import ConversionError, to_tflite, verify
 
 SIZES = dict(classes=4, image_size=8, patch_size=4, channels=1, width=32, depth=1, num_heads=1, mlp_ratio=1)
 L, rng = keras.layers, np.random.default_rng(0)
@@ -51,8 +50,8 @@ def test_rectangles_are_trained_saved_and_converted(sizes, grid, tmp_path):
     model.save(tmp_path / "m.keras")
     loaded = acd.models.load_model(tmp_path / "m.keras")
     np.testing.assert_array_equal(array(loaded(x)), array(model(x)))
-    assert to_tflite(model, tmp_path / "m.tflite").op_counts["AcdBinaryBlock"] == 1
-    assert verify(model, tmp_path / "m.tflite", x).ok
+    assert acd.convert.to_tflite(model, tmp_path / "m.tflite").op_counts["AcdBinaryBlock"] == 1
+    assert acd.convert.verify(model, tmp_path / "m.tflite", x).ok
 
 
 @pytest.mark.parametrize(
@@ -77,8 +76,8 @@ def test_sequences_are_trained_saved_and_converted(scheme, tmp_path):
     model.fit(x, np.arange(6), verbose=0)
     model.save(tmp_path / "m.keras")
     np.testing.assert_array_equal(array(acd.models.load_model(tmp_path / "m.keras")(x)), array(model(x)))
-    to_tflite(model, tmp_path / "m.tflite")
-    assert verify(model, tmp_path / "m.tflite", x).ok
+    acd.convert.to_tflite(model, tmp_path / "m.tflite")
+    assert acd.convert.verify(model, tmp_path / "m.tflite", x).ok
 
 
 # === Symbolic calls ===
@@ -149,8 +148,8 @@ def test_keras_carries_the_mask_through_the_layers(tmp_path):
     a = acd.BinaryAttention(1, "ste_sign", "ste_sign", "ste_sign", "elastic_binary")(h, h, h)
     model = keras.Model(i, L.Dense(2)(L.GlobalAveragePooling1D()(a)))
     x, _ = recordings()
-    with pytest.raises(ConversionError, match="its keys are masked, which attention in bits is not"):
-        to_tflite(model, tmp_path / "m.tflite")
+    with pytest.raises(acd.convert.ConversionError, match="its keys are masked, which attention in bits is not"):
+        acd.convert.to_tflite(model, tmp_path / "m.tflite")
     masking, dense, attention = (
         next(layer for layer in model.layers if isinstance(layer, kind))
         for kind in (L.Masking, acd.BinaryDense, acd.BinaryAttention)
