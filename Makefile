@@ -12,7 +12,7 @@ PIP_FLAGS = --quiet --disable-pip-version-check
 RUNTIME = $(wildcard acdbit_keras/convert/runtime/CMakeLists.txt acdbit_keras/convert/runtime/src/* acdbit_keras/convert/runtime/include/*)
 TRAINING = $(wildcard acdbit_keras/training/CMakeLists.txt acdbit_keras/training/src/*)
 
-.PHONY: demo test test-tensorflow test-jax lint device clean
+.PHONY: demo test test-tensorflow test-jax lint device mcu clean
 
 demo: .venv/ready
 	.venv/bin/acdbit demo
@@ -69,6 +69,10 @@ device: .venv/ready
 	.venv-device/bin/pip install $(PIP_FLAGS) ".[device]"
 	cd build/device && ../../.venv-device/bin/python ../../tests/device_start.py . ../../results/device_start.json
 
+# The models of the zoo on emulated microcontrollers: classes, instructions, flash, arena and stack; results/mcu.json.
+mcu: .venv/ready
+	.venv/bin/python tests/mcu/measure.py --out results/mcu.json
+
 clean:
 	rm -rf .venv .venv-jax .venv-lint .venv-device runs .pytest_cache .hypothesis *.egg-info
 
@@ -95,3 +99,6 @@ fuzz:
 	mkdir -p build/fuzz/corpus
 	ASAN_OPTIONS=allocator_may_return_null=1:max_allocation_size_mb=1024 build/fuzz/delegate_fuzz -max_total_time=$(SECONDS) \
 		-max_len=512 -rss_limit_mb=4096 -malloc_limit_mb=0 -artifact_prefix=build/fuzz/ build/fuzz/corpus acdbit_keras/convert/runtime/fuzz/corpus
+	mkdir -p build/fuzz/flat_corpus
+	build/fuzz/flat_fuzz -max_total_time=$(SECONDS) -max_len=16384 -artifact_prefix=build/fuzz/ build/fuzz/flat_corpus \
+		acdbit_keras/convert/runtime/fuzz/flat_corpus

@@ -62,6 +62,23 @@ def _literal(name):
     return re.sub(r"([\[\]*?])", r"[\1]", name)
 
 
+def writable(path):
+    """The path as a str, where a file can be written there.
+
+    Raises:
+        OSError: there is no such folder, it is not writable, or the path is a folder's.
+    """
+    path = os.fspath(path)
+    folder = os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(f"cannot write {path}: there is no folder {folder}")
+    if os.path.isdir(path):
+        raise IsADirectoryError(f"cannot write {path}: it is a folder")
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(f"cannot write {path}: the folder {folder} is not writable")
+    return path
+
+
 def write_text(path, text):
     """Writes a text file, ended by a newline, whole or not at all.
 

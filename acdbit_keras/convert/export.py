@@ -12,7 +12,7 @@ After conversion the file is held against the model: each binary layer's packed 
 from __future__ import annotations
 
 import dataclasses
-import os
+import math
 import tempfile
 from typing import Any, Literal
 
@@ -283,6 +283,7 @@ def to_tflite(
     attention: Literal["binary", "float"] | None = None,
     fuse_blocks: bool = True,
     half: bool = False,
+    compact: bool = False,
     calibration: npt.ArrayLike | Dataset | None = None,
     card: dict[str, Any] | None = None,
     input: Literal["float32", "uint8"] = "float32",
@@ -302,6 +303,9 @@ def to_tflite(
         fuse_blocks: with `"binary"`, whether a whole block becomes one op, the default, or its layers ops of their own.
         half: with `"bits"`, whether the kernels of convolutions, the patch embedding and so the largest float part of a
             file, are rounded to half precision and stored so; default False. `verify` rounds the model likewise.
+        compact: with `"bits"`, whether the kernels of convolutions and of the classifier are stored in int8 with a scale per
+            output, and the vectors of blocks and the position embedding in half precision; default False. It costs signs on
+            their threshold, not accuracy; `verify` rounds the kernels likewise, and allows for the rest.
         calibration: what `"int8"` is calibrated on: normalised images `(n, height, width, channels)`, float32, or a
             `tf.data.Dataset` of batches `images` or `(images, labels)`; some hundred images are enough. `None`, the default,
             for all else.
@@ -327,7 +331,7 @@ def to_tflite(
         0 attention products in float, 0 float copies of bits; in float patch_embedding, classifier
     """
     inputs = doors.of(model)
-    path = _writable(path)
+    path = files.writable(path)
     if attention is None:
         attention = "binary" if runtime.is_installed() else "float"
     checks.choice("attention", attention, ATTENTIONS)
@@ -338,8 +342,11 @@ def to_tflite(
         precision = None if wanted == "bits" else wanted
     else:
         checks.choice("precision", precision, PRECISIONS)
-    if half and precision not in (None, "bits"):
-        raise ValueError(f"half=True is for precision='bits', not {precision!r}")
+    if half and compact:
+        raise ValueError("half=True and compact=True store the same kernels in different ways; choose one")
+    if (half or compact) and precision not in (None, "bits"):
+        raise ValueError(f"{'half' if half else 'compact'}=True is for precision='bits', not {precision!r}")
+    rounding = "half" if half else "compact" if compact else None
     if (precision == "int8") != (calibration is not None):
         needs = "needs" if precision == "int8" else "takes no"
         raise ValueError(f"precision={precision!r} {needs} calibration images")
@@ -348,8 +355,6 @@ def to_tflite(
     pixels = _normalisation(card, inputs, precision) if input == "uint8" else None
 
     model = in_float32(model)
-    if half:
-        model = in_half(model)
     with tempfile.TemporaryDirectory() as folder:
         executor = RuntimeExecutor(fuse_blocks) if attention == "binary" else LceExecutor()
         if precision in (None, "bits"):
@@ -366,7 +371,7 @@ def to_tflite(
                 raise ValueError(f"precision='bits' needs a model {why}")
         if precision == "bits":
             file = flatbuffer.parse(_convert_bits(folder), "the converted model")
-            _edit(file, half)
+            _edit(file, rounding)
             packed = _check_packed(file, executor.products)
         else:
             saved = _save(model, inputs, IntegerExecutor() if precision == "int8" else FloatExecutor(), folder, pixels)
@@ -407,13 +412,35 @@ def in_float32(model):
     return _copy(model, config)
 
 
-def in_half(model):
-    """A copy whose kernels of convolutions, such as the patch embedding, are rounded to half precision."""
+def in_rounding(model, rounding):
+    """A copy whose kernels are those that a file stores rounded: as they are once a norm is folded into them.
+
+    Args:
+        model: built.
+        rounding: `"half"`, kernels of convolutions in half precision, or `"compact"`, these and the classifier's in int8.
+    """
     copy = _copy(model, keras.saving.serialize_keras_object(model))
+    stem = getattr(copy, "patch_embedding", None)
+    folded = {id(convolution.kernel): norm for convolution, norm in getattr(stem, "normalised_convolutions", list)()}
+    to_stored = rewrite.to_half if rounding == "half" else rewrite.to_int8_and_back
     for weight in copy.weights:
-        if weight.name == "kernel" and len(weight.shape) == 4:
-            weight.assign(np.asarray(weight).astype(np.float16).astype(np.float32))
+        if weight.name != "kernel" or len(weight.shape) != 4 or not _is_large(weight):
+            continue
+        kernel, norm = ops.convert_to_numpy(weight).astype(np.float64), folded.get(id(weight))
+        factor = np.ones(kernel.shape[-1]) if norm is None else fusion.affine(norm)[0]
+        factor = np.where(factor == 0.0, 1.0, factor)
+        rows = np.moveaxis(kernel * factor, -1, 0)
+        weight.assign(np.moveaxis(to_stored(rows), 0, -1) / factor)
+    if rounding == "compact" and hasattr(copy, "classifier") and _is_large(copy.classifier.kernel):
+        kernel = ops.convert_to_numpy(copy.classifier.kernel).astype(np.float64)
+        factor = fusion.affine(copy.norm)[0][:, None]
+        factor = np.where(factor == 0.0, 1.0, factor)
+        copy.classifier.kernel.assign(to_stored((kernel * factor).T).T / factor)
     return copy
+
+
+def _is_large(weight):
+    return 4 * math.prod(weight.shape) >= rewrite.WORTH_STORING
 
 
 def _copy(model, config):
@@ -500,15 +527,17 @@ def _convert_float(folder, precision, calibration):
     return converter.convert()
 
 
-def _edit(file, half):
+def _edit(file, rounding):
     rewrite.flatten_output_transforms(file)
     taps = rewrite.take_outputs(file, _TAP)
     packed = rewrite.feed_bits(file)
     taps = {name: packed.get(tensor, tensor) for name, tensor in taps.items()}
-    metadata.update(file, taps=taps, **({"half": True} if half else {}))
+    metadata.update(file, taps=taps, **({rounding: True} if rounding else {}))
     rewrite.separate_views(file)
-    if half:
+    if rounding == "half":
         rewrite.store_halves(file)
+    if rounding == "compact":
+        rewrite.store_compact(file)
 
 
 def _check_packed(file, products):
@@ -560,18 +589,6 @@ def samples(data, inputs):
     for batch in data:
         # Of several inputs a bare list may be these or a pair with labels, as Keras takes it: a tuple is a pair.
         yield inputs.arrays(batch[0] if isinstance(batch, tuple) or (isinstance(batch, list) and not inputs.several) else batch)
-
-
-def _writable(path):
-    path = os.fspath(path)
-    folder = os.path.dirname(os.path.abspath(path))
-    if not os.path.isdir(folder):
-        raise FileNotFoundError(f"cannot write {path}: there is no folder {folder}")
-    if os.path.isdir(path):
-        raise IsADirectoryError(f"cannot write {path}: it is a folder")
-    if not os.access(folder, os.W_OK):
-        raise PermissionError(f"cannot write {path}: the folder {folder} is not writable")
-    return path
 
 
 def _mixed_policies(config):

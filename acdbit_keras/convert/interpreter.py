@@ -1,4 +1,4 @@
-"""Running a ``.tflite`` file on batches of images, whichever engine can execute it.
+"""Running a ``.tflite`` file, or a flat one (``.acdm``), on batches of images, whichever engine can execute it.
 
 An engine is one entry of `ENGINES`: the package it needs and how to start it. A started engine runs the model's
 stored types once per call; `Interpreter` adds what users expect around it: any number of images, float32 in and out.
@@ -7,6 +7,7 @@ stored types once per call; `Interpreter` adds what users expect around it: any 
 from __future__ import annotations
 
 import dataclasses
+import json
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from acdbit_keras import checks
-from acdbit_keras.convert import flatbuffer, metadata, pictures, rewrite, runtime
+from acdbit_keras.convert import flat_engine, flatbuffer, metadata, pictures, rewrite, runtime
 from acdbit_keras.typing import Path
 
 
@@ -123,6 +124,8 @@ ENGINES = {
     "litert": Engine("ai-edge-litert", _LitertEngine),
 }
 
+FLAT = "flat"  # runs flat files, and these run on nothing else
+
 
 def choose_engine(model, engine="auto"):
     """The engine's name for a model object.
@@ -201,13 +204,14 @@ class Answer(NamedTuple):
 
 
 class Interpreter:
-    """A ``.tflite`` model ready to predict. Threads may share one: their calls wait for each other.
+    """A ``.tflite`` model, or a flat one (``.acdm``), ready to predict. Threads may share one: their calls wait for each other.
 
     Args:
         path_or_bytes: path of the file, or its bytes. The model takes one image per run.
         num_threads: threads the engine may use; default 1.
         engine: a name in `ENGINES`, with a variant where it has some ("acdbit:avx2"), or "auto", the default: "litert" where
-            the file holds builtin ops only, otherwise "acdbit", or "lce" where that is not compiled.
+            the file holds builtin ops only, otherwise "acdbit", or "lce" where that is not compiled. A flat file runs as on a
+            microcontroller, with one thread, on the engine "flat".
 
     Attributes:
         engine: name of the engine in use.
@@ -246,6 +250,12 @@ class Interpreter:
         self._open(content, name, num_threads, engine)
 
     def _open(self, content, name, num_threads, engine):
+        self._opened = (content, name, num_threads, engine)
+        # LiteRT's interpreter fails, or answers wrongly, where two threads call it at once.
+        self._lock = threading.Lock()
+        if flat_engine.is_flat(content):
+            self._open_flat(content, name, engine)
+            return
         model = flatbuffer.parse(content, name)
         inputs = flatbuffer.inputs(model)
         if not inputs or not all(tensor.shape and tensor.shape[0] == 1 for tensor in inputs):
@@ -269,9 +279,24 @@ class Interpreter:
         self.input_shape = self._shapes if several else inputs[0].shape[1:]
         self.input_dtype = self._dtypes if several else _taken(inputs[0])
         self._opened = (content, name, num_threads, self.engine)
-        # LiteRT's interpreter fails, or answers wrongly, where two threads call it at once.
-        self._lock = threading.Lock()
         self._session = start_engine(self.engine, content, num_threads, name)
+
+    def _open_flat(self, content, name, engine):
+        if engine not in ("auto", FLAT):
+            raise ValueError(f"{name} is a flat file, which the engine {FLAT!r} runs, not {engine!r}")
+        self._session = flat_engine.FlatEngine(content, name)
+        try:
+            self.card = json.loads(self._session.card or b"{}")
+            metadata.check_card(self.card)
+        except ValueError as error:
+            raise ValueError(f"{name}: its card is damaged: {error}") from error
+        self.classes = tuple(self.card.get("classes", ()))
+        self.engine, self.output_names = FLAT, ["logits"]
+        self.input_shape, self.input_dtype = self._session.input_shape, self._session.input_dtype
+        self.input_names, self._as_dict = ["images"], False
+        self._shapes, self._dtypes = {"images": self.input_shape}, {"images": self.input_dtype}
+        self._inputs = [flatbuffer.Tensor(0, "images", (1, *self.input_shape), self.input_dtype)]
+        self._outputs = [flatbuffer.Tensor(1, "logits", (1, self._session.outputs), "float32")]
 
     def __reduce__(self):
         return _reopened, self._opened

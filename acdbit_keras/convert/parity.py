@@ -29,6 +29,8 @@ from acdbit_keras.typing import Dataset, Path, Progress
 
 # Sizes of the hair, relative to the mean magnitude of the tensor; the last is the largest that explains.
 _MOVES = (1e-7, 1e-6, 1e-5, 1e-4)
+# Half precision moves thresholds, and what is compared with them, by 2^-11 each; sums of such values by a few times that.
+_COMPACT_MOVES = (*_MOVES, 1e-3, 1e-2)
 _WATCHED_AT_ONCE = 8
 AFTER_LAST_SIGN = "after the last sign"
 BATCH_ALONE = "Keras itself, in batches of another size"
@@ -45,7 +47,7 @@ class Parting:
         layer: path of the first layer where a sign differs, and which operand; `AFTER_LAST_SIGN` if none does.
         signs: number of signs that differ there.
         margin: how little moves all of these signs in Keras, relative to the mean magnitude of their tensor; `None`
-            if 1e-4 is not enough.
+            if 1e-4 is not enough, or 1e-2 for a compact file, whose vectors are rounded.
     """
 
     sample: int
@@ -176,7 +178,10 @@ def verify(
         raise ValueError(
             f"{name} takes images of shape {interpreter.input_shape}, the model {inputs.shape}: it is of another model"
         )
-    model = export.in_half(model) if metadata.read(file).get("half") else export.in_float32(model)
+    model, stored = export.in_float32(model), metadata.read(file)
+    rounding = next((name for name in ("half", "compact") if stored.get(name)), None)
+    if rounding:
+        model = export.in_rounding(model, rounding)
     predict = tf.function(lambda tensors: doors.outputs(model, model(inputs.pack(tensors), training=False)), autograph=False)
 
     differences, equal, suspicious, ties = [], 0, [], 0
@@ -206,7 +211,8 @@ def verify(
         raise ValueError("data holds no images")
 
     largest, mean = np.array(differences, np.float64).T
-    tracer = _Tracer(model, file, num_threads, pixels)
+    moves = _COMPACT_MOVES if rounding == "compact" else _MOVES
+    tracer = _Tracer(model, file, num_threads, pixels, moves)
     partings = [
         Parting(sample, float(largest[sample]), *where)
         for (sample, _, _), where in zip(suspicious, tracer.trace(suspicious, tolerance))
@@ -246,8 +252,9 @@ class _Tracer:
         cause: why there is no comparing, empty if there is.
     """
 
-    def __init__(self, model, file, num_threads, pixels=None):
+    def __init__(self, model, file, num_threads, pixels=None, moves=_MOVES):
         self._model = model
+        self._moves = moves
         self._pixels = pixels
         self._places = []  # (layer, place) in order of execution, filled by the first trace
         self._watch = tf.function(self._watched, autograph=False)
@@ -338,14 +345,14 @@ class _Tracer:
                 theirs = -theirs if place == "probabilities" else theirs
             differ = (signs > 0) != (theirs.reshape(signs.shape) > 0)
             if differ.any():
-                return f"{layer.path}, {place}", int(differ.sum()), _margin(layer, place, real, signs, differ)
+                return f"{layer.path}, {place}", int(differ.sum()), _margin(layer, place, real, signs, differ, self._moves)
         return None
 
 
-def _margin(layer, place, real, signs, differ):
-    """The smallest of `_MOVES` by which all signs that differ turn, `None` if there is none."""
+def _margin(layer, place, real, signs, differ, moves):
+    """The smallest of `moves` by which all signs that differ turn, `None` if there is none."""
     unit = np.abs(real).mean()
-    for move in _MOVES:
+    for move in moves:
         moved = real + np.where(differ, np.where(signs > 0, -1, 1) * move * unit, 0).astype(real.dtype)
         turned = np.asarray(_signs(layer, place, moved[None]))[0]
         if ((turned > 0) != (signs > 0))[differ].all():

@@ -82,6 +82,10 @@ class ConvolutionalStem(keras.layers.Layer):
             x = norm(convolution(keras.ops.relu(x) if index else x), training=training)
         return x
 
+    def normalised_convolutions(self):
+        """`(convolution, norm)` in order: what a converter makes one convolution of."""
+        return list(zip(self.convolutions, self.norms))
+
     def compute_output_shape(self, input_shape):
         return (input_shape[0], input_shape[1] // self.patch_size, input_shape[2] // self.patch_size, self.width)
 
@@ -161,6 +165,10 @@ class PooledStem(keras.layers.Layer):
         for convolution, norm in zip(self.convolutions, self.norms):
             x = ops.max_pool(ops.relu(norm(convolution(x), training=False)), 3, strides=2, padding="same")
         return self.projection_norm(self.projection(x), training=False)
+
+    def normalised_convolutions(self):
+        """`(convolution, norm)` in order: what a converter makes one convolution of."""
+        return [*zip(self.convolutions, self.norms), (self.projection, self.projection_norm)]
 
     def compute_output_shape(self, input_shape):
         return (input_shape[0], input_shape[1] // self.patch_size, input_shape[2] // self.patch_size, self.width)

@@ -32,6 +32,13 @@ HeadLayout lay_out(int head_dim, int keys) {
   return head;
 }
 
+int32_t ratio_steps(const AttentionPlan& plan, const AttentionTable& table) {
+  const double ratio = double(plan.ratio) * kOne;
+  int32_t steps = 0;
+  while (steps <= plan.head_dim && double(table.values[steps]) >= ratio) steps++;
+  return steps;
+}
+
 }  // namespace
 
 size_t attention_workspace_bytes(int heads, int head_dim, int keys) {
@@ -70,6 +77,11 @@ bool attention_has_factors(const AttentionPlan& plan) {
 void attention_table(const AttentionPlan& plan, int head, AttentionTable* table) {
   uint32_t* const values = table->values;
   const int entries = plan.head_dim + 1;
+  if (plan.table) {
+    memcpy(values, plan.table + size_t(head) * size_t(entries), size_t(entries) * sizeof *values);
+    table->ratio_steps = plan.rule == Rule::kMaxRatio ? ratio_steps(plan, *table) : 0;
+    return;
+  }
   const double step = -2.0 * double(plan.score_scale[head]);
   // e^(a + b) = e^a e^b spares most calls of exp.
   constexpr int kFine = 8;
@@ -84,10 +96,9 @@ void attention_table(const AttentionPlan& plan, int head, AttentionTable* table)
     values[k] = scaled < double(values[k - 1]) ? uint32_t(scaled) : scaled == scaled ? values[k - 1] : 0;
   }
   for (int k = entries; k % kTableStep != 0; k++) values[k] = 0;
-  const double ratio = double(plan.ratio) * kOne;
-  table->last = table->ratio_steps = 0;
+  table->last = 0;
   for (int k = 0; k < entries && values[k] > 0; k++) table->last = k;
-  while (table->ratio_steps < entries && double(values[table->ratio_steps]) >= ratio) table->ratio_steps++;
+  table->ratio_steps = ratio_steps(plan, *table);
   memset(table->planes, 0, sizeof table->planes);
   for (int k = 0; k < entries; k++) {
     for (int b = 0; b < 4; b++) table->planes[b][k] = uint8_t(values[k] >> (8 * b));
@@ -103,6 +114,11 @@ bool attention_factors(const AttentionPlan& plan, int head, float lowest_bias, f
   factors->usable = scale >= 0.0 && 2.0 * scale * plan.head_dim + spread <= kLargestExponent;
   if (!factors->usable) return false;
   float* const values = factors->values;
+  if (plan.table) {
+    const size_t entries = size_t(plan.head_dim) + 1;
+    memcpy(values, plan.table + size_t(head) * entries, entries * sizeof *values);
+    return true;
+  }
   memset(factors->coarse, 0, sizeof factors->coarse);
   memset(factors->planes, 0, sizeof factors->planes);
   memset(values, 0, sizeof factors->values);

@@ -32,6 +32,9 @@ struct AttentionPlan {
   const float* key_offset;
   // Where to write the kept probabilities, [heads][queries][ceil(keys / 32)], bit j of a row = key j is kept; or null.
   uint32_t* probabilities;
+  // What is looked up by distance, made before, [heads][head_dim + 1]: AttentionFactors::values with a key bias, else
+  // AttentionTable::values. Null: attention_keys makes it. Paths that read more of these than their values need null.
+  const uint32_t* table;
   // attention_workspace_bytes, aligned to kAlignment; filled by attention_keys, read by attention_rows of every thread.
   void* workspace;
 };

@@ -186,7 +186,9 @@ void destroy(TfLiteContext*, void* buffer) { release(static_cast<Kernel*>(buffer
 // === Preparation ===
 
 size_t width_of(TfLiteType type) {
-  return type == kTfLiteFloat32 || type == kTfLiteInt32 ? 4 : type == kTfLiteBool || type == kTfLiteInt8 ? 1 : 0;
+  if (type == kTfLiteFloat32 || type == kTfLiteInt32) return 4;
+  if (type == kTfLiteFloat16) return 2;
+  return type == kTfLiteBool || type == kTfLiteInt8 ? 1 : 0;
 }
 
 // Takes over the shape of a tensor that comes from outside, and the data of a constant.

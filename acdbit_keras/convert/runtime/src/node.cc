@@ -108,7 +108,9 @@ bool check_scale(const Session& session, const Node* node, const Value* value) {
 }
 
 bool set_shape(const Session& session, const Node* node, Value* value, int rank, const int64_t* dims) {
-  const size_t width = value->type == kTfLiteFloat32 || value->type == kTfLiteInt32 ? 4 : 1;
+  const size_t width = value->type == kTfLiteFloat32 || value->type == kTfLiteInt32 ? 4
+                       : value->type == kTfLiteFloat16                              ? 2
+                                                                                    : 1;
   int64_t count = 1;
   for (int i = 0; i < rank; i++) {
     if (dims[i] < 1 || dims[i] >= kMaxSize || count > INT64_MAX / 8 / dims[i])

@@ -134,6 +134,7 @@ inline size_t aligned(size_t bytes) { return (bytes + kAlignment - 1) / kAlignme
 inline const char* type_name(TfLiteType type) {
   switch (type) {
     case kTfLiteFloat32: return "float32";
+    case kTfLiteFloat16: return "float16";
     case kTfLiteInt32: return "int32";
     case kTfLiteBool: return "bool";
     case kTfLiteInt8: return "int8";

@@ -1,8 +1,11 @@
 // AcdBinaryBlock: a whole BinaryViT block on a grid of tokens; the arithmetic is in acdbit_keras/device_ops.py.
 #include "block.h"
 
+#include <math.h>
 #include <stdlib.h>
 
+#include "half.h"
+#include "layout.h"
 #include "node.h"
 
 namespace acdbit {
@@ -47,6 +50,21 @@ bool check_scales(const Session& session, const Node* node, const char* name, co
   return true;
 }
 
+// The vectors in single precision: where they lie, or widened to `memory`. Null after `refuse`.
+const float* read_vectors(const Session& session, const Node* node, size_t count, void* memory) {
+  const Value* value = node->inputs[kVectors];
+  if (value->type != kTfLiteFloat16) return reinterpret_cast<const float*>(value->data);
+  float* const vectors = static_cast<float*>(memory);
+  for (size_t i = 0; i < count; i++) {
+    vectors[i] = widened(reinterpret_cast<const uint16_t*>(value->data)[i]);
+    if (!isfinite(vectors[i])) {
+      refuse(session, node, "element %zu of input %d is not finite", i, int{kVectors});
+      return nullptr;
+    }
+  }
+  return vectors;
+}
+
 bool prepare(const Session& session, Node* node) {
   State* state = static_cast<State*>(node->state);
   if (!check_counts(session, node, 3, 3, 1, 2) || !check_input(session, node, kInput, kTfLiteFloat32, 4, 4) ||
@@ -66,16 +84,20 @@ bool prepare(const Session& session, Node* node) {
   if (state->ready && channels != state->channels)
     return refuse(session, node, "its channels changed from %d to %d", state->channels, channels);
   if (!state->ready) {
+    const bool half = node->inputs[kVectors] && node->inputs[kVectors]->type == kTfLiteFloat16;
     if (!check_constant(session, node, kWords, kTfLiteInt32, words) ||
-        !check_constant(session, node, kVectors, kTfLiteFloat32, vectors))
+        !check_constant(session, node, kVectors, half ? kTfLiteFloat16 : kTfLiteFloat32, vectors))
       return false;
-    const size_t bytes = block_weights_bytes(options, channels, session.kernels);
+    Layout layout;
+    layout.add(block_weights_bytes(options, channels, session.kernels), 1);
+    const size_t widened_vectors = layout.add(half ? vectors : 0, sizeof(float));
     free(state->weights);
-    state->weights = allocate(bytes);
-    if (state->weights == nullptr) return refuse_memory(session, node, bytes);
-    block_prepare(options, channels, reinterpret_cast<const float*>(node->inputs[kVectors]->data),
-                  reinterpret_cast<const uint32_t*>(node->inputs[kWords]->data), session.kernels, state->weights,
-                  &state->plan);
+    state->weights = allocate(layout.bytes);
+    if (state->weights == nullptr) return refuse_memory(session, node, layout.bytes);
+    const float* in_floats = read_vectors(session, node, vectors, static_cast<char*>(state->weights) + widened_vectors);
+    if (in_floats == nullptr) return false;
+    block_prepare(options, channels, in_floats, reinterpret_cast<const uint32_t*>(node->inputs[kWords]->data),
+                  session.kernels, state->weights, &state->plan);
     if (!check_scales(session, node, "score_scale", state->plan.attention.score_scale, options.heads) ||
         !check_scales(session, node, "probability_scale", state->plan.attention.probability_scale, options.heads))
       return false;
