@@ -12,7 +12,7 @@ PIP_FLAGS = --quiet --disable-pip-version-check
 RUNTIME = $(wildcard acdbit_keras/convert/runtime/CMakeLists.txt acdbit_keras/convert/runtime/src/* acdbit_keras/convert/runtime/include/*)
 TRAINING = $(wildcard acdbit_keras/training/CMakeLists.txt acdbit_keras/training/src/*)
 
-.PHONY: demo test test-tensorflow test-jax lint device mcu clean
+.PHONY: demo test test-tensorflow test-jax lint device mcu page clean
 
 demo: .venv/ready
 	.venv/bin/acdbit demo
@@ -25,7 +25,7 @@ test: test-jax test-tensorflow
 # TensorFlow keeps what it traced until its process ends; one process for all files would take 12 GB. The last of the three groups
 # is whatever the others leave.
 LAYERS_AND_MODELS = tests/layers tests/models tests/quantizers
-FILES_AND_BOARDS = tests/convert tests/arm64
+FILES_AND_BOARDS = tests/convert tests/arm64 tests/mcu tests/web
 TENSORFLOW = TF_CPP_MIN_LOG_LEVEL=3 ACDBIT_JAX_PYTHON=$(CURDIR)/.venv-jax/bin/python .venv/bin/$(PYTEST)
 
 test-tensorflow: .venv/ready .venv-jax/ready
@@ -69,12 +69,33 @@ device: .venv/ready
 	.venv-device/bin/pip install $(PIP_FLAGS) ".[device]"
 	cd build/device && ../../.venv-device/bin/python ../../tests/device_start.py . ../../results/device_start.json
 
+# The camera app (android_demo): the signed APK, the classifier as a library, and the models alone for Android Studio. The tests of
+# tests/android in full: `make test` has a part of each, with made pictures and one version of Android.
+.PHONY: apk aar android-models test-android
+
+apk aar: .venv/ready
+	TF_CPP_MIN_LOG_LEVEL=3 .venv/bin/python android_demo/tools/build.py $@
+
+android-models: .venv/ready
+	TF_CPP_MIN_LOG_LEVEL=3 .venv/bin/python android_demo/tools/build.py models
+
+test-android: .venv/ready
+	.venv/bin/acdbit data prepare cifar10
+	ACDBIT_ANDROID=full TF_CPP_MIN_LOG_LEVEL=3 .venv/bin/python -m pytest tests/android
+
 # The models of the zoo on emulated microcontrollers: classes, instructions, flash, arena and stack; results/mcu.json.
 mcu: .venv/ready
 	.venv/bin/python tests/mcu/measure.py --out results/mcu.json
 
+# A page that classifies pictures and the camera, for any static server: build/page. Debian packages clang-19, lld-19, wasi-libc.
+page: .venv/ready
+	acdbit_keras/convert/runtime/web/build.sh build/page
+	cp acdbit_keras/convert/runtime/web/index.html acdbit_keras/convert/runtime/web/acdbit.mjs build/page
+	.venv/bin/acdbit convert cifar10_vit_micro_acd_bit build/page/model.acdm --compact --input uint8
+	@echo "python3 -m http.server --directory build/page"
+
 clean:
-	rm -rf .venv .venv-jax .venv-lint .venv-device runs .pytest_cache .hypothesis *.egg-info
+	rm -rf .venv .venv-jax .venv-lint .venv-device .android build/android runs .pytest_cache .hypothesis *.egg-info
 
 # For work on the runtime (acdbit_keras/convert/runtime): its tests, those in Python and those of the training kernels included,
 # under the address, undefined-behaviour and thread sanitizers (packages g++, cmake, ninja-build, googletest), and its fuzzer (clang, libclang-rt-14-dev): make fuzz SECONDS=600.
