@@ -102,7 +102,7 @@ clean:
 # What the fuzzer finds goes to build/fuzz; inputs worth keeping go to acdbit_keras/convert/runtime/fuzz/corpus.
 SECONDS ?= 60
 
-.PHONY: sanitize fuzz
+.PHONY: sanitize fuzz fuzz-files
 
 sanitize: .venv/ready
 	cd acdbit_keras/convert/runtime && for preset in sanitize thread-sanitize; do \
@@ -123,3 +123,16 @@ fuzz:
 	mkdir -p build/fuzz/flat_corpus
 	build/fuzz/flat_fuzz -max_total_time=$(SECONDS) -max_len=16384 -artifact_prefix=build/fuzz/ build/fuzz/flat_corpus \
 		acdbit_keras/convert/runtime/fuzz/flat_corpus
+
+# Mutants of the zoo's files through Interpreter(..., untrusted=True): make fuzz-files MUTANTS=20000. What ends a process goes to
+# build/fuzz-files, beside result.json.
+MUTANTS ?= 20000
+ZOO = digits_vit_nano_acd_bit cifar10_vit_micro_acd_bit cifar100_vit_micro_acd_bit
+
+fuzz-files: .venv/ready
+	mkdir -p build/fuzz-files
+	for name in $(ZOO); do .venv/bin/acdbit convert $$name build/fuzz-files/$$name.tflite || exit 1; done
+	.venv/bin/acdbit convert digits_vit_nano_acd_bit build/fuzz-files/digits_layers.tflite --layers
+	.venv/bin/acdbit convert digits_vit_nano_acd_bit build/fuzz-files/digits_pixels.tflite --input uint8
+	.venv/bin/python tests/fuzz_files.py $(foreach name,$(ZOO) digits_layers digits_pixels,build/fuzz-files/$(name).tflite) \
+		--mutants $(MUTANTS) --out build/fuzz-files/result.json

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from acdbit_keras import checks
-from acdbit_keras.convert import flat_engine, flatbuffer, metadata, pictures, rewrite, runtime
+from acdbit_keras.convert import flat_engine, flatbuffer, metadata, ops, pictures, rewrite, runtime
 from acdbit_keras.typing import Path
 
 
@@ -85,17 +85,29 @@ class _LitertEngine:
         self._interpreter.invoke()
 
 
+# Multiply-adds of LiteRT's own ops, in one inference, from which on threads of its own are worth waking: 0.1 ms of a desktop's
+# core, 1 ms of a Raspberry Pi's.
+_SHARED_PRODUCTS = 6_000_000
+
+
 class _AcdbitEngine(_LitertEngine):
     """The stock LiteRT interpreter with this package's runtime as its delegate."""
 
-    def __init__(self, content, num_threads, kernels="auto"):
+    def __init__(self, content, num_threads, kernels="auto", spin=True, untrusted=False):
         from ai_edge_litert.interpreter import Interpreter as LitertInterpreter
         from ai_edge_litert.interpreter import load_delegate
 
         runtime.version()  # a library that is not ours says so here
+        flags = {"spin": spin, "fixed_shapes": untrusted}
+        options = {"num_threads": num_threads, "kernels": kernels} | {key: "true" if on else "false" for key, on in flags.items()}
+        # LiteRT has a pool of its own for its own ops, and wakes it for every one of them, however short.
+        shared = num_threads > 1 and flatbuffer.products(flatbuffer.parse(content, "the model")) >= _SHARED_PRODUCTS
         try:
-            delegate = load_delegate(runtime.library_path(), {"num_threads": num_threads, "kernels": kernels})
-            self._open(LitertInterpreter(model_content=content, num_threads=num_threads, experimental_delegates=[delegate]))
+            delegate = load_delegate(runtime.library_path(), options)
+            interpreter = LitertInterpreter(
+                model_content=content, num_threads=num_threads if shared else 1, experimental_delegates=[delegate]
+            )
+            self._open(interpreter)
         except (RuntimeError, ValueError) as error:
             # The interpreter's own message runs the delegate's sentence into others.
             raise ValueError(runtime.last_error() or str(error)) from error
@@ -111,15 +123,17 @@ class Engine:
             order, shapes and stored types, and returns the outputs likewise. Where `variants` names any, it also takes
             the chosen one as a third argument.
         variants: function that returns the names that may follow the engine's, as in "acdbit:avx2"; None: there are none.
+        own: whether it is this package's runtime; then `start` takes `spin` and `untrusted` as well, see `Interpreter`.
     """
 
     package: str
     start: Callable
     variants: Callable | None = None
+    own: bool = False
 
 
 ENGINES = {
-    "acdbit": Engine("ai-edge-litert", _AcdbitEngine, runtime.kernel_paths),
+    "acdbit": Engine("ai-edge-litert", _AcdbitEngine, runtime.kernel_paths, own=True),
     "lce": Engine("larq-compute-engine", _LceEngine),
     "litert": Engine("ai-edge-litert", _LitertEngine),
 }
@@ -162,7 +176,7 @@ def _choose(ops):
     return "acdbit"
 
 
-def start_engine(engine, content, num_threads=1, name="the model"):
+def start_engine(engine, content, num_threads=1, name="the model", spin=True, untrusted=False):
     """Starts a named engine on a model's bytes, which `flatbuffer.read` must have accepted before.
 
     Args:
@@ -170,6 +184,7 @@ def start_engine(engine, content, num_threads=1, name="the model"):
         content: bytes of the ``.tflite`` file.
         num_threads: positive int.
         name: what to call the model in messages.
+        spin, untrusted: as those of `Interpreter`, which checks the ops.
 
     Raises:
         ImportError: the engine's package is not installed, or the compiled runtime is missing.
@@ -179,7 +194,8 @@ def start_engine(engine, content, num_threads=1, name="the model"):
     base, *variant = engine.split(":")
     entry = ENGINES[base]
     try:
-        return entry.start(content, int(num_threads), *variant)
+        options = {"spin": bool(spin), "untrusted": bool(untrusted)} if entry.own else {}
+        return entry.start(content, int(num_threads), *variant, **options)
     except runtime.RuntimeMissingError:
         raise
     except ImportError as error:
@@ -212,6 +228,10 @@ class Interpreter:
         engine: a name in `ENGINES`, with a variant where it has some ("acdbit:avx2"), or "auto", the default: "litert" where
             the file holds builtin ops only, otherwise "acdbit", or "lce" where that is not compiled. A flat file runs as on a
             microcontroller, with one thread, on the engine "flat".
+        spin: whether threads of the engine "acdbit" that wait for each other within an inference may spin, for at most 0.1 ms
+            before they sleep; default True. False saves energy on a battery and takes longer with several threads.
+        untrusted: whether the file may come from anybody; default False. True refuses whatever `ops.check` does not know
+            for certain to be safe, and engines that check nothing.
 
     Attributes:
         engine: name of the engine in use.
@@ -245,12 +265,19 @@ class Interpreter:
     card: dict[str, Any]
     classes: tuple[str, ...]
 
-    def __init__(self, path_or_bytes: Path | bytes | bytearray | memoryview, num_threads: int = 1, engine: str = "auto") -> None:
+    def __init__(
+        self,
+        path_or_bytes: Path | bytes | bytearray | memoryview,
+        num_threads: int = 1,
+        engine: str = "auto",
+        spin: bool = True,
+        untrusted: bool = False,
+    ) -> None:
         content, name = flatbuffer.contents(path_or_bytes)
-        self._open(content, name, num_threads, engine)
+        self._open(content, name, num_threads, engine, spin, untrusted)
 
-    def _open(self, content, name, num_threads, engine):
-        self._opened = (content, name, num_threads, engine)
+    def _open(self, content, name, num_threads, engine, spin, untrusted):
+        self._opened = (content, name, num_threads, engine, spin, untrusted)
         # LiteRT's interpreter fails, or answers wrongly, where two threads call it at once.
         self._lock = threading.Lock()
         if flat_engine.is_flat(content):
@@ -278,8 +305,13 @@ class Interpreter:
         several = len(inputs) > 1
         self.input_shape = self._shapes if several else inputs[0].shape[1:]
         self.input_dtype = self._dtypes if several else _taken(inputs[0])
-        self._opened = (content, name, num_threads, self.engine)
-        self._session = start_engine(self.engine, content, num_threads, name)
+        self._opened = (content, name, num_threads, self.engine, spin, untrusted)
+        ops.check(model, name, untrusted)
+        if untrusted and self.engine == "lce":
+            raise ValueError(f"{name} is untrusted, and the engine 'lce' checks nothing; 'acdbit' does")
+        # Written again, the bytes are a flatbuffer as any reader expects, of the shapes that were checked.
+        content = flatbuffer.pack(flatbuffer.with_fixed_shapes(model)) if untrusted else content
+        self._session = start_engine(self.engine, content, num_threads, name, spin, untrusted)
 
     def _open_flat(self, content, name, engine):
         if engine not in ("auto", FLAT):
@@ -418,9 +450,9 @@ class Interpreter:
             raise ValueError(f"{name} names {len(self.classes)} classes, but its outputs are of the sizes {sizes}")
 
 
-def _reopened(content, name, num_threads, engine):
+def _reopened(*opened):
     interpreter = Interpreter.__new__(Interpreter)
-    interpreter._open(content, name, num_threads, engine)
+    interpreter._open(*opened)
     return interpreter
 
 

@@ -78,6 +78,7 @@ class Parity:
         unexplained: the others.
         cause: why the file and the model cannot agree, if that is known; otherwise empty.
         partings: a `Parting` for each sample beyond the tolerance, in order.
+        stem: "int8" if the file quantizes what is in front of its blocks, so that signs turn; else "float32".
     """
 
     path: str
@@ -92,6 +93,7 @@ class Parity:
     unexplained: int
     cause: str
     partings: tuple[Parting, ...]
+    stem: str = "float32"
 
     @property
     def ok(self) -> bool:
@@ -123,6 +125,10 @@ class Parity:
             if wrong.layer == NO_SIGNS:
                 lines.append(
                     "weights of 8 or 16 bits round by more than a 1-bit file may; a larger tolerance says what is allowed"
+                )
+            if self.stem == "int8":
+                lines.append(
+                    "the file's stem computes in 8 bits, so signs turn; its accuracy on labelled images says what that costs"
                 )
         if self.cause:
             lines.append(self.cause)
@@ -231,6 +237,7 @@ def verify(
         unexplained=len(partings) - explained,
         cause=tracer.cause,
         partings=tuple(partings),
+        stem=metadata.read(file).get("stem", "float32"),
     )
 
 

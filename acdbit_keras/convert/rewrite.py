@@ -19,6 +19,8 @@ BCONV = "LceBconv2d"
 _FILTER, _MULTIPLIER, _BIAS = 1, 2, 3
 QUANTIZE, DEQUANTIZE = "LceQuantize", "LceDequantize"
 WORTH_STORING = 4096  # bytes of a float32 constant; below, the additional node costs more than less of them saves
+# From which version of an op on its weights may have 8 bits and a scale for each output.
+_QUANTIZED_VERSIONS = {"CONV_2D": 5, "FULLY_CONNECTED": 12}
 _VIEWS = ("RESHAPE", "SQUEEZE", "EXPAND_DIMS")
 _NEVER_IN_PLACE = (*_VIEWS, BCONV, "TRANSPOSE", "FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D", "CONCATENATION")
 
@@ -294,10 +296,45 @@ def _finish_storing(model, widened):
     """Puts the widening nodes in front, and empties the float32 originals; buffers keep their numbers."""
     graph = model.subgraphs[0]
     graph.operators = [*widened, *graph.operators]
-    used = {tensor.buffer for tensor in graph.tensors} | {entry.buffer for entry in model.metadata or []}
+    _empty_unused(model)
+
+
+def _empty_unused(model):
+    """Buffers keep their numbers, so one that nothing refers to any more is emptied."""
+    used = {tensor.buffer for graph in model.subgraphs for tensor in graph.tensors}
+    used |= {entry.buffer for entry in model.metadata or []}
     for number, buffer in enumerate(model.buffers):
         if number not in used:
             buffer.data = None
+
+
+def quantize_stem(model):
+    """Stores the weights of the float products in front of the first product of bits in 8 bits, a scale for each output.
+
+    LiteRT then quantizes what they are multiplied with when the file runs, and XNNPACK multiplies integers: what its dynamic
+    quantization does, of which a patch embedding or a convolutional stem is the largest float part of a file.
+
+    Returns:
+        How many nodes there are.
+    """
+    graph, found = model.subgraphs[0], 0
+    for node in flatbuffer.operators(model):
+        if node.name.startswith(("Acd", "Lce")):
+            break
+        if node.name not in _QUANTIZED_VERSIONS or node.inputs[1].data is None or node.inputs[1].dtype != "float32":
+            continue
+        weights = np.asarray(node.inputs[1].data, np.uint8).view("<f4").reshape(node.inputs[1].shape)
+        stored, scales = to_int8(weights)
+        tensor = graph.tensors[node.inputs[1].index]
+        tensor.type, tensor.buffer = schema.TensorType.INT8, len(model.buffers)
+        model.buffers.append(schema.BufferT(data=stored.reshape(-1).view(np.uint8)))
+        tensor.quantization = schema.QuantizationParametersT()
+        tensor.quantization.scale, tensor.quantization.zeroPoint = scales, np.zeros(len(scales), np.int64)
+        builtin = getattr(schema.BuiltinOperator, node.name)
+        graph.operators[node.index].opcodeIndex = _opcode(model, builtin, _QUANTIZED_VERSIONS[node.name])
+        found += 1
+    _empty_unused(model)
+    return found
 
 
 def add_taps(model):
