@@ -22,8 +22,8 @@ import numpy.typing as npt
 import tensorflow as tf
 from keras import ops
 
-from acdbit_keras import checks, code, device_ops, execution, files
-from acdbit_keras.convert import flatbuffer, fusion, metadata, rewrite, runtime
+from acdbit_keras import checks, code, device_ops, execution, files, masking
+from acdbit_keras.convert import doors, flatbuffer, fusion, metadata, remaining, rewrite, runtime
 from acdbit_keras.convert.interpreter import choose_engine, start_engine
 from acdbit_keras.convert.kernels import kernel_code, packable_kernel, signed
 from acdbit_keras.typing import Dataset, Path
@@ -53,6 +53,7 @@ class Conversion:
         packed_bytes: bytes of those kernels.
         attention_products: float matrix products between two computed tensors, those of attention, that are left.
         float_copies: tensors of bits that are unpacked into floats.
+        in_float: dict from the path of every layer with a matrix product that is not carried out in bits to the reason.
     """
 
     path: str
@@ -64,6 +65,7 @@ class Conversion:
     packed_bytes: int
     attention_products: int
     float_copies: int
+    in_float: dict[str, str]
 
     def to_dict(self) -> dict[str, Any]:
         """The report in plain types, as `json.dumps` takes them."""
@@ -74,7 +76,7 @@ class Conversion:
         if self.packed_layers:
             text += f"; {self.packed_layers} binary layers packed into {self.packed_bytes / 1e6:.3f} MB"
             text += f"; {self.attention_products} attention products in float, {self.float_copies} float copies of bits"
-        return text
+        return text + remaining.text(self.in_float, self.precision)
 
 
 class FloatExecutor(execution.KerasExecutor):
@@ -88,10 +90,10 @@ class FloatExecutor(execution.KerasExecutor):
         # As one matrix product: a convolution goes through a patch pixel by pixel, and its product is then over the few
         # channels of an image. On a Cortex-A72 it takes 1.8 times the instructions.
         _, height, width, channels = inputs.shape
-        size = layer.patch_size
-        rows, columns = height // size, width // size
-        grid = tf.reshape(inputs, (rows, size, columns, size * channels))
-        patches = tf.reshape(tf.transpose(grid, (0, 2, 1, 3)), (rows * columns, size * size * channels))
+        tall, wide = layer.kernel_size
+        rows, columns = height // tall, width // wide
+        grid = tf.reshape(inputs, (rows, tall, columns, wide * channels))
+        patches = tf.reshape(tf.transpose(grid, (0, 2, 1, 3)), (rows * columns, tall * wide * channels))
         kernel = tf.reshape(tf.convert_to_tensor(layer.kernel), (-1, layer.filters))
         return tf.reshape(tf.matmul(patches, kernel) + layer.bias, (1, rows, columns, layer.filters))
 
@@ -122,7 +124,8 @@ class IntegerExecutor(FloatExecutor):
         if layer.is_binary:
             return super().attention(layer, query, key, value, training)
         query, key, value = (tf.transpose(x, (0, 2, 1, 3)) for x in (query, key, value))
-        probabilities = tf.nn.softmax(tf.matmul(query, key, transpose_b=True) * float(query.shape[-1]) ** -0.5)
+        scores = masking.without_keys(tf.matmul(query, key, transpose_b=True) * float(query.shape[-1]) ** -0.5)
+        probabilities = tf.nn.softmax(scores)
         return tf.transpose(tf.matmul(probabilities, value), (0, 2, 1, 3)), probabilities
 
     def quantize(self, quantizer, inputs, training):
@@ -168,9 +171,15 @@ class LceExecutor(FloatExecutor):
         return ops.reshape(outputs, (*inputs.shape[:-1], layer.units))
 
     def attention(self, layer, query, key, value, training):
+        self._refuse_mask(layer)
         outputs = super().attention(layer, query, key, value, False)
         self.attentions += layer.is_binary
         return outputs
+
+    def _refuse_mask(self, layer):
+        # Of floats a mask is a few nodes more; attention in bits has no place for one.
+        if layer.is_binary and masking.of_keys() is not None:
+            self._refuse(layer, "its keys are masked, which attention in bits is not; give it recordings of whole length")
 
     def observe(self, layer, place, real, signs):
         if layer.is_binary:
@@ -213,6 +222,7 @@ class RuntimeExecutor(LceExecutor):
         return outputs, {}
 
     def attention(self, layer, query, key, value, training):
+        self._refuse_mask(layer)
         if not layer.is_binary:
             return super().attention(layer, query, key, value, training)
         try:
@@ -283,7 +293,8 @@ def to_tflite(
     """Converts a model and writes a `.tflite` file that takes one image per run.
 
     Args:
-        model: built Keras model with one input and one output.
+        model: built Keras model. Several inputs and outputs, of a functional model, are named in the file as they are in Keras;
+            a single input may be of integers.
         path: where the file is to be. It is written beside and renamed, so an older one stays whole if anything fails.
         precision: `"bits"`, every product of bits packed; `"float32"`; `"float16"`, weights stored in half precision;
             `"dynamic"`, int8 weights and float activations; `"int8"`, both, with float input and output. `None`, the default:
@@ -323,9 +334,9 @@ def to_tflite(
         >>> import acdbit_keras as acd
         >>> print(acd.convert.to_tflite(student, "student.tflite"))
         student.tflite: 0.032 MB, bits, 11 nodes; 6 binary layers packed into 0.006 MB;
-        0 attention products in float, 0 float copies of bits
+        0 attention products in float, 0 float copies of bits; in float patch_embedding, classifier
     """
-    image_shape = input_shape(model)
+    inputs = doors.of(model)
     path = files.writable(path)
     if attention is None:
         attention = "binary" if runtime.is_installed() else "float"
@@ -350,23 +361,34 @@ def to_tflite(
     if (precision == "int8") != (calibration is not None):
         needs = "needs" if precision == "int8" else "takes no"
         raise ValueError(f"precision={precision!r} {needs} calibration images")
-    pixels = _normalisation(card, image_shape, precision) if input == "uint8" else None
+    if inputs.several and (input == "uint8" or precision == "int8"):
+        raise ValueError(f"input='uint8' and precision='int8' are for models of one input, not {', '.join(inputs.names)}")
+    pixels = _normalisation(card, inputs, precision) if input == "uint8" else None
 
     model = in_float32(model)
     with tempfile.TemporaryDirectory() as folder:
         executor = RuntimeExecutor(fuse_blocks) if attention == "binary" else LceExecutor()
         if precision in (None, "bits"):
-            _save(model, image_shape, executor, folder, pixels)
-            precision = precision or ("bits" if executor.products else "float32")
-            if precision == "bits" and not executor.products:
-                raise ValueError("precision='bits' needs a model with binary layers; this one has none")
+            saved = _save(model, inputs, executor, folder, pixels)
+            # Attention as float products leaves nothing that could be packed.
+            in_bits = executor.products or (executor.attentions and attention == "binary")
+            precision = precision or ("bits" if in_bits else "float32")
+            if precision == "bits" and not in_bits:
+                why = (
+                    "whose attention in bits is asked for in float"
+                    if executor.attentions
+                    else "with binary layers; this one has none"
+                )
+                raise ValueError(f"precision='bits' needs a model {why}")
         if precision == "bits":
             file = flatbuffer.parse(_convert_bits(folder), "the converted model")
             _edit(file, rounding, stem)
             packed = _check_packed(file, executor.products)
         else:
-            _save(model, image_shape, IntegerExecutor() if precision == "int8" else FloatExecutor(), folder, pixels)
+            saved = _save(model, inputs, IntegerExecutor() if precision == "int8" else FloatExecutor(), folder, pixels)
             file, packed = flatbuffer.parse(_convert_float(folder, precision, calibration), "the converted model"), []
+    if saved is dict:
+        metadata.update(file, outputs="dict")
     rewrite.free_batch(file)
     if card is not None:
         metadata.update(file, card=card)
@@ -381,35 +403,15 @@ def to_tflite(
     return Conversion(
         path=path,
         precision=precision,
-        attention=attention if executor.attentions and packed else None,
+        attention=attention if executor.attentions and precision == "bits" else None,
         bytes=len(content),
         op_counts=flatbuffer.op_counts(file),
         packed_layers=len(packed),
         packed_bytes=sum(words.nbytes for words in packed),
         attention_products=rewrite.attention_products(file),
         float_copies=flatbuffer.op_counts(file).get("LceDequantize", 0),
+        in_float=remaining.layers(model, precision, attention),
     )
-
-
-def input_shape(model):
-    """Shape of one image of a built Keras model with one input.
-
-    Raises:
-        ValueError: not a Keras model, not built, several inputs, or an axis of free size.
-    """
-    if not isinstance(model, keras.Model):
-        raise ValueError(f"model must be a keras.Model, not {type(model).__name__}")
-    shape = None
-    if model.built:
-        # Functional models know it themselves, subclassed ones from their building.
-        shape = getattr(model, "input_shape", None) or (model.get_build_config() or {}).get("input_shape")
-    if shape is None:
-        raise ValueError(f"model {model.name!r} is not built or not called on a single input: call it on a batch of images first")
-    if not all(size is None or isinstance(size, int) for size in shape):
-        raise ValueError(f"model {model.name!r} has several inputs, {shape}; a model of one input can be converted")
-    if None in shape[1:]:
-        raise ValueError(f"model {model.name!r} has the input shape {tuple(shape)}; only the first size, the batch, may be free")
-    return tuple(shape[1:])
 
 
 def in_float32(model):
@@ -465,33 +467,43 @@ def _copy(model, config):
     return copy
 
 
-def _normalisation(card, image_shape, precision):
+def _normalisation(card, inputs, precision):
     """Offset and factor that a file of pixels applies itself."""
     if precision == "int8":
         raise ValueError("input='uint8' is for files whose first layer is float; int8 files quantize their normalised input")
     if "mean" not in (card or {}):
         raise ValueError("input='uint8' needs a card with the mean and std that the file is to normalise pixels with")
-    if len(card["mean"]) not in (1, image_shape[-1]):
-        raise ValueError(
-            f"the card's mean must have one number for each of the {image_shape[-1]} channels, not {len(card['mean'])}"
-        )
+    channels = inputs.shapes[0][-1]
+    if len(card["mean"]) not in (1, channels):
+        raise ValueError(f"the card's mean must have one number for each of the {channels} channels, not {len(card['mean'])}")
+    if inputs.dtypes != ("float32",):
+        raise ValueError(f"input='uint8' is for a model of normalised images, and this one takes {inputs.dtypes[0]} itself")
     return metadata.normalisation(card)
 
 
-def _save(model, image_shape, executor, folder, pixels=None):
-    """Traces the model for one image with an executor and writes the SavedModel; `pixels` normalise inside of it."""
-    specification = tf.TensorSpec((1, *image_shape), tf.float32 if pixels is None else tf.uint8, name="images")
+def _save(model, inputs, executor, folder, pixels=None):
+    """Traces the model for one sample with an executor and writes the SavedModel; `pixels` normalise inside of it.
 
-    @tf.function(input_signature=[specification], autograph=False)
-    def serve(images):
+    Returns:
+        Type of what the model gives: a dict, a list or tuple, or a tensor's.
+    """
+    dtypes = inputs.dtypes if pixels is None else ("uint8",)
+    specifications = [tf.TensorSpec((1, *shape), dtype, name) for name, shape, dtype in zip(inputs.names, inputs.shapes, dtypes)]
+    given = []
+
+    @tf.function(input_signature=specifications, autograph=False)
+    def serve(*tensors):
         if pixels is not None:
             offset, factor = map(tf.constant, pixels)
-            images = (tf.cast(images, tf.float32) - offset) * factor
+            tensors = [(tf.cast(tensors[0], tf.float32) - offset) * factor]
         with execution.using(executor):
-            outputs = model(images, training=False)
-        if not tf.is_tensor(outputs):
-            raise ValueError(f"model {model.name!r} gives {type(outputs).__name__}; a model of one output can be converted")
-        return {"logits": outputs, **getattr(executor, "taps", {})}
+            outputs = model(inputs.pack(tensors), training=False)
+        given.append(type(outputs))
+        named = doors.outputs(model, outputs)
+        taps = getattr(executor, "taps", {})
+        if clash := [name for name in named if name.startswith(f"{_TAP}_")]:
+            raise ValueError(f"the output {clash[0]!r} must have another name: files keep signs under names that begin so")
+        return {**named, **taps}
 
     module = tf.Module()
     module.weights = [variable.value for variable in model.variables]
@@ -500,6 +512,7 @@ def _save(model, image_shape, executor, folder, pixels=None):
         tf.saved_model.save(module, folder, signatures=serve)
     except ConversionError as error:
         raise executor.refusal from error
+    return given[-1]
 
 
 def _convert_bits(folder):
@@ -575,6 +588,20 @@ def batches(data):
     for batch in data:
         images = batch[0] if isinstance(batch, (tuple, list)) else batch
         yield np.asarray(images, np.float32)
+
+
+def samples(data, inputs):
+    """Yields batches of a model's inputs, each a list of numpy arrays in the order of its `doors.Doors`.
+
+    Args:
+        data: arrays as `Doors.arrays` takes them, or a dataset of these or of `(these, labels, ...)`.
+        inputs: `doors.Doors`.
+    """
+    if isinstance(data, (np.ndarray, dict)) or tf.is_tensor(data) or (inputs.several and isinstance(data, (list, tuple))):
+        data = [(data,)]
+    for batch in data:
+        # Of several inputs a bare list may be these or a pair with labels, as Keras takes it: a tuple is a pair.
+        yield inputs.arrays(batch[0] if isinstance(batch, tuple) or (isinstance(batch, list) and not inputs.several) else batch)
 
 
 def _mixed_policies(config):

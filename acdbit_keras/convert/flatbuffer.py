@@ -223,6 +223,17 @@ def outputs(model):
     return [known[i] for i in _indices(model.subgraphs[0].outputs)]
 
 
+def signature_names(model):
+    """Names of the inputs and of the outputs, two lists: those of the file's signature, where it has one; else its tensors'."""
+    [signature] = model.signatureDefs if len(model.signatureDefs or []) == 1 else [None]
+    found = []
+    for tensors_, entries in ((inputs(model), signature and signature.inputs), (outputs(model), signature and signature.outputs)):
+        known = {entry.tensorIndex: text(entry.name) for entry in entries or []}
+        names = [known.get(tensor.index, tensor.name) for tensor in tensors_]
+        found.append(names if len(set(names)) == len(names) else [tensor.name for tensor in tensors_])
+    return found
+
+
 def operators(model):
     """Yields every node of every subgraph as an `Operator`, in execution order."""
     for number, graph in enumerate(model.subgraphs):

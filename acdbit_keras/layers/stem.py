@@ -14,7 +14,7 @@ class PatchEmbedding(layers.Conv2D):
 
     Args:
         width: output channels.
-        patch_size: height and width of a patch; divides those of the images.
+        patch_size: side of a square patch, or height and width; divide those of the images.
 
     Source: ViT (arXiv:2010.11929).
     """
@@ -206,7 +206,7 @@ def _larger(a, b):
 
 
 def _halvings(patch_size, stem):
-    halvings = patch_size.bit_length() - 1
-    if patch_size < 2 or patch_size != 1 << halvings:
+    halvings = patch_size.bit_length() - 1 if isinstance(patch_size, int) else 0
+    if not isinstance(patch_size, int) or patch_size < 2 or patch_size != 1 << halvings:
         raise ValueError(f"patch_size must be a power of 2 from 2 up for a {stem} stem, not {patch_size!r}")
     return halvings

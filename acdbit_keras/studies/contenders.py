@@ -12,8 +12,8 @@ import tempfile
 
 import numpy as np
 
-from acdbit_keras.convert import runtime
-from acdbit_keras.convert.export import input_shape, to_tflite
+from acdbit_keras.convert import doors, runtime
+from acdbit_keras.convert.export import to_tflite
 from acdbit_keras.models import Backbone
 from acdbit_keras.models.blocks import FloatBlock
 
@@ -64,7 +64,7 @@ def make(model, twin, folder, engines=None):
         ConversionError, ImportError, ValueError: as `to_tflite`; an unknown engine; a twin that is no float
             `Backbone`; the package onnx or onnxruntime is not installed.
     """
-    images = np.random.default_rng(0).standard_normal((_CALIBRATION_IMAGES, *input_shape(twin))).astype(np.float32)
+    images = np.random.default_rng(0).standard_normal((_CALIBRATION_IMAGES, *doors.of(twin).shape)).astype(np.float32)
     known = {
         "float32.tflite": (["litert"], lambda path: to_tflite(twin, path, "float32")),
         "dynamic.tflite": (["litert"], lambda path: to_tflite(twin, path, "dynamic")),

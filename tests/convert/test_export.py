@@ -330,11 +330,6 @@ class TestBadInput:
         with pytest.raises(ValueError, match="only the first size"):
             to_tflite(sequential(binary(32), shape=(None, 64)), tmp_path / "m.tflite")
 
-    def test_several_inputs(self, tmp_path):
-        first, second = keras.layers.Input((4,)), keras.layers.Input((4,))
-        with pytest.raises(ValueError, match="several inputs"):
-            to_tflite(keras.Model([first, second], first + second), tmp_path / "m.tflite")
-
     @pytest.mark.parametrize(
         "options, message",
         [

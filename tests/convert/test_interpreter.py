@@ -135,12 +135,13 @@ def test_models_that_do_not_take_one_image():
     model = flatbuffer.read(small_models.float_model())
     reshape = next(operator for operator in flatbuffer.operators(model) if operator.name == "RESHAPE")
     two_inputs = flatbuffer.pack(flatbuffer.single_operator(model, reshape.index))
-    with pytest.raises(ValueError, match=r"must have one input of shape \(1, ...\)"):
+    with pytest.raises(ValueError, match=r"must have inputs of shape \(1, ...\), one sample per run"):
         Interpreter(two_inputs)
     binary = flatbuffer.read(small_models.binary_model())
     packed_input = flatbuffer.pack(flatbuffer.single_operator(binary, 1))
-    with pytest.raises(ValueError, match="takes unquantized int32, not images"):
-        Interpreter(packed_input)
+    assert Interpreter(packed_input).input_dtype == "int32"
+    with pytest.raises(ValueError, match="images must be a int32 numpy array, got float32 array"):
+        Interpreter(packed_input).predict(np.zeros((1, *Interpreter(packed_input).input_shape), np.float32))
 
 
 @pytest.mark.parametrize(
