@@ -23,6 +23,7 @@ from acdbit_keras.models.callbacks import (
     read_progress,
     restore_state,
 )
+from acdbit_keras.models.data.validation import HeldOut
 from acdbit_keras.models.loading import load_model
 from acdbit_keras.models.run import Run
 from acdbit_keras.models.sizes import build
@@ -128,7 +129,7 @@ class _Training:
         self.scheme = schemes.get(recipe.scheme)
         self.data = self._find_data()
         # What it is trained and validated on.
-        self.shown = data.HeldOut(self.data, recipe.validation_share, recipe.seed) if recipe.validation_share else self.data
+        self.shown = HeldOut(self.data, recipe.validation_share, recipe.seed) if recipe.validation_share else self.data
         self.facts = self.shown.info()
         # Your own images may be fewer than a recipe's batch.
         self.batch_size = min(recipe.batch_size, self.facts.train_examples)

@@ -8,6 +8,7 @@ import pytest
 
 from acdbit_keras.models import budget, data, optimization, recipes, register_preset, sizes
 from acdbit_keras.models import train as room
+from acdbit_keras.models.data.validation import HeldOut
 from acdbit_keras.models.loading import load_model
 from acdbit_keras.models.run import Run
 from acdbit_keras.models.train import evaluate, train
@@ -128,7 +129,7 @@ def test_a_run_that_ended_before_its_model_was_written_keeps_the_averages(tmp_pa
 
 
 def test_held_out_images_are_those_of_the_training_set_and_the_same_for_every_model():
-    whole = data.HeldOut(data.source("digits"), 0.25)
+    whole = HeldOut(data.source("digits"), 0.25)
     train_images, train_labels = whole.read("train", 8)
     images, labels = whole.read("test", 8)
     everything, _ = data.arrays("digits", "train")
@@ -136,9 +137,9 @@ def test_held_out_images_are_those_of_the_training_set_and_the_same_for_every_mo
     assert sorted(map(bytes, [*train_images, *images])) == sorted(map(bytes, everything))
     share = np.bincount(labels) / (np.bincount(labels) + np.bincount(train_labels))
     assert np.abs(share - 0.25).max() < 0.01
-    again = data.HeldOut(data.source("digits"), 0.25)
+    again = HeldOut(data.source("digits"), 0.25)
     np.testing.assert_array_equal(again.read("test", 8)[0], images)
-    other = data.HeldOut(data.source("digits"), 0.25, seed=1)
+    other = HeldOut(data.source("digits"), 0.25, seed=1)
     assert (other.read("test", 8)[1] != labels).any() or (other.read("test", 8)[0] != images).any()
 
 
@@ -146,7 +147,7 @@ def test_a_class_of_one_image_cannot_be_shared():
     images, labels = np.zeros((5, 8, 8, 1), "uint8"), np.int32([0, 0, 0, 1, 1])
     source = data.from_arrays("few", images[:4], labels[:4], images[3:], labels[3:], class_names=("many", "one"))
     with pytest.raises(ValueError, match="validation_share=0.5 leaves no image of the class 'one' of few to train on: it has 1"):
-        data.HeldOut(source, 0.5)
+        HeldOut(source, 0.5)
 
 
 def test_the_test_images_are_looked_at_once_and_only_by_the_final_model(tmp_path, monkeypatch):

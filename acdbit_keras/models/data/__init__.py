@@ -25,14 +25,12 @@ from acdbit_keras.models.data.sources import (
     source,
     write_stored,
 )
-from acdbit_keras.models.data.validation import HeldOut
 from acdbit_keras.picture import read as read_picture
 
 __all__ = [
     "STORED",
     "Augmentation",
     "DatasetInfo",
-    "HeldOut",
     "Source",
     "arrays",
     "calibration",
