@@ -167,14 +167,12 @@ class Distiller(QuickStart):
 
 
 def _check_compatible(teacher, student, terms):
-    images = ops.zeros((1, *student.input_shape_of_images))
     if tuple(teacher.input_shape_of_images) != tuple(student.input_shape_of_images):
         raise ValueError(
             f"the teacher takes images of shape {tuple(teacher.input_shape_of_images)}, "
             f"the student of {tuple(student.input_shape_of_images)}; they must see the same images"
         )
-    ours = student(images, training=False, return_taps=True)
-    theirs = teacher(images, training=False, return_taps=True)
+    ours, theirs = _outputs(student), _outputs(teacher)
     if ours["logits"].shape != theirs["logits"].shape:
         raise ValueError(
             f"the teacher has {theirs['logits'].shape[-1]} classes, the student {ours['logits'].shape[-1]}; they must agree"
@@ -191,6 +189,20 @@ def _check_compatible(teacher, student, terms):
     for index, (mine, other) in enumerate(zip(ours["taps"], theirs["taps"])):
         for tap in taps:
             _check_same_shape(index, tap, mine[tap].shape, other[tap].shape, terms)
+
+
+def _outputs(model):
+    """What a model hands out for one image: on JAX the shapes alone, for there every operation would be compiled first."""
+
+    def call(images):
+        return model(images, training=False, return_taps=True)
+
+    shape = (1, *model.input_shape_of_images)
+    if keras.config.backend() != "jax":
+        return call(ops.zeros(shape))
+    import jax
+
+    return jax.eval_shape(call, jax.ShapeDtypeStruct(shape, keras.config.floatx()))
 
 
 def _check_same_shape(index, tap, mine, other, terms):
