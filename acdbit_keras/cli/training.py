@@ -5,7 +5,7 @@ import sys
 
 from acdbit_keras import checks
 from acdbit_keras.cli import emit
-from acdbit_keras.cli.common import add_settings, command, dataset_of, model_of
+from acdbit_keras.cli.common import add_settings, command, dataset_of, in_zoo, model_of
 from acdbit_keras.cli.data import summary
 from acdbit_keras.files import write_json
 from acdbit_keras.studies import deployed
@@ -43,6 +43,13 @@ def add_train(subparsers):
         "--minutes", type=float, help="a budget in place of epochs: a step is timed, and as many epochs are run as fit"
     )
     parser.add_argument(
+        "--from",
+        dest="start",
+        metavar="MODEL",
+        help="begin with the weights of a name of `acdbit zoo`, a run's folder or a file, without RECIPE with that model's own",
+    )
+    parser.add_argument("--freeze", action="store_true", help="with --from: train the head alone")
+    parser.add_argument(
         "--devices", type=int, default=1, help="devices that share every batch, on the JAX backend (default: %(default)s)"
     )
     add_settings(parser)
@@ -55,6 +62,10 @@ def train(options):
         listed = {name: _recipe_line(recipes.get(name)) for name in recipes.names()}
         emit(options, "\n".join(f"{name:28}{line}" for name, line in listed.items()), listed)
         return
+    if options.freeze and not options.start:
+        raise ValueError("--freeze leaves the head alone to be trained, behind the body that --from names")
+    if not options.recipe and options.start:
+        options.recipe = _recipe_of(options.start)
     if not options.recipe:
         raise ValueError(f"train needs a recipe; known: {', '.join(recipes.names())}")
     from acdbit_keras.models.train import train as run_recipe
@@ -64,12 +75,22 @@ def train(options):
         recipe = recipe.on(options.data)
     if options.minutes is not None:
         recipe = recipe.replace(minutes=options.minutes)
+    if options.start:
+        recipe = recipe.replace(start=options.start, freeze=options.freeze or recipe.freeze)
     if not options.json:
         _show_own_data(recipe, options.data_dir)
     folder = options.out or pathlib.Path(options.runs) / recipe.name
     verbose = 0 if options.json else 1 if sys.stdout.isatty() else 2
     result = run_recipe(recipe, folder, options.data_dir, options.teacher, options.runs, verbose, options.devices)
     emit(options, f"{recipe.name}: accuracy {result['accuracy']:.4f} (best {result['best_accuracy']:.4f}), in {folder}", result)
+
+
+def _recipe_of(start):
+    """The recipe, or its name, that a model of the zoo, or of a run, was trained with."""
+    from acdbit_keras.models import zoo
+    from acdbit_keras.models.run import Run
+
+    return zoo.card(start)["recipe"]["name"] if in_zoo(start) else Run.around(start).recipe
 
 
 def _show_own_data(recipe, data_dir):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 from keras import ops
 
-from acdbit_keras import checks, code, execution, quantizers
+from acdbit_keras import checks, code, execution, freezing, quantizers
 from acdbit_keras.code import Code
 from acdbit_keras.contract import WORD_BITS
 from acdbit_keras.typing import QuantizerLike, Shape, Tensor
@@ -68,10 +68,10 @@ class BinaryAttention(keras.layers.Layer):
         super().__init__(**kwargs)
         checks.integer("num_heads", num_heads, 1)
         self.num_heads = num_heads
-        self.query_quantizer = quantizers.get(query_quantizer)
-        self.key_quantizer = quantizers.get(key_quantizer)
-        self.value_quantizer = quantizers.get(value_quantizer)
-        self.probabilities_quantizer = quantizers.get(probabilities_quantizer)
+        self.query_quantizer = quantizers.own(query_quantizer)
+        self.key_quantizer = quantizers.own(key_quantizer)
+        self.value_quantizer = quantizers.own(value_quantizer)
+        self.probabilities_quantizer = quantizers.own(probabilities_quantizer)
 
     def build(self, query_shape: Shape, key_shape: Shape | None = None, value_shape: Shape | None = None) -> None:
         channels = query_shape[-1]
@@ -100,7 +100,7 @@ class BinaryAttention(keras.layers.Layer):
         self, query: Tensor, key: Tensor, value: Tensor, training: bool | None = None, return_probabilities: bool = False
     ) -> Tensor | tuple[Tensor, Tensor]:
         context, probabilities = execution.current().attention(
-            self, self._split(query), self._split(key), self._split(value), training
+            self, self._split(query), self._split(key), self._split(value), freezing.mode(self, training)
         )
         context = ops.reshape(context, ops.shape(query))
         return (context, probabilities) if return_probabilities else context

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 from keras import ops
 
-from acdbit_keras import checks, execution, quantizers
+from acdbit_keras import checks, execution, freezing, quantizers
 from acdbit_keras.typing import QuantizerLike, Shape, Tensor
 
 if TYPE_CHECKING:
@@ -61,8 +61,8 @@ class BinaryDense(keras.layers.Layer):
         super().__init__(**kwargs)
         checks.integer("units", units, 1)
         self.units = units
-        self.input_quantizer = quantizers.get(input_quantizer)
-        self.kernel_quantizer = quantizers.get(kernel_quantizer)
+        self.input_quantizer = quantizers.own(input_quantizer)
+        self.kernel_quantizer = quantizers.own(kernel_quantizer)
         self.use_bias = use_bias
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.bias_initializer = keras.initializers.get(bias_initializer)
@@ -104,7 +104,7 @@ class BinaryDense(keras.layers.Layer):
         return self.kernel_quantizer(ops.copy(self.kernel), training=training)
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
-        outputs = execution.current().dense(self, inputs, training)
+        outputs = execution.current().dense(self, inputs, freezing.mode(self, training))
         return ops.add(outputs, self.bias) if self.use_bias else outputs
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:

@@ -3,7 +3,7 @@
 import keras
 from keras import layers, ops
 
-from acdbit_keras import execution, tracing
+from acdbit_keras import execution, freezing, tracing
 
 
 @keras.saving.register_keras_serializable(package="acdbit")
@@ -77,7 +77,7 @@ class ConvolutionalStem(keras.layers.Layer):
         self.built = True
 
     def call(self, inputs, training=None):
-        x = inputs
+        x, training = inputs, freezing.mode(self, training)
         for index, (convolution, norm) in enumerate(zip(self.convolutions, self.norms)):
             x = norm(convolution(keras.ops.relu(x) if index else x), training=training)
         return x
@@ -146,7 +146,7 @@ class PooledStem(keras.layers.Layer):
         self.built = True
 
     def call(self, inputs, training=None):
-        return execution.current().pooled_stem(self, inputs, training)
+        return execution.current().pooled_stem(self, inputs, freezing.mode(self, training))
 
     def compute(self, inputs, training):
         """The stem as it is trained: pooled before the norm."""

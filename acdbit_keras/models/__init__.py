@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from acdbit_keras.models.pyramid import PyramidVisionTransformer
     from acdbit_keras.models.sizes import Preset, build, presets, register_preset
     from acdbit_keras.models.vit import VisionTransformer
-    from acdbit_keras.models.zoo import from_zoo, load_compact, save_compact, zoo_names
+    from acdbit_keras.models.zoo import from_zoo, load_compact, save_compact, transfer, zoo_names
 
 __all__ = [
     "Backbone",
@@ -30,6 +30,7 @@ __all__ = [
     "recipes",
     "register_preset",
     "save_compact",
+    "transfer",
     "zoo",
     "zoo_names",
 ]
@@ -41,7 +42,7 @@ _HOMES = {
     "sizes": ("Preset", "build", "presets", "register_preset"),
     "pyramid": ("PyramidVisionTransformer",),
     "vit": ("VisionTransformer",),
-    "zoo": ("from_zoo", "load_compact", "save_compact", "zoo_names"),
+    "zoo": ("from_zoo", "load_compact", "save_compact", "transfer", "zoo_names"),
 }
 if not TYPE_CHECKING:  # a type checker would take any name
     __getattr__, __dir__ = lazy.attributes(

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import keras
 from keras import layers
 
-from acdbit_keras import checks, schemes
+from acdbit_keras import checks, freezing, schemes
 from acdbit_keras.layers.attention import check_heads
 from acdbit_keras.layers.stem import ConvolutionalStem, PatchEmbedding, PooledStem
 from acdbit_keras.models.blocks import BLOCKS, BinaryBlock, FloatBlock, PatchMerging
@@ -52,6 +52,7 @@ class Backbone(QuickStart):
             convolutions of stride 1 with max-pooling.
         drop_path: stochastic-depth rate of the last block, in [0, 1); it grows linearly from 0.
         float_merging: whether the merging of tokens is a float product in a binary scheme, too; default False.
+        frozen: names of the parts that stand still while the others are trained, see `frozen`; default: none.
 
     Call arguments:
         images: `(batch, image_size, image_size, channels)`, normalised.
@@ -93,6 +94,7 @@ class Backbone(QuickStart):
         stem: str,
         drop_path: float,
         float_merging: bool = False,
+        frozen: Sequence[str] = (),
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -143,6 +145,26 @@ class Backbone(QuickStart):
             self.norm = layers.BatchNormalization(epsilon=1e-5, momentum=0.9, name="norm")
         self.classifier = layers.Dense(classes, name="classifier", dtype="float32")
         self.build((None, *self.input_shape_of_images))
+        self._freeze(frozen if self.trainable else self._parts())
+
+    @property
+    def frozen(self) -> list[str]:
+        """Names of the parts, layers and `"positions"`, whose `trainable` is false."""
+        return [name for name, part in self._parts().items() if not part.trainable]
+
+    def freeze_body(self) -> None:
+        """Leaves the classifier alone to be trained: all else stands still, and computes as at inference."""
+        self._freeze(name for name, part in self._parts().items() if part is not self.classifier)
+
+    def _freeze(self, names):
+        parts = self._parts()
+        for name in names:
+            checks.choice("frozen", name, parts)
+            parts[name].trainable = False
+
+    def _parts(self):
+        layers_ = (self.patch_embedding, *self.mergings, *self.blocks, self.norm, self.classifier)
+        return {**{layer.name: layer for layer in layers_}, "positions": self.positions}
 
     @property
     def grid(self) -> int:
@@ -180,6 +202,7 @@ class Backbone(QuickStart):
         self.built = True
 
     def call(self, images: Tensor, training: bool | None = None, return_taps: bool = False) -> Tensor | dict[str, Any]:
+        training = freezing.mode(self, training)
         options = {} if self.stem == "patch" else {"training": training}
         x = self.patch_embedding(images, **options) + self.positions
         taps = []
@@ -206,7 +229,14 @@ class Backbone(QuickStart):
             "channels": self.channels,
             "stem": self.stem,
             "drop_path": self.drop_path_rate,
+            **self._standing(),
         }
+
+    def _standing(self):
+        """What of it is frozen, as its configuration says it; nothing as a rule."""
+        if not self.trainable:
+            return {"trainable": False}
+        return {"frozen": self.frozen} if self.frozen else {}
 
 
 def check_positive(**sizes):

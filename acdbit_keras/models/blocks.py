@@ -16,7 +16,7 @@ from typing import Any
 import keras
 from keras import layers
 
-from acdbit_keras import device_ops, execution, schemes
+from acdbit_keras import device_ops, execution, freezing, schemes
 from acdbit_keras.cost import file_size
 from acdbit_keras.layers import BinaryAttention, BinaryDense, LayerScale, PoolingBranches, RPReLU
 from acdbit_keras.layers.pooling import average_channels, average_windows, gather_windows, spread_windows, tile_channels
@@ -155,7 +155,7 @@ class FloatBlock(_Block):
         self.built = True
 
     def call(self, inputs: Tensor, training: bool | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-        quantize = execution.current().quantize
+        quantize, training = execution.current().quantize, freezing.mode(self, training)
         u = reduced = self.attention_norm(quantize(self.attention_residual, inputs, training))
         if self.reduction > 1:
             reduced = self.reduction_norm(self.reduction_dense(average_windows(u, self.reduction), training=training))
@@ -193,6 +193,7 @@ class BinaryProduct(keras.layers.Layer):
         self.built = True
 
     def call(self, inputs, shortcut, training=None):
+        training = freezing.mode(self, training)
         return self.activation(self.norm(self.dense(inputs, training=training), training=training) + shortcut)
 
     def compute_output_shape(self, input_shape, shortcut_shape=None):
@@ -270,7 +271,7 @@ class BinaryBlock(_Block):
         }
 
     def call(self, inputs: Tensor, training: bool | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-        return execution.current().block(self, inputs, training)
+        return execution.current().block(self, inputs, freezing.mode(self, training))
 
     def compute(self, inputs: Tensor, training: bool | None) -> tuple[Tensor, dict[str, Tensor]]:
         """The block's own layers, one by one."""
@@ -362,6 +363,7 @@ class PatchMerging(_SchemeLayer):
         self.built = True
 
     def call(self, inputs, training=None):
+        training = freezing.mode(self, training)
         if not self.has_shortcut:
             return self.norm(self.dense(gather_windows(inputs, 2), training=training), training=training) + self.positions
         u = self.norm(inputs, training=training)

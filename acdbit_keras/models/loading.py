@@ -12,21 +12,36 @@ import keras
 # Imported for what they register with Keras; `sizes` has every backbone.
 from acdbit_keras import distillation, layers  # noqa: F401
 from acdbit_keras.models import sizes  # noqa: F401
+from acdbit_keras.models.backbone import Backbone
 from acdbit_keras.models.run import Run
 from acdbit_keras.models.zoo.compact import SUFFIX, load_compact
+from acdbit_keras.models.zoo.transfer import transfer
 from acdbit_keras.typing import Path
 
 
-def load_model(path: Path) -> keras.Model:
+def load_model(path: Path, classes: int | None = None, trainable: bool | None = None) -> keras.Model:
     """A model from a run's folder, a `.keras` or a compact file, this package's classes included.
 
     Args:
         path: where the file is, or the folder, of which `Run.trained_path` is taken.
+        classes: number of classes of a new, untrained head of a backbone; `None`, the default, keeps the one that it has.
+        trainable: whether all of a backbone is to be trained, from a compact file too, or nothing, with `classes` the new head
+            alone; see `transfer`. `None`, the default: as it was saved, with `classes` all of it.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is truncated or foreign, or it holds a class that is not known here (which, is said).
+        ValueError: it is truncated or foreign, or it holds a class that is not known here (which, is said); a new head for
+            what is no backbone.
     """
+    model = _load(path)
+    if classes is None and trainable is None:
+        return model
+    if not isinstance(model, Backbone):
+        raise ValueError(f"{path} holds a {type(model).__name__}; classes= and trainable= are for the backbones of this package")
+    return transfer(model, classes, trainable is not False)
+
+
+def _load(path):
     path = pathlib.Path(path)
     if path.is_dir():
         run = Run(path)

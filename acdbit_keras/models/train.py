@@ -26,6 +26,8 @@ from acdbit_keras.models.callbacks import (
 from acdbit_keras.models.loading import load_model
 from acdbit_keras.models.run import Run
 from acdbit_keras.models.sizes import build
+from acdbit_keras.models.zoo import from_zoo, zoo_names
+from acdbit_keras.models.zoo.transfer import copy_body
 from acdbit_keras.text import noun
 from acdbit_keras.training import executor_for
 
@@ -190,6 +192,10 @@ class _Training:
         with self._precision():
             keras.utils.set_random_seed(recipe.seed)
             network = model = self.network(scheme)
+            if recipe.start and epoch == 0:
+                self._start_from(recipe.start, network)
+            if recipe.freeze:
+                network.freeze_body()
             previous = load_model(self.run.stage_path(index - 1)) if index else None
             terms = terms_of(recipe, scheme)
             if terms and self.has_teacher:
@@ -233,8 +239,6 @@ class _Training:
             restore_state(self.run.state_path, network, model.optimizer)
         elif made.previous is not None:
             copy_weights(made.previous, network)
-        elif recipe.start is not None:
-            self._start_from(recipe.start, network)
         if epoch:
             self.run.forget_epochs_from(epoch)
         if epoch < end:
@@ -264,18 +268,19 @@ class _Training:
         return network
 
     def _start_from(self, start, network):
-        """Gives the untrained network the weights that another one has at the same places."""
-        if pathlib.Path(start).exists():
-            found = load_model(start)
-        else:
-            recipe = recipes.get(start)
-            folder = pathlib.Path(self.runs) / recipe.name
-            train(
-                recipe, folder, self.data_dir, runs=self.runs, verbose=self.verbose, devices=self.devices, progress=self.progress
-            )
-            found = load_model(folder)
-        if len(copy_weights(found, network)) == len(_by_name(network, network.variables)):
-            raise ValueError(f"start={start!r} shares no weight with {self.recipe.preset}: no two have the same place and shape")
+        """Gives a network the body of a trained model: a name of the zoo, a run's folder, a file, or a recipe."""
+        try:
+            if pathlib.Path(start).exists():
+                source = load_model(start)
+            elif start in zoo_names():
+                source = from_zoo(start)
+            elif start.partition("@")[0] in recipes.names():
+                source = self._of_recipe(start)
+            else:
+                source = load_model(start)
+            copy_body(source, network)
+        except (ValueError, OSError) as error:
+            raise ValueError(f"cannot start from {start}: {error}") from error
 
     def _executor(self, network):
         """Compiled kernels, where the recipe wants them and they know the network; they do not share a batch between devices."""
@@ -329,16 +334,20 @@ class _Training:
         return network_of(self.recipe, scheme, self.facts)
 
     def _teacher(self):
-        teacher = self.teacher
-        if teacher is None:
-            teacher = pathlib.Path(self.runs) / recipes.get(self.recipe.teacher).name
-            options = dict(
-                data_dir=self.data_dir, runs=self.runs, verbose=self.verbose, devices=self.devices, progress=self.progress
-            )
-            train(self.recipe.teacher, teacher, **options)
-            # The teacher's own run consumed random numbers; the student's must not depend on whether it was there.
-            keras.utils.set_random_seed(self.recipe.seed)
-        return load_model(teacher)
+        if self.teacher is not None:
+            return load_model(self.teacher)
+        teacher = self._of_recipe(self.recipe.teacher)
+        # The teacher's own run consumed random numbers; the student's must not depend on whether it was there.
+        keras.utils.set_random_seed(self.recipe.seed)
+        return teacher
+
+    def _of_recipe(self, identifier):
+        """What a recipe's run has trained, which is gone on with, or begun, if it is not finished."""
+        recipe = recipes.get(identifier)
+        folder = pathlib.Path(self.runs) / recipe.name
+        options = dict(data_dir=self.data_dir, runs=self.runs, verbose=self.verbose, devices=self.devices, progress=self.progress)
+        train(recipe, folder, **options)
+        return load_model(folder)
 
     def _test_set(self, image_size, one_hot):
         """Test images in batches that the devices can share."""

@@ -29,7 +29,7 @@ _BY_NAME = {
 
 __all__ = [
     "AlignedSign", "Comparison", "ElasticBinary", "Identity", "LogarithmicSoftmax", "PlainSign", "PowerOfTwoFactor", "Quantizer",
-    "StoredSign", "ThresholdedProbabilities", "UniformQuantizer", "WeightSign", "clone", "get", "names", "serialize",
+    "StoredSign", "ThresholdedProbabilities", "UniformQuantizer", "WeightSign", "clone", "get", "names", "own", "serialize",
 ]  # fmt: skip
 
 
@@ -76,6 +76,40 @@ def get(identifier: QuantizerLike) -> Quantizer:
     if type(identifier).__module__ == "larq.quantizers" and type(identifier).__name__ == "NoOp":
         return Identity()
     return PlainSign(signs.get(identifier))
+
+
+def own(identifier: QuantizerLike) -> Quantizer:
+    """What `get` gives, for the one place in a model that keeps its weights and statistics there.
+
+    A quantizer that has a place already, or weights, is copied without them: one dict of options may serve many layers, and
+    each of them has its own statistics.
+
+    Args:
+        identifier: what `get` takes.
+
+    Raises:
+        ValueError: as `get`, or for a quantizer that cannot be copied, because its class has no `get_config`.
+
+    Example:
+        >>> import acdbit_keras as acd
+        >>> options = dict(input_quantizer=acd.AlignedSign(momentum=0.9), kernel_quantizer="weight_sign")
+        >>> first, second = acd.BinaryDense(8, **options), acd.BinaryDense(8, **options)
+        >>> first.input_quantizer is options["input_quantizer"], second.input_quantizer is first.input_quantizer
+        (True, False)
+        >>> second.input_quantizer.momentum
+        0.9
+    """
+    quantizer = get(identifier)
+    if quantizer.has_place or quantizer.built:
+        try:
+            quantizer = clone(quantizer)
+        except NotImplementedError:
+            raise ValueError(
+                f"the quantizer {quantizer.name!r} belongs to another layer already, and quantizers.clone cannot copy it: its "
+                f"class {type(quantizer).__name__} needs a get_config; give each layer a quantizer of its own"
+            ) from None
+    quantizer.has_place = True
+    return quantizer
 
 
 def serialize(quantizer: Quantizer) -> dict[str, Any]:

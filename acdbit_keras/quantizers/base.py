@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from acdbit_keras import code, signs
+from acdbit_keras import code, freezing, signs
 from acdbit_keras.typing import Shape, SignLike, Tensor
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Comparison(NamedTuple):
 
 
 class Quantizer(keras.layers.Layer):
-    """Base class. `call(inputs, training=None)` returns a `Code` that stands for `inputs`.
+    """Base class. `call(inputs, training=None)` returns a `Code` that stands for `inputs`; frozen, it is called for inference.
 
     Attributes:
         bits: width of one stored value.
@@ -71,10 +71,15 @@ class Quantizer(keras.layers.Layer):
     levels: str = "real"
     takes_scores: bool = False
     constraint: keras.constraints.Constraint | None = None
+    has_place: bool = False  # whether a layer keeps it; see `quantizers.own`
 
     def __init__(self, **kwargs: Any) -> None:
         # It works in the precision of what it is given, which is that of the layer it belongs to.
         super().__init__(**{**kwargs, "autocast": False})
+
+    def __call__(self, inputs: Tensor, training: bool | None = None, **kwargs: Any) -> Code:
+        # Here, so that a quantizer from elsewhere need not know of it.
+        return super().__call__(inputs, training=freezing.mode(self, training), **kwargs)
 
     @property
     def is_binary(self) -> bool:

@@ -17,14 +17,14 @@ class StoredSign(Quantizer):
     """`code(W) = scale_o * W (+ offset_o)` of a kernel W that holds the signs themselves, per output channel o.
 
     It stands for any 1-bit kernel quantizer once training is over: the signs and what decodes them are all that is kept.
-    The real weights from which the signs came are gone, so it refuses to be trained.
+    The real weights from which the signs came are gone, so it refuses to be trained unless it is frozen.
 
     Args:
         levels: the values of the signs, `"sign"`, the default, for {-1, +1}, or `"zero_one"`.
         restore: whether there is an offset; default False.
 
     Raises:
-        ValueError: on other levels; when called in training.
+        ValueError: on other levels; when called in training and not frozen.
 
     Example:
         >>> import acdbit_keras as acd
@@ -56,8 +56,8 @@ class StoredSign(Quantizer):
     def call(self, inputs: Tensor, training: bool | None = None) -> Code:
         if training:
             raise ValueError(
-                "a model from a compact file has the signs of its weights only, which cannot be trained; "
-                "train on from the run that the file was made of, or use training=False"
+                "this model has the signs of its weights only, which cannot be trained; from_zoo(name, trainable=True) or "
+                "load_model(path, trainable=True) gives it real ones, or freeze it: model.trainable = False"
             )
         offset = ops.cast(self.offset, inputs.dtype) if self.restore else 0.0
         return Code(ops.stop_gradient(inputs), ops.cast(self.scale, inputs.dtype), offset)

@@ -53,7 +53,7 @@ class KernelExecutor(execution.KerasExecutor):
 
     def block(self, layer, inputs, training):
         training = bool(training)
-        if why_not(layer) or (training and _frozen(layer)) or not library.available():
+        if why_not(layer) or (training and _partly_frozen(layer)) or not library.available():
             return super().block(layer, inputs, training)
         return _Block(layer, training, self.threads or library.threads())(inputs)
 
@@ -92,8 +92,13 @@ def why_not(block):
     return None
 
 
-def _frozen(block):
-    return any(not norm.trainable for norm in _norms(block))
+def _partly_frozen(block):
+    """Whether a part of a block that is trained stands still, which the kernels know for whole blocks only."""
+    products = block.products.values()
+    denses = [product.dense for product in products]
+    kernels = [dense.kernel_quantizer for dense in denses]
+    parts = [*_norms(block), *products, *denses, *kernels, block.attention, *_quantizers(block).values()]
+    return any(not part.trainable for part in parts)
 
 
 def _quantizers(block):

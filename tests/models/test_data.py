@@ -384,7 +384,10 @@ def test_strong_labels_are_rows_in_both_pipelines():
         ({"epochs": 3, "initial_epoch": 3}, "initial_epoch must be an integer from 0 to 2, not 3"),
         ({"initial_epoch": 3}, "initial_epoch=3 needs epochs"),
         ({"augment": "ligth"}, "unknown augmentation 'ligth'; known: none, light, .*strong; did you mean 'light'"),
-        ({"augment": data.Augmentation(crop_area=0.1)}, "crop_area=0.1.*digits share one size"),
+        ({"augment": "mirror[cutmx=1]"}, "unknown field of an augmentation 'cutmx'; known: .*did you mean 'cutmix'"),
+        ({"augment": "mirror[cutmix=2]"}, "cutmix=2.0 of an Augmentation must be from 0 to 1"),
+        ({"augment": "mirror[flip=1]"}, "flip of an augmentation must be true or false, not '1'"),
+        ({"augment": "mirror[mixup=a]"}, "mixup of an augmentation must be a number, not 'a'"),
     ],
 )
 def test_bad_arguments(arguments, message):
@@ -516,6 +519,34 @@ def test_light_presets_follow_the_dataset():
     assert resolve("light", data.info("digits")) == data.Augmentation(shift=1 / 8)
     assert resolve("light", data.info("cifar10")) == data.Augmentation(shift=1 / 8, flip=True)
     assert resolve("light", data.info("imagenet2012")) == data.Augmentation(crop_area=0.08, flip=True)
+
+
+def test_any_field_of_a_preset_may_be_changed_in_brackets():
+    facts = data.info("cifar10")
+    mirror = resolve("mirror", facts)
+    assert resolve("mirror[cutmix=0.5, erasing=0.25]", facts) == dataclasses.replace(mirror, cutmix=0.5, erasing=0.25)
+    assert resolve("strong[mixup=0,flip=false]", facts) == dataclasses.replace(resolve("strong", facts), mixup=0.0, flip=False)
+    assert resolve("none[crop_area=0.5,fill=mirror]", facts) == data.Augmentation(crop_area=0.5, fill="mirror")
+    assert resolve("light[crop_area=none]", data.info("imagenet2012")).crop_area is None
+
+
+def test_a_random_resized_crop_of_a_batch_is_a_part_of_each_image_at_full_size():
+    # Coordinates as colours: what is left of them tells which part was kept.
+    side = 32
+    ramp = np.broadcast_to(np.arange(side, dtype="float32"), (256, side, side))
+    images = np.stack([ramp, np.swapaxes(ramp, 1, 2), np.zeros_like(ramp)], -1)
+    crops, _ = augment_once(data.Augmentation(crop_area=0.25), images, np.zeros(256, "int32"), "cifar10")
+    steps = crops[:, 0, 1:, 0] - crops[:, 0, :-1, 0], crops[:, 1:, 0, 1] - crops[:, :-1, 0, 1]
+    width, height = (np.median(step, axis=1) for step in steps)
+    for step, scale in zip(steps, (width, height)):
+        # Even steps, but for what lies beyond the border's centre.
+        np.testing.assert_allclose(step[:, 2:-2], np.broadcast_to(scale[:, None], step[:, 2:-2].shape), atol=1e-3)
+    area, aspect = width * height, width / height
+    assert 0.2 < area.min() < 0.35 and 0.8 < area.max() <= 1.0 + 1e-6
+    assert 0.74 < aspect.min() < 0.85 and 1.18 < aspect.max() < 1.35
+    assert abs(area.mean() - 0.6) < 0.06
+    whole, _ = augment_once(data.Augmentation(crop_area=1.0), images, np.zeros(256, "int32"), "cifar10")
+    assert np.abs(whole - images).max() < 0.16 * side
 
 
 def test_a_shift_is_filled_with_black_or_with_the_mirrored_image():

@@ -11,8 +11,9 @@ import pytest
 from acdbit_keras.models import build, recipes, register_preset, sizes
 from acdbit_keras.models.callbacks import Speed, StopOnNonFinite, read_progress, restore_state, save_state
 from acdbit_keras.models.loading import load_model
+from acdbit_keras.models.optimization import learning_rates
 from acdbit_keras.models.run import Run
-from acdbit_keras.models.train import evaluate, learning_rates, train
+from acdbit_keras.models.train import evaluate, train
 from acdbit_keras.studies.speed import contenders, measure, measure_parts
 from acdbit_keras.training import library
 

@@ -58,8 +58,6 @@ class Recipe:
         accumulate: number of batches whose gradients make one step of the optimizer; default 1.
         validation_share: share of the training images of each class, in [0, 1), that is held out and validated on in place of
             the test images, which are then looked at once, by the final model; default 0.
-        start: whose weights the run starts from, those that have the same place and shape: a recipe, whose run is looked for or
-            made as a teacher's is, a run's folder or a `.keras` file; `None`, the default, for random ones.
         image_size: side in pixels; `None`, the default, is that of the preset.
         drop_path: stochastic-depth rate of the last block, in [0, 1); default 0.
         label_weight, query_key_weight, query_key_form: weights and form of the distillation terms; `None`, the default, is
@@ -74,6 +72,10 @@ class Recipe:
             `jit_compile` says.
         steps_per_execution: steps per call of the compiled function; default 1.
         seed: the one seed of initial weights, order, augmentation and stochastic depth; default 0.
+        start: the trained model whose weights the training begins with, all but those of the head: a name of the zoo, a run's
+            folder or a file, or a recipe whose run is made where it is not there, of the recipe's preset; `None`, the default:
+            random ones.
+        freeze: whether the body stands still and the head alone is trained; default False.
     """
 
     name: str
@@ -95,7 +97,6 @@ class Recipe:
     ema: float | None = None
     accumulate: int = 1
     validation_share: float = 0.0
-    start: str | None = None
     image_size: int | None = None
     drop_path: float = 0.0
     label_weight: float | None = None
@@ -107,6 +108,8 @@ class Recipe:
     kernels: bool = True
     steps_per_execution: int = 1
     seed: int = 0
+    start: str | None = None
+    freeze: bool = False
 
     def __post_init__(self):
         if isinstance(self.scheme, dict):

@@ -2,5 +2,6 @@
 
 from acdbit_keras.models.zoo.compact import load_compact, save_compact
 from acdbit_keras.models.zoo.entries import card, from_zoo, zoo_names
+from acdbit_keras.models.zoo.transfer import transfer
 
-__all__ = ["card", "from_zoo", "load_compact", "save_compact", "zoo_names"]
+__all__ = ["card", "from_zoo", "load_compact", "save_compact", "transfer", "zoo_names"]

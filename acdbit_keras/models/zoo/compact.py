@@ -71,10 +71,10 @@ def save_compact(model: Backbone, path: Path, precision: Literal["float16", "flo
     stored, layers = _with_stored_signs(model)
     kernels = {dense.kernel.path: dense.kernel_quantizer.levels for dense in layers if dense.kernel_quantizer.is_binary}
     rows, bits, floats = [], [], {kind: [np.empty(0)] for kind in PRECISIONS}
-    for variable in _float_variables(stored):
+    for variable in float_variables(stored):
         value = ops.convert_to_numpy(variable.value).astype(np.float32)
         kind = kernels.get(variable.path) or _kind(value, precision)
-        rows.append((_name(variable), value.shape, kind))
+        rows.append((name_in_model(variable), value.shape, kind))
         if kind in _LEVELS:
             bits.append(np.packbits(value.reshape(-1) > 0).tobytes())
         else:
@@ -92,7 +92,8 @@ def load_compact(path: Path) -> Backbone:
     """The backbone in a compact file, for inference, evaluation and conversion.
 
     Its binary kernels hold the signs themselves (`acdbit_keras.quantizers.StoredSign`). The real weights behind them are
-    gone: a training step raises a ValueError. It can be saved again, as a compact or a `.keras` file.
+    gone; it is frozen, and thawed, a training step raises a ValueError: `transfer` makes new ones. It can be saved again, as a
+    compact or a `.keras` file.
 
     Args:
         path: where the file is.
@@ -109,10 +110,10 @@ def load_compact(path: Path) -> Backbone:
     if not (isinstance(cls, type) and issubclass(cls, Backbone)):
         raise ValueError(f"{path} holds a model of the class {header['class']}, which this version does not have")
     model = cls.from_config(header["config"])
-    expected = [[_name(variable), list(variable.shape)] for variable in _float_variables(model)]
+    expected = [[name_in_model(variable), list(variable.shape)] for variable in float_variables(model)]
     if expected != [row[:2] for row in header["weights"]]:
         raise ValueError(f"{path} holds weights that do not fit its model; it was written by another version of acdbit-keras")
-    for variable, value in zip(_float_variables(model), _values(header["weights"], rest)):
+    for variable, value in zip(float_variables(model), _values(header["weights"], rest)):
         variable.assign(value)
     model.trainable = False
     return model
@@ -194,7 +195,7 @@ def _with_stored_signs(model):
         raise ValueError(f"a compact file holds a backbone with weights of one bit, not {what}")
     codes = [
         dense.kernel_code().map(ops.convert_to_numpy) if dense.kernel_quantizer.is_binary else None
-        for dense in _dense_layers(model)
+        for dense in dense_layers(model)
     ]
     restore = any(kernel is not None and not code.is_constant(kernel.offset) for kernel in codes)
     config = model.get_config()
@@ -206,11 +207,11 @@ def _with_stored_signs(model):
         copy = type(model).from_config(config)
     finally:
         keras.config.set_dtype_policy(previous)
-    theirs = {_name(variable): variable for variable in model.variables}
-    for variable in _float_variables(copy):
-        if _name(variable) in theirs:
-            variable.assign(theirs[_name(variable)].value)
-    layers = _dense_layers(copy)
+    theirs = {name_in_model(variable): variable for variable in model.variables}
+    for variable in float_variables(copy):
+        if name_in_model(variable) in theirs:
+            variable.assign(theirs[name_in_model(variable)].value)
+    layers = dense_layers(copy)
     for kernel, dense in zip(codes, layers, strict=True):
         if kernel is not None:
             quantizer = dense.kernel_quantizer
@@ -232,16 +233,18 @@ class _Collector(execution.KerasExecutor):
         return ops.zeros((*inputs.shape[:-1], layer.units), inputs.dtype)
 
 
-def _dense_layers(model):
+def dense_layers(model):
+    """The fully connected layers of a backbone, in order of execution."""
     with execution.using(_Collector()) as collector:
         model(np.zeros((1, *model.input_shape_of_images), np.float32), training=False)
     return collector.dense_layers
 
 
-def _float_variables(model):
-    """All but the states of random numbers, which inference does not draw."""
+def float_variables(model):
+    """The variables of a model, all but the states of random numbers, which inference does not draw."""
     return [variable for variable in model.variables if keras.backend.is_float_dtype(variable.dtype)]
 
 
-def _name(variable):
+def name_in_model(variable):
+    """The path of a variable below its model."""
     return variable.path.partition("/")[2]

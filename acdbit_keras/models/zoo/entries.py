@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from acdbit_keras.files import read_json
 from acdbit_keras.models.backbone import Backbone
 from acdbit_keras.models.zoo.compact import SUFFIX, load_compact
+from acdbit_keras.models.zoo.transfer import transfer
 from acdbit_keras.registry import unknown
 from acdbit_keras.typing import Path
 
@@ -42,23 +43,30 @@ def entry(name: str, zoo: Path = FOLDER) -> pathlib.Path:
     return pathlib.Path(zoo) / name
 
 
-def from_zoo(name: str, zoo: Path = FOLDER) -> Backbone:
-    """A trained 1-bit backbone, for inference, evaluation and conversion; it cannot be trained further.
+def from_zoo(name: str, zoo: Path = FOLDER, classes: int | None = None, trainable: bool = False) -> Backbone:
+    """A trained 1-bit backbone: as it is, for inference and conversion, or as the start of a training.
 
     Args:
         name: one of `zoo_names()`.
         zoo: folder of the entries; by default those that come with the package.
+        classes: number of classes of a new, untrained head; `None`, the default, keeps the one that it has.
+        trainable: whether all of it can be trained, from real weights made of the stored signs; see `transfer`. Default False:
+            nothing, or with `classes` the new head alone.
 
     Raises:
-        ValueError: for an unknown name (listing the known ones and the nearest) or a damaged file.
+        ValueError: for an unknown name (listing the known ones and the nearest), a damaged file, or `classes` below 1.
 
     Example:
         >>> import acdbit_keras as acd
         >>> student = acd.models.from_zoo("digits_vit_nano_acd_bit")
         >>> acd.convert.to_tflite(student, "digits.tflite").packed_layers
         18
+        >>> three_classes = acd.models.from_zoo("digits_vit_nano_acd_bit", classes=3)
+        >>> [variable.name for variable in three_classes.trainable_variables]
+        ['kernel', 'bias']
     """
-    return load_compact(entry(name, zoo) / WEIGHTS)
+    model = load_compact(entry(name, zoo) / WEIGHTS)
+    return model if classes is None and not trainable else transfer(model, classes, trainable)
 
 
 def card(name: str, zoo: Path = FOLDER) -> dict[str, Any]:

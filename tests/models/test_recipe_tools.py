@@ -1,0 +1,224 @@
+"""What a recipe may ask for beside epochs and a learning rate: budgets, averages, accumulation, held-out images, warm starts."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+
+from acdbit_keras.models import budget, data, optimization, recipes, register_preset, sizes
+from acdbit_keras.models import train as room
+from acdbit_keras.models.loading import load_model
+from acdbit_keras.models.run import Run
+from acdbit_keras.models.train import evaluate, train
+
+pytestmark = pytest.mark.any_backend
+
+ONE_BLOCK = dict(image_size=8, patch_size=2, channels=1, width=32, depth=1, num_heads=1)
+# On TensorFlow compiling takes longer than it saves here; on JAX Keras knows no other way that would be quicker.
+COMPILED = keras.config.backend() != "tensorflow"
+QUICK = recipes.get("digits_teacher").replace(preset="one_block_8", epochs=2, jit_compile=COMPILED, warmup_share=0.1)
+
+
+@pytest.fixture(autouse=True)
+def one_block(monkeypatch):
+    monkeypatch.setattr(sizes.registry, "registered", {})
+    register_preset("one_block_8", **ONE_BLOCK)
+
+
+@pytest.mark.parametrize(
+    "setting, message",
+    [
+        (
+            "schedule=cosin",
+            "schedule of a recipe must be one of 'cosine', 'one_cycle', 'linear', not 'cosin'; did you mean 'cosine'",
+        ),
+        ("floor=1.5", "floor of a recipe must be from 0 to 1, not 1.5"),
+        ("minutes=0", "minutes of a recipe must be a positive number or None, not 0.0"),
+        ("ema=1", "ema of a recipe must be above 0 and below 1, or None, not 1.0"),
+        ("label_smoothing=1", "label_smoothing of a recipe must be at least 0 and below 1, not 1.0"),
+        ("accumulate=0", "accumulate of a recipe must be an integer of at least 1, not 0"),
+        ("validation_share=-0.1", "validation_share of a recipe must be at least 0 and below 1, not -0.1"),
+    ],
+)
+def test_a_setting_out_of_its_range_is_refused_in_one_sentence(setting, message):
+    with pytest.raises(ValueError, match=message):
+        QUICK.with_settings([setting])
+
+
+# === Schedules ===
+
+
+@pytest.mark.parametrize("kind, rising, falling", [("cosine", 0.505, 0.55), ("one_cycle", 0.52, 0.55), ("linear", 0.505, 0.55)])
+def test_a_schedule_rises_to_its_peak_and_falls_to_its_floor(kind, rising, falling):
+    rate = optimization.Schedule(kind, peak=1.0, warmup=100, total=300, floor=0.1)
+    first = {"one_cycle": 0.04}.get(kind, 0.01)
+    values = [float(rate(step)) for step in (0, 50, 100, 200, 300, 1000)]
+    assert values == pytest.approx([first, rising, 1.0, falling, 0.1, 0.1], abs=1e-6)
+    again = keras.optimizers.schedules.deserialize(keras.optimizers.schedules.serialize(rate))
+    assert float(again(170)) == float(rate(170))
+
+
+def test_a_schedule_without_warm_up_begins_at_its_peak():
+    assert float(optimization.Schedule("cosine", 0.5, 0, 10)(0)) == 0.5
+
+
+def test_smoothed_labels_cost_what_soft_rows_cost():
+    logits = np.float32([[2.0, -1.0, 0.5], [0.0, 0.0, 3.0]])
+    rows = np.float32([[0.9, 0.05, 0.05], [0.05, 0.9, 0.05]])
+    log_softmax = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    loss = optimization.SmoothedCrossentropy(3, 0.15)(np.int32([0, 1]), logits)
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(loss), -(rows * log_softmax).sum(1).mean(), rtol=1e-6)
+
+
+def test_accumulated_batches_make_one_step_of_the_sum_and_reach_the_end_of_the_schedule():
+    recipe = QUICK.replace(accumulate=2, learning_rate=0.1, floor=0.25, schedule="linear", warmup_share=0.0)
+    optimizer = optimization.optimizer(recipe, epochs=1, steps=4)
+    weight = keras.Variable(np.float32([1.0]), name="kernel")
+    optimizer.build([weight])
+    seen = []
+    for gradient in (1.0, 1.0, 1.0, 1.0):
+        optimizer.apply([keras.ops.convert_to_tensor(np.float32([gradient]))])
+        seen.append(float(keras.ops.convert_to_numpy(weight)[0]))
+    assert seen[0] == 1.0 and seen[1] < 1.0 and seen[2] == seen[1] and seen[3] < seen[2]
+    assert float(keras.ops.convert_to_numpy(optimizer.learning_rate)) == pytest.approx(0.025)
+
+
+# === Averages ===
+
+
+def test_averages_are_validated_kept_and_resumed(tmp_path):
+    recipe = QUICK.replace(name="averaged", ema=0.9, epochs=3)
+    result = train(recipe, tmp_path / "whole", verbose=0)
+    kept = load_model(tmp_path / "whole")
+    assert evaluate(kept, "digits")["accuracy"] == pytest.approx(result["accuracy"], abs=1e-6)
+    # The trained weights, not their averages, are what a resumed run goes on with.
+    with np.load(Run(tmp_path / "whole").state_path) as state:
+        weights = [np.asarray(variable.value) for variable in kept.variables]
+        assert any((state[f"variable_{i}"] != weight).any() for i, weight in enumerate(weights))
+
+    class Killed(Exception):
+        pass
+
+    def kill(name, epoch, total, logs):
+        if epoch == 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(recipe, tmp_path / "killed", verbose=0, progress=kill)
+    again = train(recipe, tmp_path / "killed", verbose=0)
+    assert again["epochs"] == 3
+    if COMPILED:
+        # TensorFlow's sums depend on the scheduling.
+        assert again["accuracy"] == result["accuracy"]
+
+
+def test_a_run_that_ended_before_its_model_was_written_keeps_the_averages(tmp_path):
+    recipe = QUICK.replace(name="averaged", ema=0.9)
+    train(recipe, tmp_path, verbose=0)
+    run = Run(tmp_path)
+    expected = [np.asarray(variable.value) for variable in load_model(run.folder).variables]
+    run.model_path.unlink(), run.result_path.unlink()
+    train(recipe, tmp_path, verbose=0)
+    for ours, theirs in zip(load_model(run.folder).variables, expected, strict=True):
+        np.testing.assert_allclose(np.asarray(ours.value), theirs, rtol=1e-6)
+
+
+# === A validation share ===
+
+
+def test_held_out_images_are_those_of_the_training_set_and_the_same_for_every_model():
+    whole = data.HeldOut(data.source("digits"), 0.25)
+    train_images, train_labels = whole.read("train", 8)
+    images, labels = whole.read("test", 8)
+    everything, _ = data.arrays("digits", "train")
+    assert (len(images), len(train_images)) == (whole.info().test_examples, whole.info().train_examples)
+    assert sorted(map(bytes, [*train_images, *images])) == sorted(map(bytes, everything))
+    share = np.bincount(labels) / (np.bincount(labels) + np.bincount(train_labels))
+    assert np.abs(share - 0.25).max() < 0.01
+    again = data.HeldOut(data.source("digits"), 0.25)
+    np.testing.assert_array_equal(again.read("test", 8)[0], images)
+    other = data.HeldOut(data.source("digits"), 0.25, seed=1)
+    assert (other.read("test", 8)[1] != labels).any() or (other.read("test", 8)[0] != images).any()
+
+
+def test_a_class_of_one_image_cannot_be_shared():
+    images, labels = np.zeros((5, 8, 8, 1), "uint8"), np.int32([0, 0, 0, 1, 1])
+    source = data.from_arrays("few", images[:4], labels[:4], images[3:], labels[3:], class_names=("many", "one"))
+    with pytest.raises(ValueError, match="validation_share=0.5 leaves no image of the class 'one' of few to train on: it has 1"):
+        data.HeldOut(source, 0.5)
+
+
+def test_the_test_images_are_looked_at_once_and_only_by_the_final_model(tmp_path, monkeypatch):
+    looked = []
+    monkeypatch.setattr(
+        room,
+        "evaluate",
+        lambda model, source, call=room.evaluate: looked.append(source.info().test_examples) or call(model, source),
+    )
+    result = train(QUICK.replace(name="shared", validation_share=0.2), tmp_path, verbose=0)
+    assert looked == [data.info("digits").test_examples]
+    assert result["validation_accuracy"] == float(Run(tmp_path).history[-1]["val_accuracy"])
+    assert result["accuracy"] == pytest.approx(evaluate(load_model(tmp_path), "digits")["accuracy"], abs=1e-6)
+
+
+# === Warm starts ===
+
+
+def test_a_run_starts_from_the_run_of_another_recipe_which_is_made(tmp_path, monkeypatch):
+    first = QUICK.replace(name="digits_first", epochs=1)
+    monkeypatch.setitem(recipes.registry.registered, first.name, first)
+    begun = []
+    real = room.copy_body
+    monkeypatch.setattr(room, "copy_body", lambda source, network: begun.append(source) or real(source, network))
+    train(QUICK.replace(name="warm", start=first.name, epochs=1), tmp_path / "warm", runs=tmp_path, verbose=0)
+    [source] = begun
+    kept = load_model(tmp_path / first.name)
+    for ours, theirs in zip(source.trainable_variables, kept.trainable_variables, strict=True):
+        np.testing.assert_array_equal(np.asarray(ours.value), np.asarray(theirs.value))
+
+
+# === Budgets ===
+
+
+def test_as_many_epochs_are_planned_as_fit_and_the_plan_survives(tmp_path, monkeypatch):
+    # A machine on which an epoch of 22 steps takes 11.5 seconds.
+    monkeypatch.setattr(budget, "measure", lambda *_: budget.Measured(step=0.5, validation=0.5, spent=6.0))
+    recipe = QUICK.replace(name="timed", minutes=0.5)
+    assert train(recipe, tmp_path, verbose=0)["epochs"] == 2
+    plan = json.loads(Run(tmp_path).plan_path.read_text())
+    assert plan["epochs"] == 2 and plan["minutes"] == 0.5 and plan["seconds_per_epoch"] == 11.5
+    assert Run(tmp_path).recipe == recipe.replace(epochs=2)
+    monkeypatch.setattr(budget, "measure", None)
+    assert train(recipe, tmp_path, verbose=0)["epochs"] == 2
+    with pytest.raises(ValueError, match=r"holds a run with other settings \(.*minutes.* differ\)"):
+        train(recipe.replace(minutes=1.0), tmp_path, verbose=0)
+
+
+def test_a_budget_too_short_for_an_epoch_says_how_long_one_takes(tmp_path, monkeypatch):
+    monkeypatch.setattr(budget, "measure", lambda *_: budget.Measured(step=2.0, validation=4.0, spent=6.0))
+    with pytest.raises(ValueError, match="minutes=0.5 is too short for one epoch of timed, which needs 0.9 minutes"):
+        train(QUICK.replace(name="timed", minutes=0.5), tmp_path / "run", verbose=0)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_step_is_timed_on_the_data_that_follow(tmp_path):
+    made = room._Training(QUICK.replace(minutes=60.0), Run(tmp_path), verbose=0)
+    plan = made.plan()
+    assert plan.epochs > 10 and plan.seconds_per_epoch * plan.epochs < 60 * 60
+    assert plan.seconds_per_epoch > 22 * QUICK.batch_size / plan.images_per_second
+
+
+def test_a_run_goes_on_with_the_devices_that_it_was_begun_on(tmp_path):
+    run = Run(tmp_path)
+    run.write_recipe(QUICK)
+    run.plan_path.write_text(json.dumps({"devices": 2, "epochs": 2}))
+    with pytest.raises(ValueError, match="was begun on 2 devices, not on 1; pass --devices 2, or another folder"):
+        train(QUICK, tmp_path, verbose=0)
+
+
+def test_the_plan_is_told_before_the_first_epoch(tmp_path, capsys):
+    train(QUICK.replace(name="told", epochs=1), tmp_path, verbose=2)
+    assert capsys.readouterr().out.startswith("told: 1 epochs\n")
+    text = budget.describe(budget.Plan(1, 10, 30.0, 100.0, 120.0), QUICK, done=4, seconds_per_epoch=60.0)
+    assert text == "digits_teacher: 10 epochs planned for 30 minutes, 4 done; about 1.0 minutes each, 6 minutes to go"
