@@ -461,7 +461,7 @@ def _check_same_recipe(recipe, run):
 
 
 def terms_of(recipe, scheme):
-    """The distillation terms of a recipe: the scheme's with the recipe's weights; a query-key weight adds the term, a weight of 0 removes one."""
+    """The distillation terms of a recipe: the scheme's, weighted as it says; a query-key weight adds the term, 0 removes one."""
     terms = list(scheme.distillation)
     if recipe.query_key_weight and not any(isinstance(term, QueryKeyDistillation) for term in terms):
         terms.append(QueryKeyDistillation())

@@ -1,7 +1,8 @@
 """For some minutes of one accelerator, trained from a bundle (`acdbit bundle`): teacher, students and what the ablation lacks.
 
-`*_midi_gpu_*`: `vit_midi_pooled4_32`. `*_deit_gpu_*`: DeiT-S on images of 32 pixels. Each on CIFAR-10 and CIFAR-100: a teacher, from
-it `acd_bit` and `binary_vit`; of DeiT-S also alignment alone, `da`, and correction alone, `dc`. Epochs are what the minutes allow.
+`*_midi_gpu_*`: `vit_midi_pooled4_32`. `*_deit_gpu_*`: DeiT-S on images of 32 pixels. On CIFAR-10 and CIFAR-100 a teacher each,
+and from it `acd_bit` and `binary_vit`; of DeiT-S also alignment alone, `da`, and correction alone, `dc`. They are trained for
+as many of their epochs as the minutes allow.
 
 Hardware: one GPU of 80 GB; batches of 512 with bfloat16 activations. No accuracy is known yet.
 """
@@ -15,7 +16,7 @@ def _family(dataset, size, preset, ablated):
         dataset=dataset,
         preset=preset,
         scheme="float32",
-        epochs=100,
+        epochs=300,
         batch_size=512,
         learning_rate=1.5e-3,
         warmup_share=0.15,

@@ -1,8 +1,8 @@
 """Results of a bundle: there a few files of limited size, here run folders, as `acdbit train` leaves them.
 
-The weights of all finished runs travel, those of the last and of the best epoch. Where they are too much, 1-bit networks go as compact
-files, which evaluate and convert to the last bit as the network does but cannot be trained further; then best weights are left out,
-those of the largest networks first.
+The weights of all finished runs travel, those of the last and of the best epoch. Where they are too much, 1-bit networks go as
+compact files, which evaluate and convert to the last bit as the network does but cannot be trained further; then best weights
+are left out, those of the largest networks first.
 """
 
 import csv

@@ -1,8 +1,8 @@
 """A recipe in training on its device, in JAX: images, order, augmentation and steps stay there; the host says how far to go.
 
 The steps are Keras' own, `Model.train_step` of its JAX backend, of the same model that `acdbit_keras.models.train` makes: with
-its distillation terms, running statistics, constraints and optimizer. Here they stand in one compiled loop over a part of an epoch,
-whose bounds and learning rates are arguments, so that nothing is compiled again when a plan changes.
+its distillation terms, running statistics, constraints and optimizer. Here they stand in one compiled loop over a part of an
+epoch, whose bounds and learning rates are arguments, so that nothing is compiled again when a plan changes.
 """
 
 import contextlib
@@ -148,7 +148,7 @@ class Learner:
             with np.load(self.run.state_path) as state:
                 self.finished, self.best = int(state["finished_epochs"]), float(state["best"])
             restore_state(self.run.state_path, self.network, self.optimizer)
-            self.run.forget_epochs_from(self.finished)
+        self.run.forget_epochs_from(self.finished)
         self.state = self._state()
 
     def measure(self, count):

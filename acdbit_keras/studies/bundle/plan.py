@@ -12,7 +12,7 @@ class Part:
 
     Attributes:
         name: of its recipe.
-        epochs: that its recipe asks for; runs are shortened, or lengthened, by one factor.
+        epochs: that are left of those that its recipe asks for.
         seconds: per epoch, measured or estimated.
     """
 
@@ -22,7 +22,7 @@ class Part:
 
 
 def share(parts, seconds):
-    """The seconds of each run, in proportion to what its epochs take, so that all have the same share of their epochs.
+    """The seconds of each run: what its epochs take, or, where there is less, the same share of that for all.
 
     Args:
         parts: list of `Part`.
@@ -33,7 +33,7 @@ def share(parts, seconds):
     """
     wanted = {part.name: part.epochs * part.seconds for part in parts}
     total = sum(wanted.values())
-    return {name: seconds * each / total for name, each in wanted.items()}
+    return {name: each * min(seconds / total, 1.0) for name, each in wanted.items()}
 
 
 def check(parts, seconds):
@@ -58,12 +58,6 @@ def check(parts, seconds):
     )
 
 
-def epochs_within(seconds, per_epoch, done=0):
-    """How many epochs a run has altogether, at least one more than are done.
-
-    Args:
-        seconds: that are left for it.
-        per_epoch: seconds of an epoch.
-        done: finished epochs.
-    """
-    return done + max(math.floor(seconds / per_epoch + 1e-6), 1)
+def epochs_within(seconds, per_epoch):
+    """How many epochs fit, at least one."""
+    return max(math.floor(seconds / per_epoch + 1e-6), 1)

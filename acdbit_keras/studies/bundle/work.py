@@ -1,8 +1,9 @@
 """Trains the recipes of a bundle one after the other within a budget of minutes; what was killed is gone on with.
 
-Teachers come before their students. While one run trains, the functions of the others are compiled on the host's processors. The
-minutes are shared in proportion to what the epochs of the recipes take: as measured for the run at hand, estimated for later
-ones from what their compiled steps move. A run that turns out slower than measured loses epochs, and its schedule ends with it.
+Teachers come before their students. While one run trains, the functions of the others are compiled on the host's processors.
+The minutes are shared in proportion to what the epochs of the recipes take: as measured for the run at hand, estimated for
+later ones from what their compiled steps move. A run that turns out slower than measured loses epochs, and its schedule ends
+with it; none has more epochs than its recipe asks for.
 """
 
 import concurrent.futures
@@ -146,7 +147,7 @@ class Work:
         seconds = self._measure(learner)
         own = self._share(name, learner)
         until = time.monotonic() + own
-        total = plan.epochs_within(own, seconds, learner.finished)
+        total = min(learner.finished + plan.epochs_within(own, seconds), self.recipes[name].epochs)
         speed = learner.steps * learner.batch_size / seconds
         self.say(f"{name}: {total} epochs of {seconds:.2f} s planned, {own / 60:.1f} minutes, {speed:.0f} images/s")
         try:
@@ -208,8 +209,9 @@ class Work:
             learner.finish_epoch(accuracy)
             times.append(time.monotonic() - began)
             pace = statistics.median(times[-5:])
-            total = min(total, plan.epochs_within(until - time.monotonic() + pace / 2, pace, learner.finished - 1) + 1)
-            total = max(total, learner.finished)
+            if until - time.monotonic() < (total - learner.finished - 0.5) * pace:
+                # Slower than it was measured: the schedule ends with the time.
+                total = learner.finished + max(round((until - time.monotonic()) / pace), 0)
             if learner.finished == total or time.monotonic() - saved > _SAVED:
                 learner.save()
                 saved = time.monotonic()
