@@ -96,16 +96,18 @@ def _chosen(runs, facts, room, said):
     def total():
         return sum(map(size, chosen.values()))
 
-    by_size = sorted(chosen, key=lambda name: size(chosen[name]), reverse=True)
-    for name in by_size:
+    def largest_first():
+        return sorted(chosen, key=lambda name: size(chosen[name]), reverse=True)
+
+    for name in largest_first():
         if total() > room and _is_one_bit(runs[name].recipe):
             chosen[name] = [_compact(path, runs[name].recipe, facts) for path in chosen[name]]
             said.append(f"{name} goes as a compact file, for want of room")
-    for name in by_size:
+    for name in largest_first():
         if total() > room and len(chosen[name]) > 1:
             del chosen[name][1]
             said.append(f"the best weights of {name} stay behind, for want of room")
-    for name in by_size:
+    for name in largest_first():
         if total() > room:
             del chosen[name]
             said.append(f"the weights of {name} stay behind, for want of room")

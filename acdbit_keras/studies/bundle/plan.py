@@ -22,7 +22,7 @@ class Part:
 
 
 def share(parts, seconds):
-    """The seconds of each run: what its epochs take, or, where there is less, the same share of that for all.
+    """The seconds of each run, in proportion to what its epochs take, so that all come to the same share of their epochs.
 
     Args:
         parts: list of `Part`.
@@ -33,7 +33,7 @@ def share(parts, seconds):
     """
     wanted = {part.name: part.epochs * part.seconds for part in parts}
     total = sum(wanted.values())
-    return {name: each * min(seconds / total, 1.0) for name, each in wanted.items()}
+    return {name: each * seconds / total for name, each in wanted.items()}
 
 
 def check(parts, seconds):
