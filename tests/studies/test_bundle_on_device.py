@@ -144,7 +144,7 @@ def epoch(made, total=3):
 def close(ours, theirs):
     assert ours.keys() == theirs.keys()
     for name, value in ours.items():
-        # A step of the optimizer is 4e-3; where a gradient is zero but for rounding, as of a shift in front of a norm, it is noise.
+        # A step of the optimizer is 4e-3. Where a gradient is zero but for rounding, of a shift before a norm, it is noise.
         np.testing.assert_allclose(value, theirs[name], atol=3e-4, rtol=2e-4, err_msg=name)
 
 
