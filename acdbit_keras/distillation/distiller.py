@@ -8,7 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from acdbit_keras import checks
+from acdbit_keras import checks, tracing
 from acdbit_keras.distillation.losses import Term
 from acdbit_keras.quick_start import QuickStart
 from acdbit_keras.typing import Shape, Tensor
@@ -192,17 +192,8 @@ def _check_compatible(teacher, student, terms):
 
 
 def _outputs(model):
-    """What a model hands out for one image: on JAX the shapes alone, for there every operation would be compiled first."""
-
-    def call(images):
-        return model(images, training=False, return_taps=True)
-
-    shape = (1, *model.input_shape_of_images)
-    if keras.config.backend() != "jax":
-        return call(ops.zeros(shape))
-    import jax
-
-    return jax.eval_shape(call, jax.ShapeDtypeStruct(shape, keras.config.floatx()))
+    """What a model hands out for one image, or its shapes."""
+    return tracing.run_once(lambda images: model(images, training=False, return_taps=True), (1, *model.input_shape_of_images))
 
 
 def _check_same_shape(index, tap, mine, other, terms):

@@ -27,7 +27,7 @@ _TIMED = 5  # steps
 _SAID = 60  # seconds between lines
 _SAVED = 60  # and between checkpoints, at least
 _TURN = 15  # seconds of training at most before the clock is looked at
-_DELIVERY = 0.03  # share of the budget that is kept for writing results
+_DELIVERY = 0.05  # share of the budget that is kept for writing results
 
 
 class Work:
@@ -81,7 +81,7 @@ class Work:
                 compiling = {name: self._compile(pool, learner) for name, learner in learners.items()}
                 for name in list(learners):
                     # Released when it is done: the next one needs the room.
-                    if not self._train(name, learners.pop(name), compiling):
+                    if not self._try(name, learners.pop(name), compiling):
                         break
                 for each in compiling.values():
                     for future in each:
@@ -136,12 +136,21 @@ class Work:
             return weights.read(self.runs[name].folder / MODEL)
         return weights.read(self.content / "teachers" / f"{name}.npz")
 
-    def _train(self, name, learner, compiling):
-        """Trains one run; whether there is time for more."""
+    def _try(self, name, learner, compiling):
+        """Trains one run, or says why not; whether there is time for more."""
         teacher = self.bundle["teachers"].get(name)
-        if teacher in self.recipes and not self.runs[teacher].is_finished:
-            self._fail(name, f"its teacher {teacher} is not finished")
-            return True
+        try:
+            if teacher in self.recipes and not self.runs[teacher].is_finished:
+                raise FloatingPointError(f"its teacher {teacher} is not finished")
+            self._train(name, learner, compiling)
+        except FloatingPointError as error:
+            self._fail(name, str(error))
+        except jax.errors.JaxRuntimeError as error:
+            # Most likely the device's memory.
+            self._fail(name, f"{str(error).splitlines()[0]}; a smaller batch needs less memory: --set batch_size=N")
+        return time.monotonic() < self.end
+
+    def _train(self, name, learner, compiling):
         learner.ready(*(future.result() for future in compiling.pop(name)))
         learner.begin(self._teacher_weights(name))
         seconds = self._measure(learner)
@@ -150,14 +159,8 @@ class Work:
         total = min(learner.finished + plan.epochs_within(own, seconds), self.recipes[name].epochs)
         speed = learner.steps * learner.batch_size / seconds
         self.say(f"{name}: {total} epochs of {seconds:.2f} s planned, {own / 60:.1f} minutes, {speed:.0f} images/s")
-        try:
-            self._epochs(name, learner, total, until)
-        except FloatingPointError as error:
-            self._fail(name, str(error))
-            return True
-        if self.runs[name].is_finished:
-            self._deliver()
-        return time.monotonic() < self.end
+        self._epochs(name, learner, total, until)
+        self._deliver()
 
     def _measure(self, learner):
         """Seconds of an epoch with its test."""
@@ -259,7 +262,11 @@ def _mixed(precision):
 
 def _moved(lowered):
     """How much a lowered function moves, to compare such functions with each other."""
-    analysis = lowered.cost_analysis() or {}
+    try:
+        analysis = lowered.cost_analysis() or {}
+    except (jax.errors.JaxRuntimeError, NotImplementedError):
+        # Not every device's compiler has it: then all are alike.
+        analysis = {}
     return max(float(analysis.get("bytes accessed", 0.0)), 1.0)
 
 
