@@ -9,6 +9,7 @@ begins to train. Every step goes on where it was stopped.
 
 import argparse
 import hashlib
+import importlib
 import importlib.util
 import json
 import os
@@ -46,9 +47,9 @@ def main(arguments=None):
         if not minutes > 0:
             raise ValueError(f"--minutes must be a positive number, not {minutes:g}")
         prepare(bundle, content)
-        from acdbit_keras.studies.bundle.work import Work
-
-        done = Work(bundle, content, state, options.out, minutes, START, options.precision).run()
+        # Of the code that the bundle brought.
+        work = importlib.import_module("acdbit_keras.studies.bundle.work")
+        done = work.Work(bundle, content, state, options.out, minutes, START, options.precision).run()
         return 0 if len(done) == len(bundle["recipes"]) else 1
     except (ValueError, OSError) as error:
         print(f"run.py: {' '.join(str(error).split())}", file=sys.stderr)
