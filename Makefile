@@ -12,7 +12,7 @@ PIP_FLAGS = --quiet --disable-pip-version-check
 RUNTIME = $(wildcard acdbit_keras/convert/runtime/CMakeLists.txt acdbit_keras/convert/runtime/src/* acdbit_keras/convert/runtime/include/*)
 TRAINING = $(wildcard acdbit_keras/training/CMakeLists.txt acdbit_keras/training/src/*)
 
-.PHONY: demo test test-tensorflow test-jax lint device clean
+.PHONY: demo test test-tensorflow test-jax lint device mcu page clean
 
 demo: .venv/ready
 	.venv/bin/acdbit demo
@@ -25,7 +25,7 @@ test: test-jax test-tensorflow
 # TensorFlow keeps what it traced until its process ends; one process for all files would take 12 GB. The last of the three groups
 # is whatever the others leave.
 LAYERS_AND_MODELS = tests/layers tests/models tests/quantizers
-FILES_AND_BOARDS = tests/convert tests/arm64
+FILES_AND_BOARDS = tests/convert tests/arm64 tests/mcu tests/web
 TENSORFLOW = TF_CPP_MIN_LOG_LEVEL=3 ACDBIT_JAX_PYTHON=$(CURDIR)/.venv-jax/bin/python .venv/bin/$(PYTEST)
 
 test-tensorflow: .venv/ready .venv-jax/ready
@@ -69,15 +69,40 @@ device: .venv/ready
 	.venv-device/bin/pip install $(PIP_FLAGS) ".[device]"
 	cd build/device && ../../.venv-device/bin/python ../../tests/device_start.py . ../../results/device_start.json
 
+# The camera app (android_demo): the signed APK, the classifier as a library, and the models alone for Android Studio. The tests of
+# tests/android in full: `make test` has a part of each, with made pictures and one version of Android.
+.PHONY: apk aar android-models test-android
+
+apk aar: .venv/ready
+	TF_CPP_MIN_LOG_LEVEL=3 .venv/bin/python android_demo/tools/build.py $@
+
+android-models: .venv/ready
+	TF_CPP_MIN_LOG_LEVEL=3 .venv/bin/python android_demo/tools/build.py models
+
+test-android: .venv/ready
+	.venv/bin/acdbit data prepare cifar10
+	ACDBIT_ANDROID=full TF_CPP_MIN_LOG_LEVEL=3 .venv/bin/python -m pytest tests/android
+
+# The models of the zoo on emulated microcontrollers: classes, instructions, flash, arena and stack; results/mcu.json.
+mcu: .venv/ready
+	.venv/bin/python tests/mcu/measure.py --out results/mcu.json
+
+# A page that classifies pictures and the camera, for any static server: build/page. Debian packages clang-19, lld-19, wasi-libc.
+page: .venv/ready
+	acdbit_keras/convert/runtime/web/build.sh build/page
+	cp acdbit_keras/convert/runtime/web/index.html acdbit_keras/convert/runtime/web/acdbit.mjs build/page
+	.venv/bin/acdbit convert cifar10_vit_micro_acd_bit build/page/model.acdm --compact --input uint8
+	@echo "python3 -m http.server --directory build/page"
+
 clean:
-	rm -rf .venv .venv-jax .venv-lint .venv-device runs .pytest_cache .hypothesis *.egg-info
+	rm -rf .venv .venv-jax .venv-lint .venv-device .android build/android runs .pytest_cache .hypothesis *.egg-info
 
 # For work on the runtime (acdbit_keras/convert/runtime): its tests, those in Python and those of the training kernels included,
 # under the address, undefined-behaviour and thread sanitizers (packages g++, cmake, ninja-build, googletest), and its fuzzer (clang, libclang-rt-14-dev): make fuzz SECONDS=600.
 # What the fuzzer finds goes to build/fuzz; inputs worth keeping go to acdbit_keras/convert/runtime/fuzz/corpus.
 SECONDS ?= 60
 
-.PHONY: sanitize fuzz
+.PHONY: sanitize fuzz fuzz-files
 
 sanitize: .venv/ready
 	cd acdbit_keras/convert/runtime && for preset in sanitize thread-sanitize; do \
@@ -95,3 +120,19 @@ fuzz:
 	mkdir -p build/fuzz/corpus
 	ASAN_OPTIONS=allocator_may_return_null=1:max_allocation_size_mb=1024 build/fuzz/delegate_fuzz -max_total_time=$(SECONDS) \
 		-max_len=512 -rss_limit_mb=4096 -malloc_limit_mb=0 -artifact_prefix=build/fuzz/ build/fuzz/corpus acdbit_keras/convert/runtime/fuzz/corpus
+	mkdir -p build/fuzz/flat_corpus
+	build/fuzz/flat_fuzz -max_total_time=$(SECONDS) -max_len=16384 -artifact_prefix=build/fuzz/ build/fuzz/flat_corpus \
+		acdbit_keras/convert/runtime/fuzz/flat_corpus
+
+# Mutants of the zoo's files through Interpreter(..., untrusted=True): make fuzz-files MUTANTS=20000. What ends a process goes to
+# build/fuzz-files, beside result.json.
+MUTANTS ?= 20000
+ZOO = digits_vit_nano_acd_bit cifar10_vit_micro_acd_bit cifar100_vit_micro_acd_bit
+
+fuzz-files: .venv/ready
+	mkdir -p build/fuzz-files
+	for name in $(ZOO); do .venv/bin/acdbit convert $$name build/fuzz-files/$$name.tflite || exit 1; done
+	.venv/bin/acdbit convert digits_vit_nano_acd_bit build/fuzz-files/digits_layers.tflite --layers
+	.venv/bin/acdbit convert digits_vit_nano_acd_bit build/fuzz-files/digits_pixels.tflite --input uint8
+	.venv/bin/python tests/fuzz_files.py $(foreach name,$(ZOO) digits_layers digits_pixels,build/fuzz-files/$(name).tflite) \
+		--mutants $(MUTANTS) --out build/fuzz-files/result.json

@@ -93,40 +93,55 @@ def validate_arrays(images: npt.ArrayLike, labels: npt.ArrayLike, classes: int) 
             raise ValueError(f"images[{broken[0]}] holds NaN or infinite values; all must be finite.")
 
 
-def checked(dataset: Dataset, classes: int) -> Dataset:
+def checked(dataset: Dataset, classes: int, kind: str = "classes") -> Dataset:
     """Adds checks to a tf.data pipeline of (images, labels) or (images, labels, weights) batches.
 
     Iterating the result stops with `tf.errors.InvalidArgumentError`, whose message names the batch (counted from 0),
     at the first image that is not finite and the first label that is outside the range. Labels are integers or, mixed
-    or one-hot, float rows with one column per class.
+    or one-hot, float rows with one column per class; those of other kinds are what `acdbit_keras.targets` says. Booleans
+    become float32, or int32 where they are numbers of classes.
 
     Args:
         dataset: a batched `tf.data.Dataset`.
-        classes: number of classes.
+        classes: number of classes, labels or numbers.
+        kind: `"classes"`, the default, `"labels"` or `"numbers"`.
 
     Returns:
         A dataset of the same batches.
 
     Raises:
-        ValueError: if the rows of float labels do not have one column per class.
+        ValueError: if the rows of labels do not have one column for each of them.
     """
     import tensorflow as tf
 
+    from acdbit_keras import targets
+
     labels_spec = dataset.element_spec[1]
-    if labels_spec.dtype.is_floating and labels_spec.shape[-1] != classes:
-        raise ValueError(f"labels of shape {labels_spec.shape} must have one column for each of the {classes} classes.")
+    shape = labels_spec.shape
+    columns = not labels_spec.dtype.is_floating
+    if shape.rank is not None:
+        columns = targets.is_column(shape, classes, kind)
+        targets.check_type(labels_spec.dtype.as_numpy_dtype, columns)
+        if not columns:
+            targets.check_columns(shape, classes, kind)
 
     def check(index, batch):
         images, labels = batch[0], batch[1]
+        if labels.dtype == tf.bool:
+            labels = tf.cast(labels, tf.int32 if columns else tf.float32)
+            batch = (images, labels, *batch[2:])
         assertions = []
-        if images.dtype.is_floating:
+        floating = [leaf for leaf in tf.nest.flatten(images) if leaf.dtype.is_floating]
+        if floating:
             assertions.append(
                 tf.debugging.Assert(
-                    tf.reduce_all(tf.math.is_finite(images)),
+                    tf.reduce_all([tf.reduce_all(tf.math.is_finite(leaf)) for leaf in floating]),
                     [tf.strings.format("images of batch {} hold NaN or infinite values; all must be finite", index)],
                 )
             )
-        if labels.dtype.is_floating:
+        if kind == targets.NUMBERS:
+            good, allowed = tf.math.is_finite(tf.cast(labels, tf.float64)), "the finite numbers"
+        elif not columns:
             good, allowed = (labels >= 0) & (labels <= 1), "[0, 1]"
         else:
             good, allowed = (labels >= 0) & (labels < tf.cast(classes, labels.dtype)), f"[0, {classes})"

@@ -10,7 +10,7 @@ import contextvars
 
 from keras import ops
 
-from acdbit_keras import code, statistics
+from acdbit_keras import code, masking, statistics
 
 
 class KerasExecutor:
@@ -41,7 +41,7 @@ class KerasExecutor:
         query = query.map(_heads_first)
         key = key.map(_head_dim_second_last)
         value = value.map(_heads_first)
-        scores = code.matmul(query, key)
+        scores = masking.without_keys(code.matmul(query, key))
         probabilities = layer.probabilities(scores, training)
         self.observe(layer, "probabilities", scores, probabilities.signs)
         context = code.matmul(probabilities, value)
@@ -96,7 +96,7 @@ class CalibrationExecutor(KerasExecutor):
     def attention(self, layer, query, key, value, training):
         layer.codes(query, key, value, True)
         query, key, value = (ops.transpose(x, (0, 2, 1, 3)) for x in (query, key, value))
-        scores = ops.matmul(query, ops.transpose(key, (0, 1, 3, 2))) * float(query.shape[-1]) ** -0.5
+        scores = masking.without_keys(ops.matmul(query, ops.transpose(key, (0, 1, 3, 2))) * float(query.shape[-1]) ** -0.5)
         layer.probabilities(scores, True)
         probabilities = ops.softmax(scores, axis=-1)
         return ops.transpose(ops.matmul(probabilities, value), (0, 2, 1, 3)), probabilities

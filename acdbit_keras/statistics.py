@@ -6,6 +6,8 @@ tracked over batches live in the quantizer that owns them; the rules that move t
 
 from keras import ops
 
+from acdbit_keras import masking
+
 # mean |z - median| times this is the Newton step towards the median of a normal law: 1 / (2 f(median)) = 1.2533
 # standard deviations, and a standard deviation is 1.2533 mean absolute deviations.
 PINBALL_GAIN = 1.5708
@@ -84,7 +86,7 @@ def select_median(x, axis=0, iterations=24):
 
 def mean_absolute_deviation(x, center, axis):
     """mean |x - center| over the axes, dimensions kept. With center = median it is the L2-best scale of the signs."""
-    return ops.mean(ops.abs(x - center), axis=axis, keepdims=True)
+    return masking.mean(ops.abs(x - center), axis)
 
 
 def running_average(previous, value, updates, momentum):

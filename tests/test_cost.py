@@ -375,3 +375,51 @@ class TestErrors:
     def test_input_shape(self, shape):
         with pytest.raises(ValueError, match="input_shape must hold positive integers"):
             cost.analyse(sequential(layers.Dense(3), shape=(4,)), input_shape=shape)
+
+
+# === The files of models of one's own ===
+def aligned(**options):
+    return AlignedSign(**options)
+
+
+def own_sequence():
+    """Separate layers over a sequence, no block: attention reads products of bits."""
+    i = keras.Input((32, 9))
+    x = layers.Conv1D(32, 4, strides=4)(i)
+    h = layers.BatchNormalization()(x)
+    parts = [BinaryDense(32, aligned(), "weight_sign")(h) for _ in range(3)]
+    heads = dict(channel_axes=2)
+    quantizers = aligned(**heads), aligned(**heads), aligned(**heads, contracts="tokens"), "elastic_binary"
+    x = x + BinaryAttention(1, *quantizers)(*parts)
+    x = x + layers.BatchNormalization()(BinaryDense(32, aligned(), "weight_sign")(layers.BatchNormalization()(x)))
+    return keras.Model(i, layers.Dense(6)(layers.GlobalAveragePooling1D()(x)))
+
+
+def own_chain():
+    """Products of bits one behind the other: the first writes bits."""
+    chain = [BinaryDense(128, "approx_sign", "weight_sign"), layers.BatchNormalization(), BinaryDense(10, aligned(), "ste_sign")]
+    return keras.Sequential([keras.Input((64,)), *chain])
+
+
+def own_attention():
+    """Only attention is of bits."""
+    i, heads = keras.Input((16, 32)), dict(channel_axes=2)
+    quantizers = aligned(**heads), aligned(**heads), aligned(**heads, contracts="tokens"), "elastic_binary"
+    x = BinaryAttention(1, *quantizers)(*[layers.Dense(32)(i) for _ in range(3)])
+    return keras.Model(i, layers.Dense(3)(layers.GlobalAveragePooling1D()(x)))
+
+
+def own_fork():
+    """Several outputs of one product."""
+    c = keras.Input((64,))
+    h = layers.ReLU()(BinaryDense(64, aligned(), "weight_sign")(c))
+    return keras.Model(c, {"kind": layers.Dense(3)(h), "distance": layers.Dense(1)(h)})
+
+
+@pytest.mark.parametrize("make", [own_sequence, own_chain, own_attention, own_fork])
+def test_the_file_of_a_model_of_ones_own_is_predicted_within_5_percent(make, tmp_path):
+    model = make()
+    batch = np.random.default_rng(0).normal(size=(32, *model.inputs[0].shape[1:])).astype("float32")
+    model(batch, training=True)
+    real = acd.convert.to_tflite(model, tmp_path / "m.tflite").bytes
+    assert cost.analyse(model).file_bytes == pytest.approx(real, rel=0.05)

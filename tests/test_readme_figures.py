@@ -221,7 +221,8 @@ def on_arm64():
 
 
 def shrinking():
-    return [card(path.parent.name)["size"]["float32_over_compact"] for path in ZOO.glob("*/card.json")]
+    cards = [card(path.parent.name) for path in ZOO.glob("*/card.json")]
+    return [found["size"]["float32_over_compact"] for found in cards if found["model"]["scheme"] != "float32"]
 
 
 X86, XEON = "kernels_x86.json", "kernels_xeon.json"
@@ -241,6 +242,9 @@ SENTENCES = {
     "students of CIFAR-10 ({} %), CIFAR-100 ({} %) and the digits ({} %), each with a card": [
         100 * card(name)["accuracy"]["top1"]
         for name in ("cifar10_vit_micro_acd_bit", "cifar100_vit_micro_acd_bit", "digits_vit_nano_acd_bit")
+    ],
+    "the same network without quantizers, {} % and {} %, named on": [
+        100 * card(name)["accuracy"]["top1"] for name in ("cifar10_vit_micro_float32", "cifar100_vit_micro_float32")
     ],
     "(together 1/{} to 1/{} of float32 at this size": [min(shrinking()), max(shrinking())],
     "CIFAR-10, `vit_micro_patch4_32`, {} epochs, one seed": [

@@ -11,7 +11,10 @@ from acdbit_keras.machine import write_measurement
 def add_bench(subparsers):
     parser = command(subparsers, "bench", bench, "Time files side by side in one run: latency, memory, size, per-node profile.")
     parser.add_argument(
-        "files", nargs="*", metavar="FILE", help=".tflite or .onnx files; times are compared with the first one's"
+        "files",
+        nargs="*",
+        metavar="FILE",
+        help=".tflite, .onnx or OpenVINO's .xml files; times are compared with the first one's",
     )
     parser.add_argument(
         "--model",
@@ -31,9 +34,15 @@ def add_bench(subparsers):
     parser.add_argument(
         "--engine",
         action="append",
-        help="auto, acdbit, acdbit:KERNELS, lce, litert or onnx; once for all files or once per file; with --model: only these",
+        help="auto, acdbit, acdbit:PATH, lce, litert, onnx or openvino; for all files or one per file; with --model: only these",
     )
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--threads",
+        type=int,
+        nargs="+",
+        default=[1],
+        help="threads of every engine; of several numbers each in turn (default: 1)",
+    )
     parser.add_argument(
         "--runs",
         type=int,
@@ -57,8 +66,10 @@ def bench(options):
     if options.teacher and not options.model:
         raise ValueError("--teacher goes with --model")
     # Before minutes of converting and timing.
-    for name, least in (("runs", 1), ("warmup", 0), ("threads", 1)):
+    for name, least in (("runs", 1), ("warmup", 0)):
         checks.integer(f"--{name}", getattr(options, name), least)
+    for threads in options.threads:
+        checks.integer("--threads", threads, 1)
     for path in (options.plot, options.out):
         if path and not pathlib.Path(path).absolute().parent.is_dir():
             raise ValueError(f"there is no folder {pathlib.Path(path).absolute().parent} to write {pathlib.Path(path).name} to")
@@ -103,7 +114,7 @@ def _contenders(options, folder):
 
 
 def _bench_kernels(options):
-    if options.engine or options.plot or options.threads != 1:
+    if options.engine or options.plot or options.threads != [1]:
         raise ValueError(
             "--kernels times every kernel path on one thread, without a picture; leave out --engine, --threads and --plot"
         )

@@ -1,11 +1,15 @@
 """Commands that make and run files: `summary`, `convert`, `verify`, `predict`."""
 
+import dataclasses
 import pathlib
 
 from acdbit_keras import checks
 from acdbit_keras.cli import emit
 from acdbit_keras.cli.common import MODEL, command, dataset_of, model_of
 from acdbit_keras.studies import deployed
+
+FORMATS = ("tflite", "flat", "c", "arduino")
+_FORMAT_OF_SUFFIX = {".acdm": "flat", ".c": "c", ".h": "c"}
 
 
 def add_summary(subparsers):
@@ -29,7 +33,20 @@ def add_convert(subparsers):
         data=True,
     )
     parser.add_argument("model", help=MODEL)
-    parser.add_argument("out", help="the .tflite file")
+    parser.add_argument(
+        "out", help="the file: .tflite, .acdm (flat), .c (flat, as a C source), or a new folder for --format arduino"
+    )
+    parser.add_argument(
+        "--format",
+        choices=FORMATS,
+        help="tflite; flat, for the engine without LiteRT; c, that as a header and a source; arduino, a library of source and "
+        "engine (default: as the suffix of the file says)",
+    )
+    parser.add_argument(
+        "--compact",
+        action="store_true",
+        help="stem and classifier in int8, vectors in half precision; in flat forms the stem then computes in integers",
+    )
     parser.add_argument("--precision", help="bits, float32, float16, dynamic or int8 (default: what the scheme says)")
     parser.add_argument(
         "--attention",
@@ -37,6 +54,11 @@ def add_convert(subparsers):
         "(default: binary if the runtime is there)",
     )
     parser.add_argument("--half", action="store_true", help="round the patch embedding to half precision, which halves its space")
+    parser.add_argument(
+        "--stem",
+        default="float32",
+        help="float32, or int8: the patch embedding in integers, in a quarter of its time and space (default: %(default)s)",
+    )
     parser.add_argument(
         "--input",
         default="float32",
@@ -48,6 +70,10 @@ def add_convert(subparsers):
 
 def convert(options):
     model = model_of(options.model)
+    form = options.format or _FORMAT_OF_SUFFIX.get(pathlib.Path(options.out).suffix, "tflite")
+    if form != "tflite":
+        _convert_flat(options, model, form)
+        return
     precision = options.precision or getattr(getattr(model, "scheme", None), "precision", None)
     dataset = dataset_of(options, options.model, required=precision == "int8")
     report = deployed.convert(
@@ -59,8 +85,34 @@ def convert(options):
         attention=options.attention,
         fuse_blocks=not options.layers,
         half=options.half,
+        compact=options.compact,
         input=options.input,
+        stem=options.stem,
     )
+    emit(options, str(report), report.to_dict())
+
+
+def _convert_flat(options, model, form):
+    import tempfile
+
+    from acdbit_keras.convert import flat_source
+
+    for name, value in (("precision", options.precision), ("attention", options.attention)):
+        if value not in (None, {"precision": "bits", "attention": "binary"}[name]):
+            raise ValueError(f"--{name} {value} is for .tflite files; flat ones have bits and binary attention")
+    for name in ("half", "layers"):
+        if getattr(options, name):
+            raise ValueError(f"--{name} is for .tflite files" + ("; --compact makes flat ones smaller" if name == "half" else ""))
+    dataset = dataset_of(options, options.model, required=False)
+    settings = dict(data_dir=options.data_dir, compact=options.compact, input=options.input)
+    if form == "flat":
+        report = deployed.convert_flat(model, options.out, dataset, **settings)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            file = pathlib.Path(folder) / "model.acdm"
+            report = dataclasses.replace(deployed.convert_flat(model, file, dataset, **settings), path=options.out)
+            write = flat_source.write_c if form == "c" else flat_source.write_arduino
+            write(file.read_bytes(), options.out)
     emit(options, str(report), report.to_dict())
 
 

@@ -11,10 +11,13 @@ def add_zoo(subparsers):
         subparsers, "zoo", zoo, "List the trained models, or make one of a finished run and measure its card.", data=True
     )
     parser.add_argument("action", nargs="?", choices=("list", "add"), default="list")
-    parser.add_argument("folder", nargs="?", metavar="RUN", help="with add: folder of a finished run of a 1-bit scheme")
+    parser.add_argument(
+        "folder", nargs="?", metavar="RUN", help="with add: folder of a finished run of a 1-bit scheme, or of float32"
+    )
     parser.add_argument("name", nargs="?", help="with add: name of the entry; an older one of that name is replaced")
     parser.add_argument("--zoo", metavar="FOLDER", help="folder of the entries (default: the package's own)")
     parser.add_argument("--precision", help="of what is not bits: float16, float24 or float32 (default: float24)")
+    parser.add_argument("--twin-of", metavar="NAME", help="the 1-bit entry whose float twin this is; its card will name it")
     parser.add_argument("--limit", action="append", default=[], metavar="TEXT", help="a limit to state on the card; repeatable")
 
 
@@ -31,7 +34,8 @@ def zoo(options):
     if not options.folder or not options.name:
         raise ValueError("zoo add needs a run's folder and the entry's name: acdbit zoo add RUN NAME")
     say = speaker(quiet=options.json)
-    made = study.add(options.folder, options.name, place, options.data_dir, options.precision or "float24", options.limit, say)
+    precision = options.precision or "float24"
+    made = study.add(options.folder, options.name, place, options.data_dir, precision, options.limit, say, options.twin_of)
     emit(options, f"{study.markdown(made)}\nin {place / options.name}", made)
 
 

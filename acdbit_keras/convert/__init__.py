@@ -11,14 +11,27 @@ if TYPE_CHECKING:
     from acdbit_keras.convert import runtime as runtime
     from acdbit_keras.convert.benchmarking import benchmark
     from acdbit_keras.convert.export import Conversion, ConversionError, to_tflite
+    from acdbit_keras.convert.flat import FlatConversion, FlatError, to_flat
     from acdbit_keras.convert.interpreter import Interpreter
     from acdbit_keras.convert.parity import Parity, verify
 
-__all__ = ["Conversion", "ConversionError", "Interpreter", "Parity", "benchmark", "to_tflite", "verify"]
+__all__ = [
+    "Conversion",
+    "ConversionError",
+    "FlatConversion",
+    "FlatError",
+    "Interpreter",
+    "Parity",
+    "benchmark",
+    "to_flat",
+    "to_tflite",
+    "verify",
+]
 
 _HOMES = {
     "benchmarking": ("benchmark",),
     "export": ("Conversion", "ConversionError", "to_tflite"),
+    "flat": ("FlatConversion", "FlatError", "to_flat"),
     "interpreter": ("Interpreter",),
     "parity": ("Parity", "verify"),
 }

@@ -1,4 +1,4 @@
-"""Latency, memory and size of ``.tflite`` and ``.onnx`` files side by side, measured in one run.
+"""Latency, memory and size of ``.tflite`` files and those of other engines side by side, measured in one run.
 
 The files take turns, one inference each (A B C A B C ...), so a machine that warms up, throttles or is shared slows
 all of them alike and the ratios stay fair. One sample is one call of the engine: input copied in, inference, outputs
@@ -8,7 +8,7 @@ Two memory figures, because no engine reports one through Python:
 
 arena_bytes
     The activation arena, planned from the tensors' lifetimes (`flatbuffer.arena_bytes`). Depends on the file alone.
-    None for ``.onnx`` files.
+    None for other files.
 heap_bytes
     What the C allocator handed out from just before the engine was started until its first inference was done
     (glibc's ``mallinfo2``: blocks in use, all arenas, mapped ones included). This is what this engine really took on
@@ -40,7 +40,7 @@ from acdbit_keras.convert import flatbuffer
 from acdbit_keras.convert.interpreter import choose_engine, start_engine
 from acdbit_keras.typing import Path
 
-ONNX = "onnx"  # the engine of .onnx files
+ONNX, OPENVINO = "onnx", "openvino"  # the engines of .onnx files; OpenVINO has a format of its own, .xml, as well
 _LOGARITHMIC_FROM = 30  # ratio of latencies from which the shortest bar of a chart could not be read
 
 
@@ -108,12 +108,13 @@ class _Contender:
     model: object = None  # a .tflite file's
     session: object = None
     heap_bytes: int | None = None
+    num_threads: int = 1
 
 
 def benchmark(
     paths: Path | Sequence[Path],
     engines: str | Sequence[str] | None = None,
-    num_threads: int = 1,
+    num_threads: int | Sequence[int] = 1,
     runs: int = 50,
     warmup: int = 5,
     seed: int = 0,
@@ -122,17 +123,18 @@ def benchmark(
     """Measures several files in turns.
 
     Args:
-        paths: ``.tflite`` and ``.onnx`` files; ratios refer to the first. A file may occur twice, with two engines.
+        paths: ``.tflite``, ``.onnx`` and OpenVINO's ``.xml`` files; ratios refer to the first. A file may occur twice, with two
+            engines.
         engines: engine name for all, a list with one per file, or None, the default, for "auto". An ``.onnx`` file runs on
-            "onnx".
-        num_threads: threads each engine may use; default 1.
+            "onnx" or "openvino", an ``.xml`` file on "openvino".
+        num_threads: threads each engine may use; default 1. Of several numbers each file is measured with each, in turns too.
         runs: timed inferences per file, at least 1; default 50.
         warmup: untimed inferences per file before, in turns too; default 5.
         seed: integer that the random inputs are drawn from (standard normal where the input is float); default 0.
         profile: whether to time each node alone, which costs about as much again as the measurement itself; default True.
 
     Returns:
-        list of `Result`, in the order of `paths`.
+        list of `Result`, in the order of `paths`, for the first number of threads, then for the next.
 
     Raises:
         FileNotFoundError: no such file.
@@ -149,19 +151,21 @@ def benchmark(
     """
     paths = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
     if not paths:
-        raise ValueError("paths must name at least one .tflite or .onnx file, got none")
+        raise ValueError("paths must name at least one .tflite, .onnx or .xml file, got none")
     if engines is None or isinstance(engines, str):
         engines = [engines or "auto"] * len(paths)
     if len(engines) != len(paths):
         raise ValueError(f"engines must name one engine per file: {len(engines)} for {len(paths)} files")
-    for argument, value, least in (("runs", runs, 1), ("warmup", warmup, 0), ("num_threads", num_threads, 1)):
+    counts = list(num_threads) if isinstance(num_threads, (list, tuple)) else [num_threads]
+    for argument, value, least in (("runs", runs, 1), ("warmup", warmup, 0), *(("num_threads", count, 1) for count in counts)):
         checks.integer(argument, value, least)
 
-    contenders = [_enter(path, engine, seed) for path, engine in zip(paths, engines, strict=True)]
+    entered = [_enter(path, engine, seed) for path, engine in zip(paths, engines, strict=True)]
+    contenders = [dataclasses.replace(contender, num_threads=int(count)) for count in counts for contender in entered]
     for contender in contenders:
-        _start(contender, num_threads)
+        _start(contender)
     times = take_turns([lambda c=c: c.session.run(c.inputs) for c in contenders], runs, warmup)
-    nodes = [_profile(c, num_threads, runs, warmup) if profile and c.model is not None else () for c in contenders]
+    nodes = [_profile(c, c.num_threads, runs, warmup) if profile and c.model is not None else () for c in contenders]
 
     reference = float(np.median(times[0]))
     results = []
@@ -171,7 +175,7 @@ def benchmark(
             Result(
                 path=contender.path,
                 engine=contender.engine,
-                num_threads=int(num_threads),
+                num_threads=contender.num_threads,
                 median_ms=median,
                 p90_ms=p90,
                 min_ms=float(min(samples)),
@@ -207,10 +211,27 @@ def table(results):
         for r in results
     ]  # fmt: skip
     parts = [text.table(header, rows, text_columns=2)]
+    parts += _best_peers(results)
     for r in results:
         if r.nodes:
             parts.append(_by_op(r))
     return "\n\n".join(parts)
+
+
+def _best_peers(results):
+    """For each number of threads a line: which engine but our own is the fastest, and by how much our fastest file is faster."""
+    lines = []
+    for threads in dict.fromkeys(r.num_threads for r in results):
+        rows = [r for r in results if r.num_threads == threads]
+        own = [r for r in rows if r.engine.partition(":")[0] == "acdbit"]
+        others = [r for r in rows if r not in own]
+        if own and others:
+            best, ours = (min(group, key=lambda r: r.median_ms) for group in (others, own))
+            lines.append(
+                f"{threads} thread(s): best other {os.path.basename(best.path)} on {best.engine}, {best.median_ms:.3f} ms, "
+                f"{best.median_ms / ours.median_ms:.2f} times {os.path.basename(ours.path)} on {ours.engine}"
+            )
+    return ["\n".join(lines)] if lines else []
 
 
 def plot(results, path):
@@ -231,7 +252,9 @@ def plot(results, path):
     colors = [f"C{families.index(r.engine.partition(':')[0])}" for r in results]
     bars = axes.barh(np.arange(len(results)), medians, xerr=np.abs(quartiles.T - medians), capsize=3, color=colors, height=0.6)
     axes.bar_label(bars, [f" {r.median_ms:.3g} ms ({r.ratio:.2f}x)" for r in results], padding=4)
-    axes.set_yticks(np.arange(len(results)), [f"{os.path.basename(r.path)}\n{r.engine}" for r in results])
+    axes.set_yticks(
+        np.arange(len(results)), [f"{os.path.basename(r.path)}\n{r.engine}, {r.num_threads} thread(s)" for r in results]
+    )
     axes.invert_yaxis()
     logarithmic = medians.max() > _LOGARITHMIC_FROM * medians.min()
     if logarithmic:
@@ -240,7 +263,7 @@ def plot(results, path):
     if logarithmic:
         axes.set_xlim(left=medians.min() / 2)
     unit = "ms, logarithmic" if logarithmic else "ms"
-    axes.set_xlabel(f"latency of one inference, {unit} ({results[0].num_threads} thread(s))")
+    axes.set_xlabel(f"latency of one inference, {unit}")
     figures.save(figure, path, dots_per_inch=150)
 
 
@@ -284,14 +307,59 @@ class _OnnxEngine:
             raise ValueError(f"engine {ONNX!r} cannot run {self._path}: {_first_line(error)}") from error
 
 
+class _OpenvinoEngine:
+    """OpenVINO on the CPU.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ImportError: the package is not installed.
+        ValueError: OpenVINO refuses the file, or random inputs.
+    """
+
+    def __init__(self, path, num_threads=1):
+        try:
+            import openvino
+        except ImportError as error:
+            raise ImportError(f"engine {OPENVINO!r} needs the package openvino: pip install openvino") from error
+        if not os.path.isfile(path):
+            raise FileNotFoundError(f"no such file of OpenVINO: {path}")
+        options = {"INFERENCE_NUM_THREADS": int(num_threads), "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY"}
+        try:
+            self._model = openvino.Core().compile_model(path, "CPU", options)
+            self._request = self._model.create_infer_request()
+        except Exception as error:  # its errors share no other class
+            raise ValueError(f"engine {OPENVINO!r} cannot load {path}: {_first_line(error)}") from error
+        self._path = path
+
+    def inputs(self):
+        """Yields (shape, name of the type) of each input; an axis of free size is 1."""
+        for value in self._model.inputs:
+            shape = tuple(axis.get_length() if axis.is_static else 1 for axis in value.partial_shape)
+            yield shape, np.dtype(value.element_type.to_dtype()).name
+
+    def run(self, inputs):
+        try:
+            return list(self._request.infer(list(inputs)).values())
+        except Exception as error:
+            raise ValueError(f"engine {OPENVINO!r} cannot run {self._path}: {_first_line(error)}") from error
+
+
+# What runs files that are no .tflite files, by their ending; the first is what "auto" takes.
+_OTHER_FORMATS = {".onnx": {ONNX: _OnnxEngine, OPENVINO: _OpenvinoEngine}, ".xml": {OPENVINO: _OpenvinoEngine}}
+
+
 def _enter(path, engine, seed):
     rng = np.random.default_rng(seed)
-    if str(path).endswith(".onnx"):
+    others = _OTHER_FORMATS.get(os.path.splitext(str(path))[1])
+    if others:
         path = str(path)
-        if engine not in ("auto", ONNX):
-            raise ValueError(f"{path} runs on the engine {ONNX!r}, not on {engine!r}")
-        inputs = [_random_values(*each, rng, path) for each in _OnnxEngine(path).inputs()]
-        return _Contender(path, ONNX, os.path.getsize(path), inputs, lambda threads: _OnnxEngine(path, threads))
+        engine = next(iter(others)) if engine == "auto" else engine
+        if engine not in others:
+            raise ValueError(f"{path} runs on the engine {' or '.join(map(repr, others))}, not on {engine!r}")
+        start = others[engine]
+        inputs = [_random_values(*each, rng, path) for each in start(path).inputs()]
+        size = sum(os.path.getsize(part) for part in {path, path.removesuffix(".xml") + ".bin"} if os.path.isfile(part))
+        return _Contender(path, engine, size, inputs, lambda threads: start(path, threads))
     content, name = flatbuffer.contents(path)
     model = flatbuffer.parse(content, name)
     inputs = [_random_values(each.shape, each.dtype, rng, name) for each in flatbuffer.inputs(model)]
@@ -299,13 +367,13 @@ def _enter(path, engine, seed):
     return _Contender(name, engine, len(content), inputs, lambda threads: start_engine(engine, content, threads, name), model)
 
 
-def _start(contender, num_threads):
+def _start(contender):
     # The first start imports the engine's package and fills its process-wide tables; the second is what a model costs.
     for _ in range(2):
         contender.session = None
         gc.collect()
         before = _heap_in_use()
-        contender.session = contender.start(num_threads)
+        contender.session = contender.start(contender.num_threads)
         contender.session.run(contender.inputs)
         after = _heap_in_use()
     contender.heap_bytes = None if before is None else after - before

@@ -12,7 +12,7 @@ After conversion the file is held against the model: each binary layer's packed 
 from __future__ import annotations
 
 import dataclasses
-import os
+import math
 import tempfile
 from typing import Any, Literal
 
@@ -22,8 +22,8 @@ import numpy.typing as npt
 import tensorflow as tf
 from keras import ops
 
-from acdbit_keras import checks, code, device_ops, execution, files
-from acdbit_keras.convert import flatbuffer, fusion, metadata, rewrite, runtime
+from acdbit_keras import checks, code, device_ops, execution, files, masking
+from acdbit_keras.convert import doors, flatbuffer, fusion, metadata, remaining, rewrite, runtime
 from acdbit_keras.convert.interpreter import choose_engine, start_engine
 from acdbit_keras.convert.kernels import kernel_code, packable_kernel, signed
 from acdbit_keras.typing import Dataset, Path
@@ -31,6 +31,7 @@ from acdbit_keras.typing import Dataset, Path
 PRECISIONS = ("bits", "float32", "float16", "dynamic", "int8")
 ATTENTIONS = ("binary", "float")
 INPUTS = ("float32", "uint8")
+STEMS = ("float32", "int8")
 _TAP = "tap"
 
 
@@ -52,6 +53,7 @@ class Conversion:
         packed_bytes: bytes of those kernels.
         attention_products: float matrix products between two computed tensors, those of attention, that are left.
         float_copies: tensors of bits that are unpacked into floats.
+        in_float: dict from the path of every layer with a matrix product that is not carried out in bits to the reason.
     """
 
     path: str
@@ -63,6 +65,7 @@ class Conversion:
     packed_bytes: int
     attention_products: int
     float_copies: int
+    in_float: dict[str, str]
 
     def to_dict(self) -> dict[str, Any]:
         """The report in plain types, as `json.dumps` takes them."""
@@ -73,7 +76,7 @@ class Conversion:
         if self.packed_layers:
             text += f"; {self.packed_layers} binary layers packed into {self.packed_bytes / 1e6:.3f} MB"
             text += f"; {self.attention_products} attention products in float, {self.float_copies} float copies of bits"
-        return text
+        return text + remaining.text(self.in_float, self.precision)
 
 
 class FloatExecutor(execution.KerasExecutor):
@@ -87,10 +90,10 @@ class FloatExecutor(execution.KerasExecutor):
         # As one matrix product: a convolution goes through a patch pixel by pixel, and its product is then over the few
         # channels of an image. On a Cortex-A72 it takes 1.8 times the instructions.
         _, height, width, channels = inputs.shape
-        size = layer.patch_size
-        rows, columns = height // size, width // size
-        grid = tf.reshape(inputs, (rows, size, columns, size * channels))
-        patches = tf.reshape(tf.transpose(grid, (0, 2, 1, 3)), (rows * columns, size * size * channels))
+        tall, wide = layer.kernel_size
+        rows, columns = height // tall, width // wide
+        grid = tf.reshape(inputs, (rows, tall, columns, wide * channels))
+        patches = tf.reshape(tf.transpose(grid, (0, 2, 1, 3)), (rows * columns, tall * wide * channels))
         kernel = tf.reshape(tf.convert_to_tensor(layer.kernel), (-1, layer.filters))
         return tf.reshape(tf.matmul(patches, kernel) + layer.bias, (1, rows, columns, layer.filters))
 
@@ -121,7 +124,8 @@ class IntegerExecutor(FloatExecutor):
         if layer.is_binary:
             return super().attention(layer, query, key, value, training)
         query, key, value = (tf.transpose(x, (0, 2, 1, 3)) for x in (query, key, value))
-        probabilities = tf.nn.softmax(tf.matmul(query, key, transpose_b=True) * float(query.shape[-1]) ** -0.5)
+        scores = masking.without_keys(tf.matmul(query, key, transpose_b=True) * float(query.shape[-1]) ** -0.5)
+        probabilities = tf.nn.softmax(scores)
         return tf.transpose(tf.matmul(probabilities, value), (0, 2, 1, 3)), probabilities
 
     def quantize(self, quantizer, inputs, training):
@@ -167,9 +171,15 @@ class LceExecutor(FloatExecutor):
         return ops.reshape(outputs, (*inputs.shape[:-1], layer.units))
 
     def attention(self, layer, query, key, value, training):
+        self._refuse_mask(layer)
         outputs = super().attention(layer, query, key, value, False)
         self.attentions += layer.is_binary
         return outputs
+
+    def _refuse_mask(self, layer):
+        # Of floats a mask is a few nodes more; attention in bits has no place for one.
+        if layer.is_binary and masking.of_keys() is not None:
+            self._refuse(layer, "its keys are masked, which attention in bits is not; give it recordings of whole length")
 
     def observe(self, layer, place, real, signs):
         if layer.is_binary:
@@ -212,6 +222,7 @@ class RuntimeExecutor(LceExecutor):
         return outputs, {}
 
     def attention(self, layer, query, key, value, training):
+        self._refuse_mask(layer)
         if not layer.is_binary:
             return super().attention(layer, query, key, value, training)
         try:
@@ -273,14 +284,17 @@ def to_tflite(
     attention: Literal["binary", "float"] | None = None,
     fuse_blocks: bool = True,
     half: bool = False,
+    compact: bool = False,
     calibration: npt.ArrayLike | Dataset | None = None,
     card: dict[str, Any] | None = None,
     input: Literal["float32", "uint8"] = "float32",
+    stem: Literal["float32", "int8"] = "float32",
 ) -> Conversion:
     """Converts a model and writes a `.tflite` file that takes one image per run.
 
     Args:
-        model: built Keras model with one input and one output.
+        model: built Keras model. Several inputs and outputs, of a functional model, are named in the file as they are in Keras;
+            a single input may be of integers.
         path: where the file is to be. It is written beside and renamed, so an older one stays whole if anything fails.
         precision: `"bits"`, every product of bits packed; `"float32"`; `"float16"`, weights stored in half precision;
             `"dynamic"`, int8 weights and float activations; `"int8"`, both, with float input and output. `None`, the default:
@@ -291,6 +305,9 @@ def to_tflite(
         fuse_blocks: with `"binary"`, whether a whole block becomes one op, the default, or its layers ops of their own.
         half: with `"bits"`, whether the kernels of convolutions, the patch embedding and so the largest float part of a
             file, are rounded to half precision and stored so; default False. `verify` rounds the model likewise.
+        compact: with `"bits"`, whether the kernels of convolutions and of the classifier are stored in int8 with a scale per
+            output, and the vectors of blocks and the position embedding in half precision; default False. It costs signs on
+            their threshold, not accuracy; `verify` rounds the kernels likewise, and allows for the rest.
         calibration: what `"int8"` is calibrated on: normalised images `(n, height, width, channels)`, float32, or a
             `tf.data.Dataset` of batches `images` or `(images, labels)`; some hundred images are enough. `None`, the default,
             for all else.
@@ -299,6 +316,10 @@ def to_tflite(
             none.
         input: what the file takes: `"float32"`, the default, normalised images, or `"uint8"`, pixels as a camera gives them,
             which the file normalises with the card's mean and std.
+        stem: with `"bits"`, how the patch embedding, or the convolutions in front of the first block, are carried out.
+            `"float32"`, the default, as in Keras; `"int8"`, with weights of 8 bits, a scale for each output, and activations
+            that are quantized when the file runs, which takes a quarter of the space and of the time. Logits then differ from
+            those of Keras, for signs behind it turn; `acdbit evaluate` says what accuracy remains.
 
     Returns:
         `Conversion`.
@@ -313,44 +334,61 @@ def to_tflite(
         >>> import acdbit_keras as acd
         >>> print(acd.convert.to_tflite(student, "student.tflite"))
         student.tflite: 0.032 MB, bits, 11 nodes; 6 binary layers packed into 0.006 MB;
-        0 attention products in float, 0 float copies of bits
+        0 attention products in float, 0 float copies of bits; in float patch_embedding, classifier
     """
-    image_shape = input_shape(model)
-    path = _writable(path)
+    inputs = doors.of(model)
+    path = files.writable(path)
     if attention is None:
         attention = "binary" if runtime.is_installed() else "float"
     checks.choice("attention", attention, ATTENTIONS)
     checks.choice("input", input, INPUTS)
+    checks.choice("stem", stem, STEMS)
     metadata.check_card(card or {})
     if precision is None:
         wanted = getattr(getattr(model, "scheme", None), "precision", "bits")
         precision = None if wanted == "bits" else wanted
     else:
         checks.choice("precision", precision, PRECISIONS)
-    if half and precision not in (None, "bits"):
-        raise ValueError(f"half=True is for precision='bits', not {precision!r}")
+    if half and compact:
+        raise ValueError("half=True and compact=True store the same kernels in different ways; choose one")
+    if (half or compact) and precision not in (None, "bits"):
+        raise ValueError(f"{'half' if half else 'compact'}=True is for precision='bits', not {precision!r}")
+    rounding = "half" if half else "compact" if compact else None
+    if stem == "int8" and precision not in (None, "bits"):
+        raise ValueError(f"stem='int8' is for precision='bits', not {precision!r}")
+    if stem == "int8" and half:
+        raise ValueError("half=True and stem='int8' both say how the stem is stored: leave out one")
     if (precision == "int8") != (calibration is not None):
         needs = "needs" if precision == "int8" else "takes no"
         raise ValueError(f"precision={precision!r} {needs} calibration images")
-    pixels = _normalisation(card, image_shape, precision) if input == "uint8" else None
+    if inputs.several and (input == "uint8" or precision == "int8"):
+        raise ValueError(f"input='uint8' and precision='int8' are for models of one input, not {', '.join(inputs.names)}")
+    pixels = _normalisation(card, inputs, precision) if input == "uint8" else None
 
     model = in_float32(model)
-    if half:
-        model = in_half(model)
     with tempfile.TemporaryDirectory() as folder:
         executor = RuntimeExecutor(fuse_blocks) if attention == "binary" else LceExecutor()
         if precision in (None, "bits"):
-            _save(model, image_shape, executor, folder, pixels)
-            precision = precision or ("bits" if executor.products else "float32")
-            if precision == "bits" and not executor.products:
-                raise ValueError("precision='bits' needs a model with binary layers; this one has none")
+            saved = _save(model, inputs, executor, folder, pixels)
+            # Attention as float products leaves nothing that could be packed.
+            in_bits = executor.products or (executor.attentions and attention == "binary")
+            precision = precision or ("bits" if in_bits else "float32")
+            if precision == "bits" and not in_bits:
+                why = (
+                    "whose attention in bits is asked for in float"
+                    if executor.attentions
+                    else "with binary layers; this one has none"
+                )
+                raise ValueError(f"precision='bits' needs a model {why}")
         if precision == "bits":
             file = flatbuffer.parse(_convert_bits(folder), "the converted model")
-            _edit(file, half)
+            _edit(file, rounding, stem)
             packed = _check_packed(file, executor.products)
         else:
-            _save(model, image_shape, IntegerExecutor() if precision == "int8" else FloatExecutor(), folder, pixels)
+            saved = _save(model, inputs, IntegerExecutor() if precision == "int8" else FloatExecutor(), folder, pixels)
             file, packed = flatbuffer.parse(_convert_float(folder, precision, calibration), "the converted model"), []
+    if saved is dict:
+        metadata.update(file, outputs="dict")
     rewrite.free_batch(file)
     if card is not None:
         metadata.update(file, card=card)
@@ -365,35 +403,15 @@ def to_tflite(
     return Conversion(
         path=path,
         precision=precision,
-        attention=attention if executor.attentions and packed else None,
+        attention=attention if executor.attentions and precision == "bits" else None,
         bytes=len(content),
         op_counts=flatbuffer.op_counts(file),
         packed_layers=len(packed),
         packed_bytes=sum(words.nbytes for words in packed),
         attention_products=rewrite.attention_products(file),
         float_copies=flatbuffer.op_counts(file).get("LceDequantize", 0),
+        in_float=remaining.layers(model, precision, attention),
     )
-
-
-def input_shape(model):
-    """Shape of one image of a built Keras model with one input.
-
-    Raises:
-        ValueError: not a Keras model, not built, several inputs, or an axis of free size.
-    """
-    if not isinstance(model, keras.Model):
-        raise ValueError(f"model must be a keras.Model, not {type(model).__name__}")
-    shape = None
-    if model.built:
-        # Functional models know it themselves, subclassed ones from their building.
-        shape = getattr(model, "input_shape", None) or (model.get_build_config() or {}).get("input_shape")
-    if shape is None:
-        raise ValueError(f"model {model.name!r} is not built or not called on a single input: call it on a batch of images first")
-    if not all(size is None or isinstance(size, int) for size in shape):
-        raise ValueError(f"model {model.name!r} has several inputs, {shape}; a model of one input can be converted")
-    if None in shape[1:]:
-        raise ValueError(f"model {model.name!r} has the input shape {tuple(shape)}; only the first size, the batch, may be free")
-    return tuple(shape[1:])
 
 
 def in_float32(model):
@@ -405,13 +423,35 @@ def in_float32(model):
     return _copy(model, config)
 
 
-def in_half(model):
-    """A copy whose kernels of convolutions, such as the patch embedding, are rounded to half precision."""
+def in_rounding(model, rounding):
+    """A copy whose kernels are those that a file stores rounded: as they are once a norm is folded into them.
+
+    Args:
+        model: built.
+        rounding: `"half"`, kernels of convolutions in half precision, or `"compact"`, these and the classifier's in int8.
+    """
     copy = _copy(model, keras.saving.serialize_keras_object(model))
+    stem = getattr(copy, "patch_embedding", None)
+    folded = {id(convolution.kernel): norm for convolution, norm in getattr(stem, "normalised_convolutions", list)()}
+    to_stored = rewrite.to_half if rounding == "half" else rewrite.to_int8_and_back
     for weight in copy.weights:
-        if weight.name == "kernel" and len(weight.shape) == 4:
-            weight.assign(np.asarray(weight).astype(np.float16).astype(np.float32))
+        if weight.name != "kernel" or len(weight.shape) != 4 or not _is_large(weight):
+            continue
+        kernel, norm = ops.convert_to_numpy(weight).astype(np.float64), folded.get(id(weight))
+        factor = np.ones(kernel.shape[-1]) if norm is None else fusion.affine(norm)[0]
+        factor = np.where(factor == 0.0, 1.0, factor)
+        rows = np.moveaxis(kernel * factor, -1, 0)
+        weight.assign(np.moveaxis(to_stored(rows), 0, -1) / factor)
+    if rounding == "compact" and hasattr(copy, "classifier") and _is_large(copy.classifier.kernel):
+        kernel = ops.convert_to_numpy(copy.classifier.kernel).astype(np.float64)
+        factor = fusion.affine(copy.norm)[0][:, None]
+        factor = np.where(factor == 0.0, 1.0, factor)
+        copy.classifier.kernel.assign(to_stored((kernel * factor).T).T / factor)
     return copy
+
+
+def _is_large(weight):
+    return 4 * math.prod(weight.shape) >= rewrite.WORTH_STORING
 
 
 def _copy(model, config):
@@ -427,33 +467,43 @@ def _copy(model, config):
     return copy
 
 
-def _normalisation(card, image_shape, precision):
+def _normalisation(card, inputs, precision):
     """Offset and factor that a file of pixels applies itself."""
     if precision == "int8":
         raise ValueError("input='uint8' is for files whose first layer is float; int8 files quantize their normalised input")
     if "mean" not in (card or {}):
         raise ValueError("input='uint8' needs a card with the mean and std that the file is to normalise pixels with")
-    if len(card["mean"]) not in (1, image_shape[-1]):
-        raise ValueError(
-            f"the card's mean must have one number for each of the {image_shape[-1]} channels, not {len(card['mean'])}"
-        )
+    channels = inputs.shapes[0][-1]
+    if len(card["mean"]) not in (1, channels):
+        raise ValueError(f"the card's mean must have one number for each of the {channels} channels, not {len(card['mean'])}")
+    if inputs.dtypes != ("float32",):
+        raise ValueError(f"input='uint8' is for a model of normalised images, and this one takes {inputs.dtypes[0]} itself")
     return metadata.normalisation(card)
 
 
-def _save(model, image_shape, executor, folder, pixels=None):
-    """Traces the model for one image with an executor and writes the SavedModel; `pixels` normalise inside of it."""
-    specification = tf.TensorSpec((1, *image_shape), tf.float32 if pixels is None else tf.uint8, name="images")
+def _save(model, inputs, executor, folder, pixels=None):
+    """Traces the model for one sample with an executor and writes the SavedModel; `pixels` normalise inside of it.
 
-    @tf.function(input_signature=[specification], autograph=False)
-    def serve(images):
+    Returns:
+        Type of what the model gives: a dict, a list or tuple, or a tensor's.
+    """
+    dtypes = inputs.dtypes if pixels is None else ("uint8",)
+    specifications = [tf.TensorSpec((1, *shape), dtype, name) for name, shape, dtype in zip(inputs.names, inputs.shapes, dtypes)]
+    given = []
+
+    @tf.function(input_signature=specifications, autograph=False)
+    def serve(*tensors):
         if pixels is not None:
             offset, factor = map(tf.constant, pixels)
-            images = (tf.cast(images, tf.float32) - offset) * factor
+            tensors = [(tf.cast(tensors[0], tf.float32) - offset) * factor]
         with execution.using(executor):
-            outputs = model(images, training=False)
-        if not tf.is_tensor(outputs):
-            raise ValueError(f"model {model.name!r} gives {type(outputs).__name__}; a model of one output can be converted")
-        return {"logits": outputs, **getattr(executor, "taps", {})}
+            outputs = model(inputs.pack(tensors), training=False)
+        given.append(type(outputs))
+        named = doors.outputs(model, outputs)
+        taps = getattr(executor, "taps", {})
+        if clash := [name for name in named if name.startswith(f"{_TAP}_")]:
+            raise ValueError(f"the output {clash[0]!r} must have another name: files keep signs under names that begin so")
+        return {**named, **taps}
 
     module = tf.Module()
     module.weights = [variable.value for variable in model.variables]
@@ -462,6 +512,7 @@ def _save(model, image_shape, executor, folder, pixels=None):
         tf.saved_model.save(module, folder, signatures=serve)
     except ConversionError as error:
         raise executor.refusal from error
+    return given[-1]
 
 
 def _convert_bits(folder):
@@ -487,15 +538,19 @@ def _convert_float(folder, precision, calibration):
     return converter.convert()
 
 
-def _edit(file, half):
+def _edit(file, rounding, stem):
     rewrite.flatten_output_transforms(file)
     taps = rewrite.take_outputs(file, _TAP)
     packed = rewrite.feed_bits(file)
     taps = {name: packed.get(tensor, tensor) for name, tensor in taps.items()}
-    metadata.update(file, taps=taps, **({"half": True} if half else {}))
+    metadata.update(file, taps=taps, **({rounding: True} if rounding else {}), **({"stem": stem} if stem == "int8" else {}))
     rewrite.separate_views(file)
-    if half:
+    if stem == "int8":
+        rewrite.quantize_stem(file)
+    if rounding == "half":
         rewrite.store_halves(file)
+    if rounding == "compact":
+        rewrite.store_compact(file)
 
 
 def _check_packed(file, products):
@@ -535,16 +590,18 @@ def batches(data):
         yield np.asarray(images, np.float32)
 
 
-def _writable(path):
-    path = os.fspath(path)
-    folder = os.path.dirname(os.path.abspath(path))
-    if not os.path.isdir(folder):
-        raise FileNotFoundError(f"cannot write {path}: there is no folder {folder}")
-    if os.path.isdir(path):
-        raise IsADirectoryError(f"cannot write {path}: it is a folder")
-    if not os.access(folder, os.W_OK):
-        raise PermissionError(f"cannot write {path}: the folder {folder} is not writable")
-    return path
+def samples(data, inputs):
+    """Yields batches of a model's inputs, each a list of numpy arrays in the order of its `doors.Doors`.
+
+    Args:
+        data: arrays as `Doors.arrays` takes them, or a dataset of these or of `(these, labels, ...)`.
+        inputs: `doors.Doors`.
+    """
+    if isinstance(data, (np.ndarray, dict)) or tf.is_tensor(data) or (inputs.several and isinstance(data, (list, tuple))):
+        data = [(data,)]
+    for batch in data:
+        # Of several inputs a bare list may be these or a pair with labels, as Keras takes it: a tuple is a pair.
+        yield inputs.arrays(batch[0] if isinstance(batch, tuple) or (isinstance(batch, list) and not inputs.several) else batch)
 
 
 def _mixed_policies(config):

@@ -223,6 +223,17 @@ def outputs(model):
     return [known[i] for i in _indices(model.subgraphs[0].outputs)]
 
 
+def signature_names(model):
+    """Names of the inputs and of the outputs, two lists: those of the file's signature, where it has one; else its tensors'."""
+    [signature] = model.signatureDefs if len(model.signatureDefs or []) == 1 else [None]
+    found = []
+    for tensors_, entries in ((inputs(model), signature and signature.inputs), (outputs(model), signature and signature.outputs)):
+        known = {entry.tensorIndex: text(entry.name) for entry in entries or []}
+        names = [known.get(tensor.index, tensor.name) for tensor in tensors_]
+        found.append(names if len(set(names)) == len(names) else [tensor.name for tensor in tensors_])
+    return found
+
+
 def operators(model):
     """Yields every node of every subgraph as an `Operator`, in execution order."""
     for number, graph in enumerate(model.subgraphs):
@@ -271,6 +282,17 @@ def expose_tensors(model, names):
     graph.outputs = np.array(exposed, np.int32)
     result = copy.copy(model)
     result.subgraphs = [graph, *model.subgraphs[1:]]
+    return result
+
+
+def with_fixed_shapes(model):
+    """A copy of which no size is free: each is the stored one. Constants are shared."""
+    result = copy.copy(model)
+    result.subgraphs = [copy.copy(graph) for graph in model.subgraphs]
+    for graph in result.subgraphs:
+        graph.tensors = [copy.copy(tensor) for tensor in graph.tensors or []]
+        for tensor in graph.tensors:
+            tensor.shapeSignature = None
     return result
 
 
@@ -332,6 +354,27 @@ def single_operator(model, index):
     result.subgraphs = [graph]
     result.buffers = buffers
     return result
+
+
+def products(model):
+    """Multiply-adds in one run of the builtin ops that multiply with weights or two activations, as the shapes are stored.
+
+    Returns:
+        int; ops of a delegate count nothing.
+    """
+    total = 0
+    for operator in operators(model):
+        if operator.subgraph or not operator.outputs:
+            continue
+        outputs = math.prod(operator.outputs[0].shape)
+        shapes = [tensor.shape if tensor is not None else () for tensor in operator.inputs]
+        if operator.name in ("CONV_2D", "FULLY_CONNECTED") and len(shapes) > 1:
+            total += outputs * math.prod(shapes[1][1:])
+        elif operator.name == "DEPTHWISE_CONV_2D" and len(shapes) > 1:
+            total += outputs * math.prod(shapes[1][1:3])
+        elif operator.name == "BATCH_MATMUL" and shapes:
+            total += outputs * shapes[0][-1] if shapes[0] else 0
+    return total
 
 
 def arena_bytes(model):
@@ -450,6 +493,16 @@ def _check(model):
     if not model.subgraphs:
         raise ValueError("it holds no subgraph")
     codes, buffers = len(model.operatorCodes or []), len(model.buffers or [])
+    for entry in model.metadata or []:
+        if not 0 <= entry.buffer < buffers:
+            raise ValueError(f"metadata {text(entry.name)!r} refers to buffer {entry.buffer} of {buffers}")
+    for signature in model.signatureDefs or []:
+        if not 0 <= signature.subgraphIndex < len(model.subgraphs):
+            raise ValueError(f"a signature is of subgraph {signature.subgraphIndex} of {len(model.subgraphs)}")
+        count = len(model.subgraphs[signature.subgraphIndex].tensors or [])
+        for entry in (*(signature.inputs or []), *(signature.outputs or [])):
+            if not 0 <= entry.tensorIndex < count:
+                raise ValueError(f"signature {text(signature.signatureKey)!r} names tensor {entry.tensorIndex} of {count}")
     for number, graph in enumerate(model.subgraphs):
         count = len(graph.tensors or [])
         for index, tensor in enumerate(graph.tensors or []):

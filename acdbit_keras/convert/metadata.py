@@ -46,7 +46,8 @@ def read(model):
     """
     for entry in model.metadata or []:
         if flatbuffer.text(entry.name) == NAME:
-            return _parsed(np.asarray(model.buffers[entry.buffer].data, np.uint8).tobytes())
+            data = model.buffers[entry.buffer].data
+            return _parsed(b"" if data is None else np.asarray(data, np.uint8).tobytes())
     return {}
 
 

@@ -23,12 +23,14 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from acdbit_keras import checks, execution
-from acdbit_keras.convert import export, flatbuffer, kernels, metadata, pictures, rewrite
+from acdbit_keras.convert import doors, export, flatbuffer, kernels, metadata, pictures, rewrite
 from acdbit_keras.convert.interpreter import Interpreter
 from acdbit_keras.typing import Dataset, Path, Progress
 
 # Sizes of the hair, relative to the mean magnitude of the tensor; the last is the largest that explains.
 _MOVES = (1e-7, 1e-6, 1e-5, 1e-4)
+# Half precision moves thresholds, and what is compared with them, by 2^-11 each; sums of such values by a few times that.
+_COMPACT_MOVES = (*_MOVES, 1e-3, 1e-2)
 _WATCHED_AT_ONCE = 8
 AFTER_LAST_SIGN = "after the last sign"
 BATCH_ALONE = "Keras itself, in batches of another size"
@@ -45,7 +47,7 @@ class Parting:
         layer: path of the first layer where a sign differs, and which operand; `AFTER_LAST_SIGN` if none does.
         signs: number of signs that differ there.
         margin: how little moves all of these signs in Keras, relative to the mean magnitude of their tensor; `None`
-            if 1e-4 is not enough.
+            if 1e-4 is not enough, or 1e-2 for a compact file, whose vectors are rounded.
     """
 
     sample: int
@@ -76,6 +78,7 @@ class Parity:
         unexplained: the others.
         cause: why the file and the model cannot agree, if that is known; otherwise empty.
         partings: a `Parting` for each sample beyond the tolerance, in order.
+        stem: "int8" if the file quantizes what is in front of its blocks, so that signs turn; else "float32".
     """
 
     path: str
@@ -90,6 +93,7 @@ class Parity:
     unexplained: int
     cause: str
     partings: tuple[Parting, ...]
+    stem: str = "float32"
 
     @property
     def ok(self) -> bool:
@@ -121,6 +125,10 @@ class Parity:
             if wrong.layer == NO_SIGNS:
                 lines.append(
                     "weights of 8 or 16 bits round by more than a 1-bit file may; a larger tolerance says what is allowed"
+                )
+            if self.stem == "int8":
+                lines.append(
+                    "the file's stem computes in 8 bits, so signs turn; its accuracy on labelled images says what that costs"
                 )
         if self.cause:
             lines.append(self.cause)
@@ -168,31 +176,38 @@ def verify(
     if not tolerance > 0:
         raise ValueError(f"tolerance must be positive, not {tolerance!r}")
     checks.integer("batch_size", batch_size, 1)
-    image_shape = export.input_shape(model)
+    inputs = doors.of(model)
     content, name = flatbuffer.contents(path)
     file = flatbuffer.parse(content, name)
     interpreter = Interpreter(content, num_threads)
-    if interpreter.input_shape != image_shape:
+    if interpreter.input_shape != inputs.shape:
         raise ValueError(
-            f"{name} takes images of shape {interpreter.input_shape}, the model {image_shape}: it is of another model"
+            f"{name} takes images of shape {interpreter.input_shape}, the model {inputs.shape}: it is of another model"
         )
-    model = export.in_half(model) if metadata.read(file).get("half") else export.in_float32(model)
-    predict = tf.function(lambda images: model(images, training=False), autograph=False)
+    model, stored = export.in_float32(model), metadata.read(file)
+    rounding = next((name for name in ("half", "compact") if stored.get(name)), None)
+    if rounding:
+        model = export.in_rounding(model, rounding)
+    predict = tf.function(lambda tensors: doors.outputs(model, model(inputs.pack(tensors), training=False)), autograph=False)
 
     differences, equal, suspicious, ties = [], 0, [], 0
-    pixels = pictures.pixels_for(interpreter)
-    for images in _rebatched(data, batch_size):
+    # A model that takes pixels itself is given them; one whose file does so is given what the file makes of them.
+    pixels = pictures.pixels_for(interpreter) if inputs.dtypes == ("float32",) else None
+    for images in _rebatched(data, batch_size, inputs):
         if pixels:
-            images = pixels.rounded(images)
-        theirs = interpreter.predict(pixels.of(images) if pixels else images)
-        ours = _padded_call(predict, images, batch_size).numpy()
-        if not isinstance(theirs, np.ndarray) or theirs.shape != ours.shape:
-            found = theirs.shape[1:] if isinstance(theirs, np.ndarray) else f"{len(theirs)} outputs"
-            raise ValueError(f"{name} gives {found} per image, the model {ours.shape[1:]}: it is of another model")
-        difference = np.abs(ours - theirs).reshape(len(ours), -1)
-        same = ours.argmax(-1) == theirs.argmax(-1)
+            images = [pixels.rounded(images[0])]
+        theirs = _in_order(interpreter, inputs, pixels, images)
+        ours = {key: np.asarray(value) for key, value in _padded_call(predict, images, batch_size).items()}
+        found, wanted = ([tuple(array.shape[1:]) for _, array in sorted(outputs.items())] for outputs in (theirs, ours))
+        if found != wanted or (len(ours) > 1 and set(ours) != set(theirs)):
+            found, wanted = (shapes[0] if len(shapes) == 1 else f"{len(shapes)} outputs" for shapes in (found, wanted))
+            raise ValueError(f"{name} gives {found} per image, the model {wanted}: it is of another model")
+        pairs = [(ours[key], theirs[key if len(ours) > 1 else next(iter(theirs))]) for key in ours]
+        same = np.all([_argmax(mine) == _argmax(other) for mine, other in pairs], axis=0)
+        mine, other = (np.concatenate([pair[side].reshape(len(same), -1) for pair in pairs], axis=1) for side in (0, 1))
+        difference = np.abs(mine - other)
         within = difference.max(1) <= tolerance  # false for NaN as well
-        suspicious += [(len(differences) + int(i), images[i], theirs[i]) for i in np.flatnonzero(~within)]
+        suspicious += [(len(differences) + int(i), [image[i] for image in images], other[i]) for i in np.flatnonzero(~within)]
         differences += [(row.max(), row.mean()) for row in difference]
         equal += int(same.sum())
         ties += int((within & ~same).sum())
@@ -202,7 +217,8 @@ def verify(
         raise ValueError("data holds no images")
 
     largest, mean = np.array(differences, np.float64).T
-    tracer = _Tracer(model, file, num_threads, pixels)
+    moves = _COMPACT_MOVES if rounding == "compact" else _MOVES
+    tracer = _Tracer(model, file, num_threads, pixels, moves)
     partings = [
         Parting(sample, float(largest[sample]), *where)
         for (sample, _, _), where in zip(suspicious, tracer.trace(suspicious, tolerance))
@@ -221,6 +237,7 @@ def verify(
         unexplained=len(partings) - explained,
         cause=tracer.cause,
         partings=tuple(partings),
+        stem=metadata.read(file).get("stem", "float32"),
     )
 
 
@@ -242,12 +259,15 @@ class _Tracer:
         cause: why there is no comparing, empty if there is.
     """
 
-    def __init__(self, model, file, num_threads, pixels=None):
+    def __init__(self, model, file, num_threads, pixels=None, moves=_MOVES):
         self._model = model
+        self._moves = moves
         self._pixels = pixels
         self._places = []  # (layer, place) in order of execution, filled by the first trace
         self._watch = tf.function(self._watched, autograph=False)
-        self._watch.get_concrete_function(tf.TensorSpec((_WATCHED_AT_ONCE, *export.input_shape(model)), tf.float32))
+        self._doors = doors.of(model)
+        shapes = zip(self._doors.shapes, self._doors.dtypes)
+        self._watch.get_concrete_function([tf.TensorSpec((_WATCHED_AT_ONCE, *shape), dtype) for shape, dtype in shapes])
         self.cause = ""
         products = [
             (layer.path, rewrite.pack_bits(kernels.packable_kernel(layer)[1].T))
@@ -273,9 +293,9 @@ class _Tracer:
             if not self._tensors:
                 yield from [(NO_SIGNS,)] * len(group)
                 continue
-            images = np.stack([image for _, image, _ in group])
+            images = [np.stack(parts) for parts in zip(*(image for _, image, _ in group))]
             logits, seen = _padded_call(self._watch, images, _WATCHED_AT_ONCE)
-            values = self._interpreter.predict(self._pixels.of(images) if self._pixels else images)
+            values = list(_in_order(self._interpreter, self._doors, self._pixels, images).values())
             for i, (_, _, theirs) in enumerate(group):
                 parting = self._first(seen, values, i)
                 if parting is None and np.abs(logits[i] - theirs).max() <= tolerance:
@@ -283,10 +303,11 @@ class _Tracer:
                     parting = (BATCH_ALONE, 0, 0.0)
                 yield parting or (AFTER_LAST_SIGN,)
 
-    def _watched(self, images):
+    def _watched(self, tensors):
         watch = _Watch()
         with execution.using(watch):
-            logits = self._model(images, training=False)
+            outputs = doors.outputs(self._model, self._model(self._doors.pack(tensors), training=False))
+        logits = tf.concat([tf.reshape(output, (_WATCHED_AT_ONCE, -1)) for output in outputs.values()], axis=1)
         self._places = [(layer, place) for layer, place, _, _ in watch.seen]
         return logits, [(real, tf.cast(signs, tf.int8)) for _, _, real, signs in watch.seen]
 
@@ -331,14 +352,14 @@ class _Tracer:
                 theirs = -theirs if place == "probabilities" else theirs
             differ = (signs > 0) != (theirs.reshape(signs.shape) > 0)
             if differ.any():
-                return f"{layer.path}, {place}", int(differ.sum()), _margin(layer, place, real, signs, differ)
+                return f"{layer.path}, {place}", int(differ.sum()), _margin(layer, place, real, signs, differ, self._moves)
         return None
 
 
-def _margin(layer, place, real, signs, differ):
-    """The smallest of `_MOVES` by which all signs that differ turn, `None` if there is none."""
+def _margin(layer, place, real, signs, differ, moves):
+    """The smallest of `moves` by which all signs that differ turn, `None` if there is none."""
     unit = np.abs(real).mean()
-    for move in _MOVES:
+    for move in moves:
         moved = real + np.where(differ, np.where(signs > 0, -1, 1) * move * unit, 0).astype(real.dtype)
         turned = np.asarray(_signs(layer, place, moved[None]))[0]
         if ((turned > 0) != (signs > 0))[differ].all():
@@ -354,12 +375,25 @@ def _signs(layer, place, real):
 
 def _padded_call(function, images, size):
     """Calls a traced function on batches of one size only: another size means another trace, and other rounding."""
-    padding = [(0, size - len(images))] + [(0, 0)] * (images.ndim - 1)
-    outputs = function(tf.constant(np.pad(images, padding)))
-    return keras.tree.map_structure(lambda tensor: tensor[: len(images)], outputs)
+    count = len(images[0])
+    padded = [tf.constant(np.pad(image, [(0, size - count)] + [(0, 0)] * (image.ndim - 1))) for image in images]
+    return keras.tree.map_structure(lambda tensor: tensor[:count], function(padded))
 
 
-def _rebatched(data, size):
-    for images in export.batches(data):
-        for start in range(0, len(images), size):
-            yield images[start : start + size]
+def _in_order(interpreter, inputs, pixels, images):
+    """What a file gives for a batch, a list of inputs: a dict from the names of its outputs, in their order."""
+    if pixels:
+        images = [pixels.of(images[0])]
+    given = dict(zip(inputs.names, images)) if inputs.several else images[0]
+    return dict(zip(interpreter.output_names, interpreter.predict_in_order(given)))
+
+
+def _argmax(output):
+    """Per sample the classes of an output, one number: of one with further axes that of all of them."""
+    return output.reshape(len(output), -1).argmax(-1)
+
+
+def _rebatched(data, size, inputs):
+    for images in export.samples(data, inputs):
+        for start in range(0, len(images[0]), size):
+            yield [image[start : start + size] for image in images]

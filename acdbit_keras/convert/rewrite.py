@@ -18,7 +18,9 @@ BCONV = "LceBconv2d"
 # Inputs of an LceBconv2d: bits, filter, and per output channel a multiplier and a bias, or a threshold.
 _FILTER, _MULTIPLIER, _BIAS = 1, 2, 3
 QUANTIZE, DEQUANTIZE = "LceQuantize", "LceDequantize"
-_WORTH_HALVING = 4096  # bytes; below, the additional node costs more
+WORTH_STORING = 4096  # bytes of a float32 constant; below, the additional node costs more than less of them saves
+# From which version of an op on its weights may have 8 bits and a scale for each output.
+_QUANTIZED_VERSIONS = {"CONV_2D": 5, "FULLY_CONNECTED": 12}
 _VIEWS = ("RESHAPE", "SQUEEZE", "EXPAND_DIMS")
 _NEVER_IN_PLACE = (*_VIEWS, BCONV, "TRANSPOSE", "FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D", "CONCATENATION")
 
@@ -178,33 +180,161 @@ def feed_bits(model):
     return packed
 
 
+def to_half(values):
+    """Float values as half precision stores them."""
+    return np.asarray(values, np.float16).astype(np.float32)
+
+
+def to_int8(kernel):
+    """Int8 values of a kernel `(outputs, ...)`, and the scale of each output, float32: value = scale * stored."""
+    rows = np.asarray(kernel, np.float64).reshape(len(kernel), -1)
+    scale = np.abs(rows).max(1) / 127
+    scale = np.where(scale > 0, scale, 1.0).astype(np.float32)
+    return np.rint(rows / scale[:, None]).astype(np.int8).reshape(np.shape(kernel)), scale
+
+
+def to_int8_and_back(kernel):
+    """A kernel as int8 stores it."""
+    stored, scale = to_int8(kernel)
+    return stored.astype(np.float32) * scale.reshape(-1, *[1] * (stored.ndim - 1))
+
+
 def store_halves(model):
-    """Stores every large float32 constant whose values are half floats as such, behind a DEQUANTIZE that widens them."""
-    graph, widened = model.subgraphs[0], []
-    for index, tensor in enumerate(list(graph.tensors)):
-        data = model.buffers[tensor.buffer].data if tensor.type == schema.TensorType.FLOAT32 else None
-        if data is None or len(data) < _WORTH_HALVING:
+    """Rounds the large kernels of convolutions and patch embeddings to half precision, and stores them so.
+
+    Here, where a BatchNormalization that follows is part of them: rounded before it is, they would be float again. So is what
+    else is large and has values of half precision. A DEQUANTIZE widens each.
+    """
+    widened = []
+    kernels = {index for index, is_stem in _kernels(model).items() if is_stem}
+    for index, tensor in enumerate(list(model.subgraphs[0].tensors)):
+        values = _large_floats(model, tensor)
+        if values is None:
             continue
-        values = np.frombuffer(np.asarray(data, np.uint8).tobytes(), "<f4")
         with np.errstate(over="ignore"):
             halves = values.astype("<f2")
-        if not np.array_equal(halves.astype(np.float32), values):
+        exact = np.array_equal(halves.astype(np.float32), values)
+        if exact or (index in kernels and np.isfinite(halves).all()):
+            widened.append(_stored_as(model, index, halves, schema.TensorType.FLOAT16))
+    _finish_storing(model, widened)
+
+
+def store_compact(model):
+    """Stores kernels in int8, a scale for each output, and other large constants in half precision.
+
+    A DEQUANTIZE widens each but the vectors of a whole block, which its op reads as they are. A vector that half precision
+    cannot hold stays as it is.
+    """
+    graph, widened = model.subgraphs[0], []
+    kernels, vectors = _kernels(model), {}
+    for node in flatbuffer.operators(model):
+        if node.name == contract.BLOCK:
+            vectors[node.inputs[2].index] = True
+    for index, tensor in enumerate(list(graph.tensors)):
+        values = _large_floats(model, tensor)
+        if values is None:
             continue
-        half = copy.copy(tensor)
-        half.name, half.type, half.buffer = f"{flatbuffer.text(tensor.name)}/half", schema.TensorType.FLOAT16, len(model.buffers)
-        model.buffers.append(schema.BufferT(data=np.frombuffer(halves.tobytes(), np.uint8)))
-        tensor.buffer = 0
-        graph.tensors.append(half)
-        node = schema.OperatorT()
-        node.opcodeIndex = _opcode(model, schema.BuiltinOperator.DEQUANTIZE, version=3)
-        node.inputs, node.outputs = np.array([len(graph.tensors) - 1], np.int32), np.array([index], np.int32)
-        widened.append(node)
+        if index in kernels:
+            stored, scale = to_int8(values.reshape(tuple(tensor.shape)))
+            widened.append(_stored_as(model, index, stored, schema.TensorType.INT8, scale))
+            continue
+        with np.errstate(over="ignore"):
+            halves = values.astype("<f2")
+        if not np.isfinite(halves).all() or ((halves == 0) & (values > 0)).any():
+            continue
+        if index in vectors:
+            tensor.type, tensor.buffer = schema.TensorType.FLOAT16, len(model.buffers)
+            model.buffers.append(schema.BufferT(data=np.frombuffer(halves.tobytes(), np.uint8)))
+        else:
+            widened.append(_stored_as(model, index, halves, schema.TensorType.FLOAT16))
+    _finish_storing(model, widened)
+
+
+def _kernels(model):
+    """Dict from the index of each constant kernel of floats to whether it is of a convolution or a patch embedding."""
+    found, cut = {}, set()
+    for node in flatbuffer.operators(model):
+        if node.subgraph != 0:
+            continue
+        # A patch embedding: rows of pixels that were turned.
+        if node.name == "TRANSPOSE" or (node.name == "RESHAPE" and node.inputs[0].index in cut):
+            cut.add(node.outputs[0].index)
+        if node.name in ("CONV_2D", "FULLY_CONNECTED") and node.inputs[1].data is not None:
+            found[node.inputs[1].index] = node.name == "CONV_2D" or node.inputs[0].index in cut
+    return found
+
+
+def _large_floats(model, tensor):
+    """The values of a float32 constant that is worth storing in less, else `None`."""
+    data = model.buffers[tensor.buffer].data if tensor.type == schema.TensorType.FLOAT32 else None
+    if data is None or len(data) < WORTH_STORING:
+        return None
+    return np.frombuffer(np.asarray(data, np.uint8).tobytes(), "<f4")
+
+
+def _stored_as(model, index, values, kind, scale=None):
+    """Puts a constant's values into the file in another type; returns the node that makes floats of them."""
+    graph = model.subgraphs[0]
+    tensor = graph.tensors[index]
+    stored = copy.copy(tensor)
+    stored.name, stored.type, stored.buffer = f"{flatbuffer.text(tensor.name)}/stored", kind, len(model.buffers)
+    model.buffers.append(schema.BufferT(data=np.frombuffer(np.ascontiguousarray(values).tobytes(), np.uint8)))
+    if scale is not None:
+        stored.quantization = schema.QuantizationParametersT()
+        stored.quantization.scale = scale
+        stored.quantization.zeroPoint = np.zeros(len(scale), np.int64)
+        stored.quantization.quantizedDimension = 0
+    tensor.buffer = 0
+    graph.tensors.append(stored)
+    node = schema.OperatorT()
+    node.opcodeIndex = _opcode(model, schema.BuiltinOperator.DEQUANTIZE, version=3 if scale is None else 5)
+    node.inputs, node.outputs = np.array([len(graph.tensors) - 1], np.int32), np.array([index], np.int32)
+    return node
+
+
+def _finish_storing(model, widened):
+    """Puts the widening nodes in front, and empties the float32 originals; buffers keep their numbers."""
+    graph = model.subgraphs[0]
     graph.operators = [*widened, *graph.operators]
-    # The float32 originals; buffers keep their numbers, so an unused one is emptied.
-    used = {tensor.buffer for tensor in graph.tensors} | {entry.buffer for entry in model.metadata or []}
+    _empty_unused(model)
+
+
+def _empty_unused(model):
+    """Buffers keep their numbers, so one that nothing refers to any more is emptied."""
+    used = {tensor.buffer for graph in model.subgraphs for tensor in graph.tensors}
+    used |= {entry.buffer for entry in model.metadata or []}
     for number, buffer in enumerate(model.buffers):
         if number not in used:
             buffer.data = None
+
+
+def quantize_stem(model):
+    """Stores the weights of the float products in front of the first product of bits in 8 bits, a scale for each output.
+
+    LiteRT then quantizes what they are multiplied with when the file runs, and XNNPACK multiplies integers: what its dynamic
+    quantization does, of which a patch embedding or a convolutional stem is the largest float part of a file.
+
+    Returns:
+        How many nodes there are.
+    """
+    graph, found = model.subgraphs[0], 0
+    for node in flatbuffer.operators(model):
+        if node.name.startswith(("Acd", "Lce")):
+            break
+        if node.name not in _QUANTIZED_VERSIONS or node.inputs[1].data is None or node.inputs[1].dtype != "float32":
+            continue
+        weights = np.asarray(node.inputs[1].data, np.uint8).view("<f4").reshape(node.inputs[1].shape)
+        stored, scales = to_int8(weights)
+        tensor = graph.tensors[node.inputs[1].index]
+        tensor.type, tensor.buffer = schema.TensorType.INT8, len(model.buffers)
+        model.buffers.append(schema.BufferT(data=stored.reshape(-1).view(np.uint8)))
+        tensor.quantization = schema.QuantizationParametersT()
+        tensor.quantization.scale, tensor.quantization.zeroPoint = scales, np.zeros(len(scales), np.int64)
+        builtin = getattr(schema.BuiltinOperator, node.name)
+        graph.operators[node.index].opcodeIndex = _opcode(model, builtin, _QUANTIZED_VERSIONS[node.name])
+        found += 1
+    _empty_unused(model)
+    return found
 
 
 def add_taps(model):

@@ -50,11 +50,17 @@ def analyse(model: keras.Model, input_shape: Sequence[int] | None = None) -> Cos
     inputs = _inputs(model, input_shape)
     trace = Trace()
     with trace.watching(), execution.using(CountingExecutor(trace)):
-        model(inputs, training=False)
+        outputs = model(inputs, training=False)
+    operations = list(_operations(model))
+    trace.read_elsewhere = _sources(operations)
     trace.join_norms()
+    trace.join_bits(outputs)
     precision = getattr(getattr(model, "scheme", None), "precision", "float32")
-    is_packed = any(isinstance(r.layer, BinaryDense) and r.layer.is_binary for r in trace.records.values())
-    file = File(is_packed, KERNEL_BYTES[precision])
+    in_bits = [
+        r.layer for r in trace.records.values() if isinstance(r.layer, (BinaryDense, BinaryAttention)) and r.layer.is_binary
+    ]
+    file = File(bool(in_bits), KERNEL_BYTES[precision])
+    file.nodes(len(operations))
     rows = []
     for record in trace.records.values():
         packed_bytes = file.store(record)
@@ -95,6 +101,21 @@ def summary(model: keras.Model, input_shape: Sequence[int] | None = None) -> Cos
     cost = dataclasses.replace(analyse(model, input_shape), is_printed=True)
     print(cost.table())
     return cost
+
+
+def _operations(model):
+    """Yields the operations of a functional model, and of those in it, that are no layers: sums and the like."""
+    for operation in getattr(model, "operations", ()):
+        if isinstance(operation, keras.Model):
+            yield from _operations(operation)
+        elif not isinstance(operation, keras.layers.Layer):
+            yield operation
+
+
+def _sources(operations):
+    """The layers whose outputs operations read, by id."""
+    read = keras.tree.flatten([operation.input for operation in operations])
+    return {id(tensor._keras_history.operation) for tensor in read if hasattr(tensor, "_keras_history")}
 
 
 def _inputs(model, input_shape):

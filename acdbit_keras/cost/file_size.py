@@ -174,18 +174,20 @@ def _(layer: BinaryDense, file, record):
 
 def _store_product_of_bits(layer, file, record):
     quantizer, channels = layer.input_quantizer, layer.kernel.shape[0]
-    file.quantize(quantizer, record.input)
+    if not record.reads_bits:
+        file.quantize(quantizer, record.input)
     # An offset of the kernel needs the sum of a token's signs: one output more, with a column of ones.
     extra = isinstance(layer.kernel_quantizer, (StoredSign, WeightSign)) and layer.kernel_quantizer.restore
     file.unshared((layer.units + extra) * -(-channels // WORD_BITS) * WORD_BITS // 8)
-    file.unshared(layer.units * FLOAT_BYTES)  # multiplier
+    file.unshared(layer.units * FLOAT_BYTES)  # multiplier, or where only signs read it their thresholds
     parts = [value(layer.bias)] if layer.use_bias else []
     if record.norm is not None:
         parts += [value(record.norm.moving_mean)] + ([value(record.norm.beta)] if record.norm.center else [])
-    file.bias([*parts, _comparison(quantizer).offset], layer.units)
+    if not record.writes_bits:
+        file.bias([*parts, _comparison(quantizer).offset], layer.units)
     file.custom_node(BCONV_BYTES)
     if len(record.output_shape) < 3:
-        file.nodes(2)  # to the four dimensions of a convolution and back
+        file.nodes(record.enters + record.leaves)  # to the four dimensions of a convolution and back
 
 
 @store.register(layers.Dense)
@@ -200,6 +202,9 @@ def _store_dense(layer, file, record):
 
 def _store_convolution(layer, file, record):
     file.nodes()
+    if isinstance(layer, (layers.Conv1D, layers.DepthwiseConv1D, layers.SeparableConv1D)):
+        file.nodes()  # to the rows of a convolution in two dimensions
+        file.unshared(16)
     kernel_sizes = [math.prod(weight.shape) for weight in layer.weights if len(weight.shape) > 1]
     for size in kernel_sizes:
         file.unshared(size * file.kernel_bytes)
@@ -213,6 +218,19 @@ def _store_convolution(layer, file, record):
 
 for _kind in (*CONVOLUTIONS, *TRANSPOSED, *DEPTHWISE, *SEPARABLE):
     store.register(_kind)(_store_convolution)
+
+
+def _store_reduction(layer, file, record):
+    file.nodes()
+    file.unshared(4)  # its axes
+    if file.packed:
+        # Sequences went in the four dimensions of products of bits.
+        file.nodes()
+        file.unshared(12)
+
+
+for _kind in (layers.GlobalAveragePooling1D, layers.GlobalMaxPooling1D):
+    store.register(_kind)(_store_reduction)
 
 
 @store.register
@@ -277,11 +295,13 @@ def _(layer: BinaryAttention, file, record):
         # converter takes the products apart into heads.
         file.nodes(12 + (6 + 11 * heads) * file.packed)
         return
-    for quantizer in (layer.query_quantizer, layer.key_quantizer, layer.value_quantizer):
-        file.nodes()  # reshape into rows
-        file.quantize(quantizer, None)
+    for index, quantizer in enumerate((layer.query_quantizer, layer.key_quantizer, layer.value_quantizer)):
+        if index not in record.reads_bits:
+            file.nodes()  # reshape into rows
+            file.quantize(quantizer, None)
     file.custom_node(ATTENTION_BYTES + TAPS_BYTES)
-    file.nodes()  # reshape of the context
+    if len(record.output_shape) > 2 or not isinstance(record.output_shape[0], int):
+        file.nodes()  # reshape of the context, which is one row of tokens
     # Two scales per head; scale and offset of the values and the key's weights per channel.
     for size in (heads, heads, channels, channels) + (channels,) * options["key_bias"]:
         file.unshared(size * FLOAT_BYTES)

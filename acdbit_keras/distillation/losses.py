@@ -12,10 +12,11 @@ from typing import Any, Literal
 import keras
 from keras import ops
 
-from acdbit_keras import checks
+from acdbit_keras import checks, targets
 from acdbit_keras.typing import Tensor
 
 QUERY_KEY_FORMS = ("gram", "direct")
+LABEL_FORMS = ("softmax", "sigmoid", "squared")
 
 
 class Term:
@@ -40,6 +41,14 @@ class Term:
     def get_config(self) -> dict[str, Any]:
         return {"weight": self.weight}
 
+    def towards(self, kind: str | None, outputs: int) -> Term:
+        """The term as it is for targets of a kind of `acdbit_keras.targets`, `None` for one that is not known.
+
+        Raises:
+            ValueError: it says nothing about them.
+        """
+        return self
+
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Term:
         return cls(**config)
@@ -47,11 +56,17 @@ class Term:
 
 @keras.saving.register_keras_serializable(package="acdbit")
 class LabelDistillation(Term):
-    """Cross-entropy of the student against the teacher's softmax output.
+    """Distance of the student's output to the teacher's.
+
+    `"softmax"`, of classes: the cross-entropy -sum softmax(t / T) log softmax(s / T). `"sigmoid"`, of labels that do not exclude
+    each other: the mean of the binary cross-entropies of sigmoid(s / T) against sigmoid(t / T). `"squared"`, of numbers: the mean
+    of (s - t)^2.
 
     Args:
         weight: factor of the term in the loss, at least 0; default 0.9.
         temperature: positive number that divides both logits; default 1, as in the paper.
+        form: one of the above; `None`, the default: what the loss that a `Distiller` is compiled with asks for, without one the
+            softmax, and of a single output the squared difference: a softmax of one number is 1 whatever it is.
 
     Example:
         >>> import acdbit_keras as acd
@@ -63,19 +78,35 @@ class LabelDistillation(Term):
 
     name = "label"
 
-    def __init__(self, weight: float = 0.9, temperature: float = 1.0) -> None:
+    def __init__(
+        self, weight: float = 0.9, temperature: float = 1.0, form: Literal["softmax", "sigmoid", "squared"] | None = None
+    ) -> None:
         super().__init__(weight)
         if not temperature > 0:
             raise ValueError(f"temperature must be positive, not {temperature!r}")
+        checks.choice("form", form, (None, *LABEL_FORMS))
         self.temperature = float(temperature)
+        self.form = form
+
+    def towards(self, kind: str | None, outputs: int) -> Term:
+        form = self.form or {targets.LABELS: "sigmoid", targets.NUMBERS: "squared"}.get(kind, "softmax")
+        if outputs == 1 and form == "softmax":
+            if self.form:
+                raise ValueError("the term 'label' of the form 'softmax' says nothing of a single output; 'squared' does")
+            form = "squared"
+        return type(self)(**{**self.get_config(), "form": form})
 
     def __call__(self, teacher: dict[str, Any], student: dict[str, Any]) -> Tensor:
-        target = ops.softmax(_float(teacher["logits"]) / self.temperature, axis=-1)
-        log_prediction = ops.log_softmax(_float(student["logits"]) / self.temperature, axis=-1)
-        return -ops.sum(target * log_prediction, axis=-1)
+        theirs, ours = _float(teacher["logits"]), _float(student["logits"])
+        if self.form == "squared":
+            return _per_sample(ops.mean(ops.square(ours - theirs), axis=-1))
+        theirs, ours = theirs / self.temperature, ours / self.temperature
+        if self.form == "sigmoid":
+            return _per_sample(ops.mean(ops.softplus(ours) - ops.sigmoid(theirs) * ours, axis=-1))
+        return _per_sample(-ops.sum(ops.softmax(theirs, axis=-1) * ops.log_softmax(ours, axis=-1), axis=-1))
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "temperature": self.temperature}
+        return {**super().get_config(), "temperature": self.temperature, "form": self.form}
 
 
 @keras.saving.register_keras_serializable(package="acdbit")
@@ -171,6 +202,13 @@ class TrueLabels(Term):
     def __init__(self, weight: float = 0.5) -> None:
         super().__init__(weight)
 
+    def towards(self, kind: str | None, outputs: int) -> Term:
+        if kind in (targets.LABELS, targets.NUMBERS):
+            raise ValueError(
+                f"the term {self.name!r} is a cross-entropy of classes, and the targets are {kind}; pass terms= without it"
+            )
+        return self
+
     def __call__(self, teacher, student, labels):
         log_prediction = ops.log_softmax(_float(student["logits"]), axis=-1)
         labels = ops.convert_to_tensor(labels)
@@ -179,6 +217,12 @@ class TrueLabels(Term):
         else:
             target = ops.one_hot(ops.reshape(ops.cast(labels, "int32"), (-1,)), log_prediction.shape[-1])
         return -ops.sum(target * log_prediction, axis=-1)
+
+
+def _per_sample(distances):
+    """The mean over all axes but the first: of outputs with axes of their own, such as those of every step of a sequence."""
+    axes = tuple(range(1, len(distances.shape)))
+    return ops.mean(distances, axis=axes) if axes else distances
 
 
 def gram_distance(x, y):

@@ -31,6 +31,7 @@ class RPReLU(keras.layers.Layer):
     def __init__(self, initial_slope: float = 0.25, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.initial_slope = initial_slope
+        self.supports_masking = True
 
     def build(self, input_shape: Shape) -> None:
         shape = (input_shape[-1],)
@@ -71,6 +72,7 @@ class LayerScale(keras.layers.Layer):
     def __init__(self, initial_gain: float = 0.1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.initial_gain = initial_gain
+        self.supports_masking = True
 
     def build(self, input_shape: Shape) -> None:
         shape = (input_shape[-1],)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 from keras import ops
 
-from acdbit_keras import checks, code, execution, freezing, quantizers
+from acdbit_keras import checks, code, execution, freezing, masking, quantizers
 from acdbit_keras.code import Code
 from acdbit_keras.contract import WORD_BITS
 from acdbit_keras.typing import QuantizerLike, Shape, Tensor
@@ -35,6 +35,8 @@ class BinaryAttention(keras.layers.Layer):
     Call arguments:
         query: `(batch, n, channels)` or `(batch, height, width, channels)`, real.
         key, value: `(batch, m, channels)` or on a grid of their own.
+        query_mask, key_mask, value_mask: booleans `(batch, n)` and `(batch, m)`, which Keras hands over where there are some:
+            keys that they leave out get no probability, and no position left out counts in a statistic.
         return_probabilities: whether the decoded probabilities `(batch, heads, n, m)` are returned, too; default False.
 
     Returns:
@@ -72,6 +74,7 @@ class BinaryAttention(keras.layers.Layer):
         self.key_quantizer = quantizers.own(key_quantizer)
         self.value_quantizer = quantizers.own(value_quantizer)
         self.probabilities_quantizer = quantizers.own(probabilities_quantizer)
+        self.supports_masking = True
 
     def build(self, query_shape: Shape, key_shape: Shape | None = None, value_shape: Shape | None = None) -> None:
         channels = query_shape[-1]
@@ -97,8 +100,25 @@ class BinaryAttention(keras.layers.Layer):
         )
 
     def call(
-        self, query: Tensor, key: Tensor, value: Tensor, training: bool | None = None, return_probabilities: bool = False
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        training: bool | None = None,
+        return_probabilities: bool = False,
+        query_mask: Tensor | None = None,
+        key_mask: Tensor | None = None,
+        value_mask: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
+        # Keras gives the masks of the three by these names.
+        with masking.attending(query_mask, key_mask if key_mask is not None else value_mask):
+            return self._attend(query, key, value, training, return_probabilities)
+
+    def compute_mask(self, inputs: Any, previous_mask: Any = None) -> Any:
+        """That of the query, to whose positions the context belongs."""
+        return previous_mask[0] if isinstance(previous_mask, (list, tuple)) else previous_mask
+
+    def _attend(self, query, key, value, training, return_probabilities):
         context, probabilities = execution.current().attention(
             self, self._split(query), self._split(key), self._split(value), freezing.mode(self, training)
         )
@@ -108,13 +128,15 @@ class BinaryAttention(keras.layers.Layer):
     def codes(self, query: Tensor, key: Tensor, value: Tensor, training: bool | None) -> tuple[Code, Code, Code]:
         """Codes of the real tensors, all `(batch, tokens, heads, head_dim)`; 1 / sqrt(head_dim) is in the query's scale."""
         factor = float(query.shape[-1]) ** -0.5
-        query = self.query_quantizer(query, training=training)
+        with masking.only(masking.of_queries()):
+            query = self.query_quantizer(query, training=training)
         query = query._replace(scale=query.scale * factor, offset=query.offset * factor)
-        key = self.key_quantizer(key, training=training)
+        with masking.only(masking.of_keys()):
+            key, value = self.key_quantizer(key, training=training), self.value_quantizer(value, training=training)
         if not self.probabilities_quantizer.takes_scores and (code.is_constant(key.offset) or key.offset.shape[1] == 1):
             # All that such an offset adds is constant along the keys, which the softmax ignores.
             key = key.without_offset()
-        return query, key, self.value_quantizer(value, training=training)
+        return query, key, value
 
     def probabilities(self, scores: Tensor, training: bool | None) -> Code:
         """Code of softmax(scores) over the last axis, or of what the quantizer makes of the scores instead."""

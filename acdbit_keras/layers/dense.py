@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 from keras import ops
 
-from acdbit_keras import checks, execution, freezing, quantizers
+from acdbit_keras import checks, execution, freezing, masking, quantizers
 from acdbit_keras.typing import QuantizerLike, Shape, Tensor
 
 if TYPE_CHECKING:
@@ -28,7 +28,8 @@ class BinaryDense(keras.layers.Layer):
         kernel_initializer, bias_initializer, kernel_regularizer, kernel_constraint: as in `keras.layers.Dense`; by default
             the kernel's constraint is that of its quantizer.
 
-    Input shape: `(batch, ..., channels)`, rank 2 to 4. Output shape: `(batch, ..., units)`, floating point.
+    Input shape: `(batch, ..., channels)`, rank 2 to 4; integers are taken as numbers. Output shape: `(batch, ..., units)`,
+    floating point. A mask `(batch, ...)` is handed on, and what it leaves out does not count in the statistics of the input.
 
     Raises:
         ValueError: if `units` is not a positive integer or a quantizer is unknown.
@@ -69,6 +70,7 @@ class BinaryDense(keras.layers.Layer):
         self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
         self.kernel_constraint = keras.constraints.get(kernel_constraint)
         self.input_spec = keras.layers.InputSpec(min_ndim=2)
+        self.supports_masking = True
 
     def build(self, input_shape: Shape) -> None:
         shape = (input_shape[-1], self.units)
@@ -103,8 +105,11 @@ class BinaryDense(keras.layers.Layer):
         # As a tensor of its own: Larq's functions have no gradient for a variable.
         return self.kernel_quantizer(ops.copy(self.kernel), training=training)
 
-    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
-        outputs = execution.current().dense(self, inputs, freezing.mode(self, training))
+    def call(self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None) -> Tensor:
+        if not keras.backend.is_float_dtype(inputs.dtype):
+            inputs = ops.cast(inputs, self.compute_dtype)
+        with masking.only(mask):
+            outputs = execution.current().dense(self, inputs, freezing.mode(self, training))
         return ops.add(outputs, self.bias) if self.use_bias else outputs
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:

@@ -14,7 +14,7 @@ class PatchEmbedding(layers.Conv2D):
 
     Args:
         width: output channels.
-        patch_size: height and width of a patch; divides those of the images.
+        patch_size: side of a square patch, or height and width; divide those of the images.
 
     Source: ViT (arXiv:2010.11929).
     """
@@ -81,6 +81,10 @@ class ConvolutionalStem(keras.layers.Layer):
         for index, (convolution, norm) in enumerate(zip(self.convolutions, self.norms)):
             x = norm(convolution(keras.ops.relu(x) if index else x), training=training)
         return x
+
+    def normalised_convolutions(self):
+        """`(convolution, norm)` in order: what a converter makes one convolution of."""
+        return list(zip(self.convolutions, self.norms))
 
     def compute_output_shape(self, input_shape):
         return (input_shape[0], input_shape[1] // self.patch_size, input_shape[2] // self.patch_size, self.width)
@@ -162,6 +166,10 @@ class PooledStem(keras.layers.Layer):
             x = ops.max_pool(ops.relu(norm(convolution(x), training=False)), 3, strides=2, padding="same")
         return self.projection_norm(self.projection(x), training=False)
 
+    def normalised_convolutions(self):
+        """`(convolution, norm)` in order: what a converter makes one convolution of."""
+        return [*zip(self.convolutions, self.norms), (self.projection, self.projection_norm)]
+
     def compute_output_shape(self, input_shape):
         return (input_shape[0], input_shape[1] // self.patch_size, input_shape[2] // self.patch_size, self.width)
 
@@ -198,7 +206,7 @@ def _larger(a, b):
 
 
 def _halvings(patch_size, stem):
-    halvings = patch_size.bit_length() - 1
-    if patch_size < 2 or patch_size != 1 << halvings:
+    halvings = patch_size.bit_length() - 1 if isinstance(patch_size, int) else 0
+    if not isinstance(patch_size, int) or patch_size < 2 or patch_size != 1 << halvings:
         raise ValueError(f"patch_size must be a power of 2 from 2 up for a {stem} stem, not {patch_size!r}")
     return halvings

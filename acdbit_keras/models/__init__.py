@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from acdbit_keras.models.blocks import BinaryBlock, FloatBlock
     from acdbit_keras.models.loading import load_model
     from acdbit_keras.models.pyramid import PyramidVisionTransformer
+    from acdbit_keras.models.sequence import SequenceTransformer
     from acdbit_keras.models.sizes import Preset, build, presets, register_preset
     from acdbit_keras.models.vit import VisionTransformer
     from acdbit_keras.models.zoo import from_zoo, load_compact, save_compact, transfer, zoo_names
@@ -20,6 +21,7 @@ __all__ = [
     "FloatBlock",
     "Preset",
     "PyramidVisionTransformer",
+    "SequenceTransformer",
     "VisionTransformer",
     "build",
     "data",
@@ -39,6 +41,7 @@ _HOMES = {
     "backbone": ("Backbone",),
     "blocks": ("BinaryBlock", "FloatBlock"),
     "loading": ("load_model",),
+    "sequence": ("SequenceTransformer",),
     "sizes": ("Preset", "build", "presets", "register_preset"),
     "pyramid": ("PyramidVisionTransformer",),
     "vit": ("VisionTransformer",),

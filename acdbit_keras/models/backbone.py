@@ -45,8 +45,8 @@ class Backbone(QuickStart):
         stages: sequence of `Stage`; from one to the next 2x2 tokens become one.
         scheme: scheme, its name or config, as `acdbit_keras.schemes.get` takes it.
         classes: number of classes, at least 1.
-        image_size: side of the square image in pixels; divisible by `patch_size`.
-        patch_size: side of a patch in pixels.
+        image_size: side of the square image in pixels, or height and width; divisible by `patch_size`.
+        patch_size: side of a square patch in pixels, or height and width.
         channels: number of image channels.
         stem: `"patch"`, one convolution per patch, `"convolutional"`, 3x3 convolutions of stride 2, or `"pooled"`, 3x3
             convolutions of stride 1 with max-pooling.
@@ -55,7 +55,7 @@ class Backbone(QuickStart):
         frozen: names of the parts that stand still while the others are trained, see `frozen`; default: none.
 
     Call arguments:
-        images: `(batch, image_size, image_size, channels)`, normalised.
+        images: `(batch, height, width, channels)`, normalised; integers are taken as numbers.
         return_taps: whether what every block hands out is returned, too; default False.
 
     Returns:
@@ -88,8 +88,8 @@ class Backbone(QuickStart):
         stages: Sequence[Stage],
         scheme: SchemeLike,
         classes: int,
-        image_size: int,
-        patch_size: int,
+        image_size: int | Sequence[int],
+        patch_size: int | Sequence[int],
         channels: int,
         stem: str,
         drop_path: float,
@@ -99,7 +99,8 @@ class Backbone(QuickStart):
     ) -> None:
         super().__init__(**kwargs)
         check_positive(classes=classes, image_size=image_size, patch_size=patch_size, channels=channels)
-        if image_size % patch_size:
+        image_size, patch_size = sides("image_size", image_size), sides("patch_size", patch_size)
+        if any(side % part for side, part in zip(_pair(image_size), _pair(patch_size))):
             raise ValueError(f"image_size={image_size} is not divisible by patch_size={patch_size}")
         checks.choice("stem", stem, STEMS)
         self.scheme = schemes.get(scheme)
@@ -111,7 +112,7 @@ class Backbone(QuickStart):
         self.channels = channels
         self.stem = stem
         self.drop_path_rate = drop_path
-        if self.grid % 2 ** (len(stages) - 1):
+        if any(side % 2 ** (len(stages) - 1) for side in _pair(self.grid)):
             raise ValueError(
                 f"image_size={image_size} and patch_size={patch_size} give {self.grid} tokens per side, "
                 f"which {len(stages)} stages cannot halve {len(stages) - 1} times"
@@ -167,14 +168,15 @@ class Backbone(QuickStart):
         return {**{layer.name: layer for layer in layers_}, "positions": self.positions}
 
     @property
-    def grid(self) -> int:
-        """Tokens per side behind the patch embedding."""
-        return self.image_size // self.patch_size
+    def grid(self) -> int | tuple[int, int]:
+        """Tokens per side behind the patch embedding; rows and columns where they differ."""
+        rows, columns = (side // part for side, part in zip(_pair(self.image_size), _pair(self.patch_size)))
+        return rows if rows == columns else (rows, columns)
 
     @property
-    def input_shape_of_images(self) -> tuple[int, int, int]:
+    def input_shape_of_images(self) -> tuple[int, ...]:
         """Shape of one image, `(height, width, channels)`."""
-        return (self.image_size, self.image_size, self.channels)
+        return (*_pair(self.image_size), self.channels)
 
     @property
     def stages(self) -> list[tuple[PatchMerging | None, list[FloatBlock | BinaryBlock]]]:
@@ -186,8 +188,9 @@ class Backbone(QuickStart):
         ]
 
     def build(self, input_shape: Shape) -> None:
-        self.patch_embedding.build(input_shape)
-        tokens = self.patch_embedding.compute_output_shape(input_shape)
+        grid_shape = (input_shape[0], *_pair(self.image_size), self.channels)
+        self.patch_embedding.build(grid_shape)
+        tokens = self.patch_embedding.compute_output_shape(grid_shape)
         initializer = keras.initializers.TruncatedNormal(stddev=0.02)
         self.positions = self.add_weight(name="positions", shape=(1, *tokens[1:]), initializer=initializer)
         for merging, blocks in self.stages:
@@ -204,7 +207,9 @@ class Backbone(QuickStart):
     def call(self, images: Tensor, training: bool | None = None, return_taps: bool = False) -> Tensor | dict[str, Any]:
         training = freezing.mode(self, training)
         options = {} if self.stem == "patch" else {"training": training}
-        x = self.patch_embedding(images, **options) + self.positions
+        if not keras.backend.is_float_dtype(images.dtype):
+            images = keras.ops.cast(images, self.compute_dtype)
+        x = self.patch_embedding(self.on_grid(images), **options) + self.positions
         taps = []
         for merging, blocks in self.stages:
             if merging is not None:
@@ -215,8 +220,23 @@ class Backbone(QuickStart):
         logits = self.classifier(self.norm(self.pool(x), training=training))
         return {"logits": logits, "taps": taps} if return_taps else logits
 
+    def on_grid(self, images: Tensor) -> Tensor:
+        """What the model takes as images `(batch, height, width, channels)`."""
+        return images
+
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (input_shape[0], self.classes)
+
+    def compute_output_spec(self, images: Tensor, training: bool | None = None, return_taps: bool = False) -> Any:
+        if return_taps:
+            # More than one shape says: taken from a trace.
+            return keras.Operation.compute_output_spec(self, images, training=training, return_taps=True)
+        return keras.KerasTensor((images.shape[0], self.classes), dtype="float32")
+
+    def export(self, *args: Any, **kwargs: Any) -> Any:
+        """As `keras.Model.export`, of a model that was never called, too."""
+        self(keras.ops.zeros((1, *self.input_shape_of_images)), training=False)
+        return super().export(*args, **kwargs)
 
     def get_config(self) -> dict[str, Any]:
         # Without the precision it was trained in: weights are float32, and a loaded model runs as its surroundings say.
@@ -237,6 +257,24 @@ class Backbone(QuickStart):
         if not self.trainable:
             return {"trainable": False}
         return {"frozen": self.frozen} if self.frozen else {}
+
+
+def sides(name: str, value: int | Sequence[int]) -> int | tuple[int, int]:
+    """A side, or height and width where they differ.
+
+    Raises:
+        ValueError: neither one positive integer nor two.
+    """
+    if isinstance(value, (tuple, list)):
+        check_positive(**{name: value})
+        if len(value) != 2:
+            raise ValueError(f"{name} must be one side, or height and width, not {value!r}")
+        return value[0] if value[0] == value[1] else tuple(value)
+    return value
+
+
+def _pair(size):
+    return size if isinstance(size, tuple) else (size, size)
 
 
 def check_positive(**sizes):

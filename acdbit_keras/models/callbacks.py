@@ -2,14 +2,18 @@
 
 import io
 import math
+import os
 import pathlib
 import time
+import warnings
+import zlib
 
 import keras
 import numpy as np
 
 from acdbit_keras.files import write_beside
 from acdbit_keras.models.optimization import averaged_weights
+from acdbit_keras.models.run import previous_state
 
 
 class StopOnNonFinite(keras.callbacks.Callback):
@@ -101,25 +105,87 @@ class Checkpoints(keras.callbacks.Callback):
 
 
 def save_state(path, network, optimizer, finished_epochs, best):
-    """Writes weights, optimizer and random states into one file, complete or not at all."""
+    """Writes weights, optimizer and random states into one file, complete or not at all; the one before is kept beside it."""
+    path = pathlib.Path(path)
     arrays = {f"variable_{i}": np.asarray(v.value) for i, v in enumerate([*network.variables, *optimizer.variables])}
+    arrays |= {"finished_epochs": np.asarray(finished_epochs), "best": np.asarray(best)}
     # Serialised in memory: a full disk then ends in one OSError, not in the middle of an archive.
     content = io.BytesIO()
-    np.savez(content, finished_epochs=finished_epochs, best=best, **arrays)
-    write_beside(path, lambda temporary: temporary.write_bytes(content.getbuffer()))
+    np.savez(content, checksum=np.asarray(_checksum(arrays), np.uint32), **arrays)
+
+    def write(temporary):
+        temporary.write_bytes(content.getbuffer())
+        if path.exists():
+            os.replace(path, previous_state(path))
+
+    write_beside(path, write)
 
 
 def read_progress(path):
-    """`(finished_epochs, best)` of a run; `(0, -inf)` if it has none yet."""
-    if not pathlib.Path(path).exists():
-        return 0, -math.inf
-    with np.load(path) as state:
-        return int(state["finished_epochs"]), float(state["best"])
+    """`(finished_epochs, best)` of a run; `(0, -inf)` if it has none yet.
+
+    Raises:
+        ValueError: its state is damaged, and there is none of the epoch before.
+    """
+    state = _sound_state(path)
+    return (0, -math.inf) if state is None else (int(state["finished_epochs"]), float(state["best"]))
 
 
 def restore_state(path, network, optimizer):
-    """Reads what `save_state` wrote into a network and an optimizer of the same recipe."""
+    """Reads what `save_state` wrote into a network and an optimizer of the same recipe.
+
+    Raises:
+        ValueError: as `read_progress`.
+    """
     optimizer.build(network.trainable_variables)
-    with np.load(path) as state:
-        for index, variable in enumerate([*network.variables, *optimizer.variables]):
-            variable.assign(state[f"variable_{index}"])
+    state = _sound_state(path)
+    for index, variable in enumerate([*network.variables, *optimizer.variables]):
+        variable.assign(state[f"variable_{index}"])
+
+
+def _sound_state(path):
+    """The arrays of the state at a path, or if that is damaged or missing those of the one before, `None` if there is none.
+
+    A damaged file is removed, so that it is told of once and does not take the place of the sound one.
+    """
+    path = pathlib.Path(path)
+    before = previous_state(path)
+    state, fault = _state(path)
+    if fault is None and (state is not None or not before.exists()):
+        return state
+    previous, other_fault = _state(before)
+    if previous is None:
+        also = f", and so is the one before ({other_fault})" if other_fault else ", and there is none of the epoch before"
+        raise ValueError(f"{path} is damaged ({fault}){also}; remove the folder {path.parent} to begin the run anew")
+    if fault:
+        epochs = int(previous["finished_epochs"])
+        warnings.warn(
+            f"{path} is damaged ({fault}); the run goes on from the state before it, after epoch {epochs}", stacklevel=4
+        )
+        path.unlink()
+    return previous
+
+
+def _state(path):
+    """`(arrays, fault)` of a state file: its arrays, `None` where it is damaged or missing, and how it is damaged."""
+    if not path.exists():
+        return None, None
+    try:
+        with np.load(path) as file:
+            arrays = {name: file[name] for name in file.files}
+        checksum = arrays.pop("checksum", None)  # older versions wrote none
+        if checksum is not None and int(checksum) != _checksum(arrays):
+            return None, "its checksum is wrong"
+        missing = [name for name in ("finished_epochs", "best") if name not in arrays]
+        return (None, f"it has no {missing[0]}") if missing else (arrays, None)
+    except Exception as error:  # numpy and zipfile raise whatever the broken bytes lead them to
+        return None, (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _checksum(arrays):
+    """CRC-32 over names, types, shapes and values."""
+    total = 0
+    for name, array in sorted(arrays.items()):
+        for part in (f"{name} {array.dtype} {array.shape}".encode(), np.ascontiguousarray(array).tobytes()):
+            total = zlib.crc32(part, total)
+    return total

@@ -15,15 +15,17 @@ from acdbit_keras.models import sizes  # noqa: F401
 from acdbit_keras.models.backbone import Backbone
 from acdbit_keras.models.run import Run
 from acdbit_keras.models.zoo.compact import SUFFIX, load_compact
+from acdbit_keras.models.zoo.entries import WEIGHTS, entry, zoo_names
 from acdbit_keras.models.zoo.transfer import transfer
 from acdbit_keras.typing import Path
 
 
 def load_model(path: Path, classes: int | None = None, trainable: bool | None = None) -> keras.Model:
-    """A model from a run's folder, a `.keras` or a compact file, this package's classes included.
+    """A model from a run's folder, a `.keras` or a compact file, or the zoo, this package's classes included.
 
     Args:
-        path: where the file is, or the folder, of which `Run.trained_path` is taken.
+        path: where the file is, or the folder, of which `Run.trained_path` is taken; or a name of `zoo_names()`, where nothing
+            of that name lies.
         classes: number of classes of a new, untrained head of a backbone; `None`, the default, keeps the one that it has.
         trainable: whether all of a backbone is to be trained, from a compact file too, or nothing, with `classes` the new head
             alone; see `transfer`. `None`, the default: as it was saved, with `classes` all of it.
@@ -50,7 +52,9 @@ def _load(path):
             raise ValueError(f"{path} holds {names}; it is no run's folder, or its first epoch is not over")
         path = run.trained_path
     if not path.exists():
-        raise FileNotFoundError(f"there is no file {path}")
+        if str(path) in zoo_names():
+            return load_compact(entry(str(path)) / WEIGHTS)
+        raise FileNotFoundError(f"there is no file {path}; acdbit train makes a run, acdbit zoo lists what is trained already")
     if path.suffix == SUFFIX:
         return load_compact(path)
     try:

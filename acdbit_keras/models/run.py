@@ -10,17 +10,28 @@
     model.keras       the model of the last epoch, once the run is finished
     result.json       final and best accuracy, time, images per second, once the run is finished
     state.npz         what a resumed run needs: weights, optimizer and random states after the last epoch
+    state_before.npz  the same after the epoch before, for the case that the other one is damaged
+    lock              while a process trains: which one
 
 A run of a scheme without training (`Scheme.post_training`) has no history and no state.
 """
 
+import contextlib
 import csv
+import fcntl
+import os
 import pathlib
+import socket
 import statistics
 
-from acdbit_keras.files import read_json, write_beside, write_json
+from acdbit_keras.files import read_json, remove_leftovers, write_beside, write_json
 from acdbit_keras.models import data
 from acdbit_keras.models.recipes import Recipe
+
+
+def previous_state(path):
+    """Path of the state of the epoch before, beside that of the last one."""
+    return path.with_name(f"{path.stem}_before{path.suffix}")
 
 
 class Run:
@@ -51,6 +62,8 @@ class Run:
         self.model_path = self.folder / "model.keras"
         self.result_path = self.folder / "result.json"
         self.state_path = self.folder / "state.npz"
+        self.previous_state_path = previous_state(self.state_path)
+        self.lock_path = self.folder / "lock"
         self.tensorboard_path = self.folder / "tensorboard"
 
     @classmethod
@@ -135,16 +148,66 @@ class Run:
         seconds = [float(row["seconds"]) for row in self.history]
         return statistics.median(seconds) if seconds else None
 
+    @contextlib.contextmanager
+    def locked(self):
+        """Keeps every other process, of any machine that sees the folder, from training in it; a folder is made if there is none.
+
+        The system lets go of the lock when its process ends, however it ends. What killed writes left in the folder is removed.
+
+        Raises:
+            ValueError: another process trains there; it is named.
+            OSError: the folder cannot be written.
+        """
+        made = [folder for folder in (self.folder, *self.folder.parents) if not folder.exists()]
+        self._make_folder()
+        descriptor = self._lock()
+        try:
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+            for path in (self.best_path, self.model_path, self.state_path, self.previous_state_path, self.result_path):
+                remove_leftovers(path)
+            yield self
+        finally:
+            self.lock_path.unlink(missing_ok=True)
+            os.close(descriptor)
+            # Where nothing came of it, nothing is left: folders that hold something stay.
+            with contextlib.suppress(OSError):
+                for folder in made:
+                    folder.rmdir()
+
+    def _lock(self):
+        while True:
+            try:
+                descriptor = os.open(self.lock_path, os.O_RDWR | os.O_CREAT, 0o644)
+            except OSError as error:
+                raise OSError(f"cannot write {self.lock_path}: {error.strerror}") from error
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                holder = os.pread(descriptor, 200, 0).decode(errors="replace") or "another process"
+                os.close(descriptor)
+                raise ValueError(
+                    f"{holder} is training in {self.folder}; wait until it ends, or choose another folder with --out"
+                ) from None
+            # Its holder may have removed the file between the two calls: then the lock is one of no file.
+            with contextlib.suppress(FileNotFoundError):
+                if os.stat(self.lock_path).st_ino == os.fstat(descriptor).st_ino:
+                    return descriptor
+            os.close(descriptor)
+
+    def _make_folder(self):
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(f"cannot make the run's folder {self.folder}: {error.strerror}") from error
+
     def write_recipe(self, recipe):
         """Writes the recipe, into a folder that is made where there is none.
 
         Raises:
             OSError: the folder or the file cannot be written.
         """
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OSError(f"cannot make the run's folder {self.folder}: {error.strerror}") from error
+        self._make_folder()
         write_json(self.recipe_path, recipe.to_dict())
 
     def write_result(self, result):

@@ -8,6 +8,7 @@ from typing import Any
 
 from acdbit_keras.models.backbone import Backbone
 from acdbit_keras.models.pyramid import PyramidVisionTransformer
+from acdbit_keras.models.sequence import SequenceTransformer
 from acdbit_keras.models.vit import VisionTransformer
 from acdbit_keras.registry import Registry, unknown
 from acdbit_keras.typing import SchemeLike
@@ -81,12 +82,17 @@ _PYRAMIDS = {
     # As published: 3136, 784, 196 and 49 tokens; 49 keys, 196 in the third stage.
     "pyramid_small_patch4_224": dict(),
 }  # fmt: skip
+_SEQUENCES = {
+    # 128 readings of 9 channels, 2.56 s of accelerometer and gyroscope at 50 Hz: 16 tokens.
+    "vit1d_micro_patch8_128": dict(length=128, patch_size=8, channels=9, width=64, depth=4, num_heads=2, mlp_ratio=2),
+}
 registry = Registry(
     "preset",
     Preset,
     own=(
         *(Preset(name, VisionTransformer, sizes) for name, sizes in _ISOTROPIC.items()),
         *(Preset(name, PyramidVisionTransformer, sizes) for name, sizes in _PYRAMIDS.items()),
+        *(Preset(name, SequenceTransformer, sizes) for name, sizes in _SEQUENCES.items()),
     ),
     attribute="PRESET",
     group="acdbit.presets",

@@ -57,8 +57,8 @@ def train(recipe, folder, data_dir=None, teacher=None, runs="runs", verbose="aut
         The content of `result.json`.
 
     Raises:
-        ValueError: if the folder belongs to another recipe, its images are no longer those that it was begun with, or on
-            anything the recipe asks for that does not exist.
+        ValueError: if the folder belongs to another recipe, or another process trains in it, its images are no longer those
+            that it was begun with, or on anything the recipe asks for that does not exist.
         OSError: if the folder cannot be written; what was written before stays complete.
         FloatingPointError: if the loss stops being finite, naming the step.
     """
@@ -66,15 +66,19 @@ def train(recipe, folder, data_dir=None, teacher=None, runs="runs", verbose="aut
     _check_same_recipe(recipe, run)
     if run.is_finished:
         return run.result
-    training = _Training(recipe, run, data_dir, teacher, runs, verbose, devices, progress)
-    training.begin()
-    if training.scheme.post_training:
-        result = training.calibrate()
-    else:
-        with distribution.using(devices, training.batch_size):
-            result = training.train()
-    run.write_result(result)
-    return result
+    with run.locked():
+        if run.is_finished:
+            # By a process that ended between the two looks.
+            return run.result
+        training = _Training(recipe, run, data_dir, teacher, runs, verbose, devices, progress)
+        training.begin()
+        if training.scheme.post_training:
+            result = training.calibrate()
+        else:
+            with distribution.using(devices, training.batch_size):
+                result = training.train()
+        run.write_result(result)
+        return result
 
 
 def check_teacher(recipe, teacher):

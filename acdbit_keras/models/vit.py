@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import keras
@@ -41,8 +42,8 @@ class VisionTransformer(Backbone):
         self,
         scheme: SchemeLike = "acd_bit",
         classes: int = 10,
-        image_size: int = 32,
-        patch_size: int = 4,
+        image_size: int | Sequence[int] = 32,
+        patch_size: int | Sequence[int] = 4,
         channels: int = 3,
         width: int = 192,
         depth: int = 12,

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import keras
 from keras import ops
 
-from acdbit_keras import checks, code, signs, statistics
+from acdbit_keras import checks, code, masking, signs, statistics
 from acdbit_keras.code import Code
 from acdbit_keras.quantizers.base import Comparison, Quantizer
 from acdbit_keras.typing import Shape, SignLike, Tensor
@@ -172,7 +172,7 @@ class AlignedSign(Quantizer):
         if self.restore == "dynamic":
             spread, mean = self._spread(z, center, (-1,)), ops.mean(z, axis=-1, keepdims=True)
         elif exact:
-            spread, mean = self._spread(z, center, axes), ops.mean(z, axis=axes, keepdims=True)
+            spread, mean = self._spread(z, center, axes), masking.mean(z, axes)
         else:
             spread = ops.convert_to_tensor(self.running_spread) if self.scale else None
             mean = ops.convert_to_tensor(self.running_mean) if self.restore == "frozen" else None
@@ -186,15 +186,21 @@ class AlignedSign(Quantizer):
         if not exact:
             return ops.convert_to_tensor(self.running_location)
         if self.threshold == "mean":
-            return ops.mean(z, axis=axes, keepdims=True)
+            return masking.mean(z, axes)
+        if self.axis != "token" and masking.weights(z) is not None:
+            raise ValueError(f"{self.path}: an exact median takes no mask; use tracking='running', or threshold='mean'")
         return statistics.median(z, axes)
 
     def _spread(self, z, center, axes):
         if self.scale is None:
             return None
         if self.scale == "std":
-            return ops.std(z, axis=axes, keepdims=True)
+            return self._deviation(z, axes)
         return statistics.mean_absolute_deviation(z, center, axes)
+
+    @staticmethod
+    def _deviation(z, axes):
+        return ops.sqrt(masking.mean(ops.square(z - masking.mean(z, axes)), axes))
 
     def _code(self, signs_, spread, mean, dtype):
         scale, offset = 1.0, 0.0
@@ -224,13 +230,13 @@ class AlignedSign(Quantizer):
         """Moves the running statistics by one batch."""
         updates = self.updates.value
         z, signs_ = self._share(z), self._share(signs_)
-        mean = ops.mean(z, axis=axes, keepdims=True)
+        mean = masking.mean(z, axes)
         spread = (
             statistics.mean_absolute_deviation(z, center, axes) if self.threshold == "median" or self.scale == "mad" else None
         )
         if "location" in self.running_statistics:
             if self.threshold == "median" and not exact:
-                mean_sign = ops.mean(ops.cast(ops.stop_gradient(signs_), "float32"), axis=axes, keepdims=True)
+                mean_sign = masking.mean(ops.cast(ops.stop_gradient(signs_), "float32"), axes)
                 moved = statistics.pinball_step(self.running_location.value, mean_sign, spread, mean, updates, self.momentum)
             else:
                 target = center if self.threshold == "median" else mean
@@ -239,13 +245,16 @@ class AlignedSign(Quantizer):
         if "mean" in self.running_statistics:
             self.running_mean.assign(statistics.running_average(self.running_mean.value, mean, updates, self.momentum))
         if "spread" in self.running_statistics:
-            value = ops.std(z, axis=axes, keepdims=True) if self.scale == "std" else spread
+            value = self._deviation(z, axes) if self.scale == "std" else spread
             self.running_spread.assign(statistics.running_average(self.running_spread.value, value, updates, self.momentum))
         self.updates.assign(updates + 1.0)
 
     def _share(self, x):
         """The samples that the running statistics are taken from."""
         if self.batch_share == 1.0:
+            return x
+        if masking.weights(x) is not None:
+            # The mask is one of the whole batch.
             return x
         batch = ops.shape(x)[0]
         if isinstance(batch, int):

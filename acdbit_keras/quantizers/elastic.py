@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from acdbit_keras import checks, signs
+from acdbit_keras import checks, masking, signs
 from acdbit_keras.code import Code
 from acdbit_keras.quantizers.base import AtLeast, Comparison, Quantizer, bounded
 from acdbit_keras.typing import Shape, Tensor
@@ -109,7 +109,11 @@ class ElasticBinary(Quantizer):
         if self.initial_scale is not None or not training:
             return self.bounded_scale()
         times = (2.0 if self.signed else 4.0) / self.highest**0.5
-        return self.measured_scale(lambda: ops.maximum(times * ops.mean(ops.abs(ops.stop_gradient(x))), SMALLEST_SCALE), True)
+        return self.measured_scale(lambda: ops.maximum(times * self._mean_size(x), SMALLEST_SCALE), True)
+
+    @staticmethod
+    def _mean_size(x):
+        return ops.reshape(masking.mean(ops.abs(ops.stop_gradient(x)), tuple(range(len(x.shape)))), ())
 
     def _scale_over(self, keys):
         return 4.0 / self.highest**0.5 / ops.cast(keys, "float32") * self.bounded_factor()

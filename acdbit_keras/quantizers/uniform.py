@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import keras
 from keras import ops
 
-from acdbit_keras import checks, signs, statistics
+from acdbit_keras import checks, masking, signs, statistics
 from acdbit_keras.code import Code, real
 from acdbit_keras.quantizers.base import Quantizer
 from acdbit_keras.typing import Shape, Tensor
@@ -119,7 +119,10 @@ class UniformQuantizer(Quantizer):
 
     def _limits(self, x, training):
         axes = tuple(range(len(x.shape))) if self.per == "tensor" else tuple(range(len(x.shape) - 1))
-        low, high = ops.min(x, axis=axes, keepdims=True), ops.max(x, axis=axes, keepdims=True)
+        counted = masking.weights(x)
+        # Padding is taken for 0, which the range holds anyway.
+        seen = x if counted is None else x * counted
+        low, high = ops.min(seen, axis=axes, keepdims=True), ops.max(seen, axis=axes, keepdims=True)
         if self.range == "own":
             return low, high
         updates = self.updates.value

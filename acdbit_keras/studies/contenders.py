@@ -6,12 +6,14 @@ Each contender is given the form its engine is best at. The ONNX graph is writte
 exporters tear LayerNormalization and GELU into pieces that ONNX Runtime does not put together again.
 """
 
+import importlib.util
 import pathlib
+import tempfile
 
 import numpy as np
 
-from acdbit_keras.convert import runtime
-from acdbit_keras.convert.export import input_shape, to_tflite
+from acdbit_keras.convert import doors, runtime
+from acdbit_keras.convert.export import to_tflite
 from acdbit_keras.models import Backbone
 from acdbit_keras.models.blocks import FloatBlock
 
@@ -51,7 +53,8 @@ def make(model, twin, folder, engines=None):
         model: built Keras model with binary layers.
         twin: the float model that it is compared with.
         folder: existing folder.
-        engines: names of engines, as "litert", "onnx", "lce", "acdbit" or "acdbit:avx2"; all without.
+        engines: names of engines, as "litert", "onnx", "openvino", "lce", "acdbit" or "acdbit:avx2"; without, all, of OpenVINO
+            what is installed: the packages openvino, and nncf for its int8.
 
     Returns:
         `(paths, engines)`, two lists of equal length; first what all are compared with, the float twin in LiteRT.
@@ -61,7 +64,7 @@ def make(model, twin, folder, engines=None):
         ConversionError, ImportError, ValueError: as `to_tflite`; an unknown engine; a twin that is no float
             `Backbone`; the package onnx or onnxruntime is not installed.
     """
-    images = np.random.default_rng(0).standard_normal((_CALIBRATION_IMAGES, *input_shape(twin))).astype(np.float32)
+    images = np.random.default_rng(0).standard_normal((_CALIBRATION_IMAGES, *doors.of(twin).shape)).astype(np.float32)
     known = {
         "float32.tflite": (["litert"], lambda path: to_tflite(twin, path, "float32")),
         "dynamic.tflite": (["litert"], lambda path: to_tflite(twin, path, "dynamic")),
@@ -69,11 +72,14 @@ def make(model, twin, folder, engines=None):
         "float32.onnx": (["onnx"], lambda path: to_onnx(twin, path)),
         "dynamic.onnx": (["onnx"], lambda path: to_onnx(twin, path, "dynamic")),
         "int8.onnx": (["onnx"], lambda path: to_onnx(twin, path, "int8", images)),
+        "openvino_float32.onnx": (["openvino"], lambda path: to_onnx(twin, path)),
+        "openvino_int8.xml": (["openvino"], lambda path: to_openvino_int8(twin, path, images)),
         "bits_float_attention.tflite": (["lce"], lambda path: to_tflite(model, path, "bits", attention="float")),
         "bits.tflite": (
             [f"acdbit:{kernels}" for kernels in runtime.kernel_paths()],
             lambda path: to_tflite(model, path, "bits"),
         ),
+        "bits_int8_stem.tflite": (["acdbit"], lambda path: to_tflite(model, path, "bits", stem="int8")),
     }
     names = [engine for engines_of_file, _ in known.values() for engine in engines_of_file]
     families = [name.partition(":")[0] for name in names]
@@ -83,12 +89,45 @@ def make(model, twin, folder, engines=None):
             raise ValueError(f"engine {engine!r} is none that a model is timed on; there are {existing}")
     chosen = []
     for name, (engines_of_file, write) in known.items():
+        if not engines and not _installed(name):
+            continue
         wanted = [e for e in engines_of_file if not engines or e in engines or e.partition(":")[0] in engines]
         if wanted:
             path = pathlib.Path(folder) / name
             write(path)
             chosen += [(str(path), engine) for engine in wanted]
     return [path for path, _ in chosen], [engine for _, engine in chosen]
+
+
+def _installed(name):
+    """Whether the packages are there that a contender needs beyond those of the extra "bench"."""
+    needed = ("openvino", "nncf") if name == "openvino_int8.xml" else ("openvino",) if name.startswith("openvino") else ()
+    return all(importlib.util.find_spec(package) for package in needed)
+
+
+def to_openvino_int8(model, path, calibration):
+    """Writes a float vision transformer as OpenVINO's files, quantized to int8 by NNCF as it is made for transformers.
+
+    Args:
+        model: as for `to_onnx`.
+        path: of the ``.xml`` file; the weights go to a ``.bin`` file beside it.
+        calibration: float32 images `(N, height, width, channels)`.
+
+    Raises:
+        ImportError: the package openvino or nncf is not installed.
+        ValueError: as `to_onnx`.
+    """
+    try:
+        import nncf
+        import openvino
+    except ImportError as error:
+        raise ImportError("OpenVINO's int8 files need the packages openvino and nncf: pip install openvino nncf") from error
+    with tempfile.TemporaryDirectory() as folder:
+        onnx_path = pathlib.Path(folder) / "float32.onnx"
+        to_onnx(model, onnx_path)
+        images = nncf.Dataset([image[None] for image in calibration])
+        quantized = nncf.quantize(openvino.Core().read_model(onnx_path), images, model_type=nncf.ModelType.TRANSFORMER)
+        openvino.save_model(quantized, path, compress_to_fp16=False)
 
 
 def to_onnx(model, path, precision="float32", calibration=None):

@@ -73,6 +73,21 @@ def convert(model, path, dataset=None, data_dir=None, precision=None, described=
     return to_tflite(model, path, precision=precision, calibration=calibration, card=description, **options)
 
 
+def convert_flat(model, path, dataset=None, data_dir=None, **options):
+    """Converts a trained backbone to a flat file, described as `convert` does.
+
+    Args:
+        model, path, dataset, data_dir: as for `convert`.
+        **options: further ones of `to_flat`.
+
+    Returns:
+        `FlatConversion`.
+    """
+    from acdbit_keras.convert import to_flat
+
+    return to_flat(model, path, card=card(model, dataset, data_dir) if dataset else None, **options)
+
+
 def compare(model, path, dataset, data_dir=None, samples=None, **options):
     """Holds a file against the model that it was made from, on test images.
 

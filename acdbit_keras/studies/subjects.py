@@ -39,6 +39,8 @@ def names(paths):
 
 def dataset_of(path):
     """The dataset a model was trained on, by the recipe or the zoo's card beside it or the card in it; `None` if none says."""
+    if in_zoo(path):
+        return entries.card(str(path))["data"]["dataset"]
     if is_file(path):
         return card_of(path).get("dataset")
     run = Run.around(path)
@@ -46,6 +48,11 @@ def dataset_of(path):
         return run.dataset
     card = run.folder / entries.CARD
     return read_json(card)["data"]["dataset"] if card.exists() else None
+
+
+def in_zoo(path):
+    """Whether a model is named by an entry of the zoo, and not by a file or folder of that name."""
+    return not pathlib.Path(path).exists() and str(path) in entries.zoo_names()
 
 
 def shared_dataset(paths, dataset=None):
@@ -56,8 +63,8 @@ def shared_dataset(paths, dataset=None):
         ValueError: an unknown dataset, a model that does not say, or models of different datasets.
     """
     for path in paths:
-        if not pathlib.Path(path).exists():
-            raise FileNotFoundError(f"there is no file or folder {path}")
+        if not pathlib.Path(path).exists() and not in_zoo(path):
+            raise FileNotFoundError(f"there is no file or folder {path}, nor a model of the zoo of that name")
     if dataset:
         data.source(dataset)
         return dataset

@@ -16,13 +16,13 @@ from acdbit_keras.models.loading import load_model
 from acdbit_keras.models.run import Run
 from acdbit_keras.models.train import evaluate
 from acdbit_keras.models.zoo import entries
-from acdbit_keras.models.zoo.compact import PRECISIONS, load_compact, save_compact
+from acdbit_keras.models.zoo.compact import FLOAT_TWIN, PRECISIONS, load_compact, save_compact
 from acdbit_keras.studies import deployed
 
 TIMED_RUNS = 200
 
 
-def add(run, name, zoo, data_dir=None, precision="float24", limits=(), say=print):
+def add(run, name, zoo, data_dir=None, precision="float24", limits=(), say=print, twin_of=None):
     """Makes an entry of a zoo from a finished run.
 
     Everything on its card is measured on the compact file as it is read back: accuracy and agreement with the run's model
@@ -36,12 +36,15 @@ def add(run, name, zoo, data_dir=None, precision="float24", limits=(), say=print
         precision: as for `save_compact`.
         limits: sentences to add to the card's.
         say: called with progress lines.
+        twin_of: name of the 1-bit entry whose float twin this is: the same network without quantizers, trained on the same
+            data. That entry's card names it as its `float_twin`. `None`, the default: of none.
 
     Returns:
         The card, a dict.
 
     Raises:
-        ValueError: a run that is not finished or not of a 1-bit scheme, or a name that is no folder's.
+        ValueError: a run that is not finished, neither of a 1-bit scheme nor of `"float32"`, or no twin of that entry; or a
+            name that is no folder's.
         OSError: the entry cannot be written.
     """
     if not name.isidentifier():
@@ -49,6 +52,8 @@ def add(run, name, zoo, data_dir=None, precision="float24", limits=(), say=print
     checks.choice("precision", precision, PRECISIONS)
     run, folder = Run(run), pathlib.Path(zoo) / name
     recipe, result = run.recipe, run.result
+    if twin_of is not None:
+        _check_twin(recipe, twin_of, zoo)
     trained, found = load_model(run.folder), data.source(run.dataset, data_dir)
     with tempfile.TemporaryDirectory() as scratch:
         # Complete before anything reaches the zoo.
@@ -67,10 +72,30 @@ def add(run, name, zoo, data_dir=None, precision="float24", limits=(), say=print
         content = weights.read_bytes()
     folder.mkdir(parents=True, exist_ok=True)
     # The weights last: without them there is no entry.
+    _write_card(made, folder)
+    write_beside(folder / entries.WEIGHTS, lambda path: path.write_bytes(content))
+    if twin_of is not None:
+        _write_card({**entries.card(twin_of, zoo), "float_twin": name}, pathlib.Path(zoo) / twin_of)
+    return made
+
+
+def _check_twin(recipe, twin_of, zoo):
+    facts = entries.card(twin_of, zoo)
+    if facts["model"]["scheme"] == FLOAT_TWIN:
+        raise ValueError(f"{twin_of!r} is of {FLOAT_TWIN} itself; a twin is that of a 1-bit entry")
+    wanted = (facts["model"]["preset"], FLOAT_TWIN, facts["data"]["dataset"])
+    found = (recipe.preset, recipe.scheme_name, recipe.dataset)
+    if found != wanted:
+        names = ("preset", "scheme", "dataset")
+        differs = ", ".join(
+            f"{n} {ours!r} instead of {theirs!r}" for n, ours, theirs in zip(names, found, wanted) if ours != theirs
+        )
+        raise ValueError(f"the run is no float twin of {twin_of!r}: {differs}")
+
+
+def _write_card(made, folder):
     write_json(folder / entries.CARD, made)
     write_text(folder / entries.CARD_TEXT, markdown(made))
-    write_beside(folder / entries.WEIGHTS, lambda path: path.write_bytes(content))
-    return made
 
 
 def _facts(recipe, found, trained, model):
@@ -177,6 +202,8 @@ def markdown(made):
         "latency": f"median {latency['median_ms']:.3f} ms, 90 % below {latency['p90_ms']:.3f} ms, {latency['threads']} thread, "
         f"{latency['engine']}, {latency['processor']}",
     }
+    if "float_twin" in made:
+        rows["float twin"] = f"`{made['float_twin']}`"
     table = text.markdown(["", ""], list(rows.items()))
     return "\n".join([f"# {made['name']}", "", table, "", "Limits:", "", *(f"- {limit}" for limit in made["limits"])])
 
@@ -200,5 +227,9 @@ def _limits(found, model):
         f"It knows the classes of {found.name} only, and gives one of them for any picture; pictures are resized to "
         f"{model.image_size} x {model.image_size} pixels.",
         "One run with one seed: another seed gives another accuracy.",
-        "Its weights are signs; it can be evaluated and converted, not trained further.",
+        *(
+            []
+            if model.scheme.name == FLOAT_TWIN
+            else ["Its weights are signs; it can be evaluated and converted, not trained further."]
+        ),
     ]

@@ -1,6 +1,6 @@
-"""Executed instructions of one inference on a Cortex-A72, for `.tflite` files side by side; under emulation, so exact.
+"""Executed instructions of one inference on an arm64 processor, for `.tflite` files side by side; under emulation, so exact.
 
-    python tests/arm64/count_models.py [--by-op] [--out FILE.json] LIBRARY FILE.tflite...
+    python tests/arm64/count_models.py [--cpu NAME...] [--by-op] [--out FILE.json] LIBRARY FILE.tflite...
 
 LIBRARY is the runtime compiled for arm64 (`cmake --preset linux-arm64` in convert/runtime). `--by-op` also counts every
 node of the files with our ops alone; each such count includes one call of the interpreter.
@@ -16,7 +16,7 @@ import tempfile
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.append(str(HERE))
 
-from userland import CPU, Userland
+from userland import CPU, CPUS, Userland
 
 from acdbit_keras.convert import flatbuffer
 from acdbit_keras.files import write_beside
@@ -52,17 +52,26 @@ def main():
     parser.add_argument("files", nargs="+", metavar="FILE.tflite")
     parser.add_argument("--by-op", action="store_true", help="split the files with our ops by op")
     parser.add_argument("--out", help="also write the figures to this JSON file")
+    parser.add_argument("--cpu", nargs="+", choices=list(CPUS), default=[CPU], help="processors (default: %(default)s)")
     options = parser.parse_args()
-    userland = Userland()
-    userland.setup()
+    Userland().setup()
+    results = [{"cpu": cpu, "models": count_all(Userland(cpu=cpu), options)} for cpu in options.cpu]
+    if options.out:
+        value = results[0] if len(results) == 1 else {"cpus": results}
+        write_beside(options.out, lambda temporary: temporary.write_text(json.dumps(value, indent=1) + "\n"))
+
+
+def count_all(userland, options):
+    """A row of figures for every file on one processor, printed as well."""
     rows = []
+    print(userland.cpu)
     for path, counts in zip(options.files, count(userland, options.library, options.files)):
         row = {
             "file": pathlib.Path(path).name,
             "file_bytes": pathlib.Path(path).stat().st_size,
             "instructions": counts.instructions,
+            "simd": counts.simd,
         }
-        row["simd"] = counts.simd
         rows.append(row)
         print(
             f"{row['file']:32}{counts.instructions / 1e6:10.1f} M instructions, "
@@ -75,9 +84,7 @@ def main():
             }
             for name, entry in row["by_op"].items():
                 print(f"    {name:24}{entry['nodes']:4} nodes{entry['instructions'] / 1e6:10.2f} M")
-    if options.out:
-        value = {"cpu": CPU, "models": rows}
-        write_beside(options.out, lambda temporary: temporary.write_text(json.dumps(value, indent=1) + "\n"))
+    return rows
 
 
 if __name__ == "__main__":

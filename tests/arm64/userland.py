@@ -27,6 +27,13 @@ import tempfile
 HERE = pathlib.Path(__file__).resolve().parent
 DEFAULT_FOLDER = HERE.parents[1] / ".arm64"
 CPU = "cortex-a72"
+# Processors that are emulated: what qemu calls them, the part in their /proc/cpuinfo, and what they have beyond ARMv8.0, by
+# which LiteRT's kernels choose. qemu has no core of today with i8mm; "i8mm" is its core of all features without SVE and SME.
+CPUS = {
+    "cortex-a72": ("cortex-a72", 0xD08, ""),  # Raspberry Pi 4
+    "cortex-a76": ("cortex-a76", 0xD0B, "atomics fphp asimdhp asimdrdm lrcpc dcpop asimddp"),  # Raspberry Pi 5
+    "i8mm": ("max,sve=off,sme=off", 0xD4D, "atomics fphp asimdhp asimdrdm lrcpc dcpop asimddp i8mm bf16"),
+}
 PYTHON = "usr/bin/python3.11"
 
 # What the host needs: program that shows it is there -> Debian package.
@@ -70,9 +77,11 @@ class Userland:
 
     Args:
         folder: where it is or shall be.
+        cpu: the emulated processor, one of `CPUS`.
     """
 
-    def __init__(self, folder=DEFAULT_FOLDER):
+    def __init__(self, folder=DEFAULT_FOLDER, cpu=CPU):
+        self.cpu = cpu
         self.folder = pathlib.Path(folder).resolve()
         self.root = self.folder / "root"
         self.site = self.folder / "site"
@@ -110,7 +119,7 @@ class Userland:
         install_host_packages(*HOST_PACKAGES)
         self._install_debian()
         self._install_wheels()
-        self._describe_cpu()
+        self._describe_cpu(self.root, CPU)
         _call("gcc", "-shared", "-fPIC", "-O2", "-o", self.counter, HERE / "instructions.c")
         self.stamp.write_text(_fingerprint())
 
@@ -155,7 +164,7 @@ class Userland:
             "PYTHONPATH": str(self.site),
             **(environment or {}),
         }
-        command = ["qemu-aarch64", "-cpu", CPU, *flags, "-L", self.root, program, *arguments]
+        command = ["qemu-aarch64", "-cpu", CPUS[self.cpu][0], *flags, "-L", self._root_of_cpu(), program, *arguments]
         return subprocess.run([shutil.which(command[0]) or command[0], *map(str, command[1:])], env=guest, **options)
 
     def _install_debian(self):
@@ -194,12 +203,25 @@ class Userland:
             *GUEST_WHEELS,
         )
 
-    def _describe_cpu(self):
-        """Puts a Raspberry Pi 4's /proc/cpuinfo and /sys below `root`.
+    def _root_of_cpu(self):
+        """The root of this processor: the same userland with other descriptions."""
+        root = self.root
+        if self.cpu != CPU:
+            root = self.folder / f"root-{self.cpu}"
+            root.mkdir(exist_ok=True)
+            for entry in self.root.iterdir():
+                if entry.name not in ("proc", "sys") and not (root / entry.name).is_symlink():
+                    (root / entry.name).symlink_to(entry)
+            self._describe_cpu(root, self.cpu)
+        return root
+
+    def _describe_cpu(self, root, cpu_name):
+        """Puts /proc/cpuinfo and /sys of a board with four such processors below `root`.
 
         cpuinfo, inside ai-edge-litert, crashes when an arm64 process reads an x86 machine's.
         """
-        cpus = self.root / "sys/devices/system/cpu"
+        _, part, features = CPUS[cpu_name]
+        cpus = root / "sys/devices/system/cpu"
         files = {cpus / "possible": "0-3", cpus / "present": "0-3", cpus / "kernel_max": "255"}
         processors = ""
         for i in range(4):
@@ -214,11 +236,11 @@ class Userland:
             files[cpu / "cache/index2/type"] = "Unified"
             files[cpu / "cache/index2/shared_cpu_list"] = "0-3"
             processors += (
-                f"processor\t: {i}\nBogoMIPS\t: 108.00\nFeatures\t: fp asimd evtstrm crc32 cpuid\n"
-                "CPU implementer\t: 0x41\nCPU architecture: 8\nCPU variant\t: 0x0\nCPU part\t: 0xd08\n"
+                f"processor\t: {i}\nBogoMIPS\t: 108.00\nFeatures\t: fp asimd evtstrm crc32 cpuid {features}\n"
+                f"CPU implementer\t: 0x41\nCPU architecture: 8\nCPU variant\t: 0x0\nCPU part\t: {part:#x}\n"
                 "CPU revision\t: 3\n\n"
             )
-        files[self.root / "proc/cpuinfo"] = processors
+        files[root / "proc/cpuinfo"] = processors
         for path, text in files.items():
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text if text.endswith("\n") else text + "\n")

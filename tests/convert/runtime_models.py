@@ -29,7 +29,9 @@ CONVOLUTION_OPTIONS = {
 }  # fmt: skip
 
 
-def convolution(rng, image=(1, 5, 5, 32), outputs=16, kernel=(3, 3), groups=1, output="float32", source="float32", **options):
+def convolution(
+    rng, image=(1, 5, 5, 32), outputs=16, kernel=(3, 3), groups=1, output="float32", source="float32", decimals=7, **options
+):
     """LceQuantize and LceBconv2d with random constants.
 
     Args:
@@ -37,6 +39,7 @@ def convolution(rng, image=(1, 5, 5, 32), outputs=16, kernel=(3, 3), groups=1, o
         outputs, kernel, groups: of the filter.
         output: "float32", "int8" or "int32" (packed).
         source: type of the quantized input, "float32", "int8", "bool", or "int32" for packed bits as the graph's input.
+        decimals: of multipliers, biases and the output's scale. Few of them put many outputs between two integers.
         options: what differs from `CONVOLUTION_OPTIONS`.
 
     Returns:
@@ -57,9 +60,12 @@ def convolution(rng, image=(1, 5, 5, 32), outputs=16, kernel=(3, 3), groups=1, o
     if output == "int32":
         inputs += [-1, -1, graph.constant(rng.integers(products // 4, 3 * products // 4 + 1, outputs).astype(np.int32))]
     else:
-        multiplier = rng.uniform(-0.5, 0.5, outputs).astype(np.float32)
-        inputs += [graph.constant(multiplier), graph.constant(rng.normal(size=outputs).astype(np.float32)), -1]
-    quantization = {"scale": float(rng.uniform(0.05, 0.5)), "zero_point": int(rng.integers(-20, 20))} if output == "int8" else {}
+        multiplier = rng.uniform(-0.5, 0.5, outputs).round(decimals).astype(np.float32)
+        bias = rng.normal(size=outputs).round(decimals).astype(np.float32)
+        inputs += [graph.constant(multiplier), graph.constant(bias), -1]
+    quantization = {}
+    if output == "int8":
+        quantization = {"scale": round(float(rng.uniform(0.05, 0.5)), decimals), "zero_point": int(rng.integers(-20, 20))}
     # The stored size of the output is a place-holder: runtimes work it out.
     y = graph.tensor((image[0], 1, 1, words(outputs) if output == "int32" else outputs), output, **quantization)
     graph.custom("LceBconv2d", inputs, [y], {**CONVOLUTION_OPTIONS, "channels_in": channels, **options})

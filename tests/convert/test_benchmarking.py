@@ -302,3 +302,29 @@ def test_files_or_a_model(capsys):
     ):
         assert main(["bench", *arguments]) == 2
         assert expected in capsys.readouterr().err
+
+
+def test_several_numbers_of_threads_take_turns(files):
+    results = benchmark([files["float"], files["binary"]], num_threads=[1, 2], runs=3, profile=False)
+    assert [(r.engine, r.num_threads) for r in results] == [("litert", 1), ("acdbit", 1), ("litert", 2), ("acdbit", 2)]
+    with pytest.raises(ValueError, match="num_threads must be an integer of at least 1, not 0"):
+        benchmark(files["float"], num_threads=[1, 0])
+
+
+def test_table_says_which_other_engine_is_best(files):
+    results = benchmark([files["float"]] * 3, ["litert", "lce", "acdbit"], num_threads=[1, 2], runs=3, profile=False)
+    lines = [line for line in table(results).splitlines() if "best other" in line]
+    assert [line.split()[0] for line in lines] == ["1", "2"]
+    others = {r.engine: r.median_ms for r in results[:2]}
+    assert f"on {min(others, key=others.get)}, " in lines[0]
+    assert "best other" not in table(results[:2])
+
+
+def test_openvino_is_asked_for_by_name(files, tmp_path, monkeypatch):
+    path = tmp_path / "model.xml"
+    path.write_text("<net/>")
+    with pytest.raises(ValueError, match="runs on the engine 'openvino', not on 'onnx'"):
+        benchmark(path, "onnx")
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(ImportError, match="engine 'openvino' needs the package openvino: pip install openvino"):
+        benchmark(path)

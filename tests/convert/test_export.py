@@ -215,6 +215,34 @@ def test_half_precision_is_stored_and_verified_as_such(tmp_path):
     assert 1e-6 < np.median(difference) < 0.05
 
 
+@pytest.mark.parametrize("preset", ["vit_tiny_patch4_32", "vit_micro_patch8_32"])
+def test_a_stem_of_8_bits_is_stored_as_such(preset, tmp_path):
+    """A patch embedding, and convolutions; what is behind the blocks stays."""
+    keras.utils.set_random_seed(0)
+    model = jittered(models.build(preset, "acd_bit", width=64, num_heads=2, depth=1))
+    whole, stored = (to_tflite(model, tmp_path / f"{stem}.tflite", stem=stem) for stem in ("float32", "int8"))
+    nodes = [list(flatbuffer.operators(flatbuffer.read(report.path))) for report in (whole, stored)]
+    saved = 0
+    for node, other in zip(*nodes, strict=True):
+        assert node.name == other.name
+        behind = other.index > [n.name for n in nodes[1]].index("AcdBinaryBlock")
+        if node.name not in ("CONV_2D", "FULLY_CONNECTED"):
+            continue
+        assert other.inputs[1].dtype == ("float32" if behind else "int8")
+        if not behind:
+            weights = node.inputs[1].data.view("<f4").reshape(node.inputs[1].shape[0], -1)
+            scales = np.abs(weights).max(axis=1, keepdims=True) / 127
+            error = weights - scales * other.inputs[1].data.view(np.int8).reshape(weights.shape)
+            assert (np.abs(error) <= 0.501 * scales).all()
+            saved += 3 * weights.size
+    assert saved and whole.bytes - stored.bytes == pytest.approx(saved, abs=2500)
+    samples = images(20, (32, 32, 3))
+    first, second = (Interpreter(report.path, untrusted=True).predict(samples) for report in (whole, stored))
+    assert 1e-6 < np.median(np.abs(first - second)) < 0.2 * np.abs(first).mean()
+    parity = verify(model, stored.path, samples)
+    assert parity.stem == "int8" and (parity.ok or "its accuracy on labelled images" in str(parity))
+
+
 @pytest.mark.parametrize("precision, tolerance", [("dynamic", 0.1), ("int8", 0.5)])
 def test_quantized_exports_of_the_teacher(precision, tolerance, tmp_path):
     model = trained("float32")
@@ -302,11 +330,6 @@ class TestBadInput:
         with pytest.raises(ValueError, match="only the first size"):
             to_tflite(sequential(binary(32), shape=(None, 64)), tmp_path / "m.tflite")
 
-    def test_several_inputs(self, tmp_path):
-        first, second = keras.layers.Input((4,)), keras.layers.Input((4,))
-        with pytest.raises(ValueError, match="several inputs"):
-            to_tflite(keras.Model([first, second], first + second), tmp_path / "m.tflite")
-
     @pytest.mark.parametrize(
         "options, message",
         [
@@ -314,6 +337,9 @@ class TestBadInput:
             (dict(precision="int4"), "precision must be one of 'bits', 'float32', 'float16', 'dynamic', 'int8', not 'int4'"),
             (dict(precision="int8"), "needs calibration images"),
             (dict(precision="float32", half=True), "half=True is for precision='bits', not 'float32'"),
+            (dict(precision="float32", stem="int8"), "stem='int8' is for precision='bits', not 'float32'"),
+            (dict(half=True, stem="int8"), "half=True and stem='int8' both say how the stem is stored"),
+            (dict(stem="int4"), "stem must be one of 'float32', 'int8', not 'int4'"),
             (dict(calibration=np.zeros((1, 64), np.float32)), "takes no calibration images"),
         ],
     )

@@ -1,4 +1,6 @@
+import os
 import sys
+import threading
 
 import ai_edge_litert.interpreter
 import numpy as np
@@ -133,12 +135,13 @@ def test_models_that_do_not_take_one_image():
     model = flatbuffer.read(small_models.float_model())
     reshape = next(operator for operator in flatbuffer.operators(model) if operator.name == "RESHAPE")
     two_inputs = flatbuffer.pack(flatbuffer.single_operator(model, reshape.index))
-    with pytest.raises(ValueError, match=r"must have one input of shape \(1, ...\)"):
+    with pytest.raises(ValueError, match=r"must have inputs of shape \(1, ...\), one sample per run"):
         Interpreter(two_inputs)
     binary = flatbuffer.read(small_models.binary_model())
     packed_input = flatbuffer.pack(flatbuffer.single_operator(binary, 1))
-    with pytest.raises(ValueError, match="takes unquantized int32, not images"):
-        Interpreter(packed_input)
+    assert Interpreter(packed_input).input_dtype == "int32"
+    with pytest.raises(ValueError, match="images must be a int32 numpy array, got float32 array"):
+        Interpreter(packed_input).predict(np.zeros((1, *Interpreter(packed_input).input_shape), np.float32))
 
 
 @pytest.mark.parametrize(
@@ -166,3 +169,41 @@ def test_a_further_engine_is_one_entry(monkeypatch):
     monkeypatch.setitem(module.ENGINES, "zeros", module.Engine("none", Zeros))
     logits = Interpreter(small_models.float_model(), num_threads=3, engine="zeros").predict(small_models.images(2))
     np.testing.assert_array_equal(logits, np.full((2, 10), 3))
+
+
+def test_threads_that_share_an_interpreter_wait_for_each_other():
+    """LiteRT's own refuses such calls, or answers with the other thread's image."""
+    images = small_models.images(8, (1, 16, 64))
+    interpreter = Interpreter(small_models.binary_model())
+    expected, wrong = interpreter.predict(images), []
+
+    def use(number):
+        for _ in range(40):
+            if not np.array_equal(interpreter.predict(images[number : number + 1])[0], expected[number]):
+                wrong.append(number)
+
+    threads = [threading.Thread(target=use, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def threads_of(model, num_threads):
+    """How many threads the process has more while an interpreter with so many is open."""
+    before = len(os.listdir("/proc/self/task"))
+    interpreter = Interpreter(model, num_threads=num_threads, engine="acdbit")
+    interpreter.predict(np.zeros((1, *interpreter.input_shape), np.float32))
+    return len(os.listdir("/proc/self/task")) - before
+
+
+def test_a_file_of_bits_starts_no_more_threads_than_asked_for():
+    """The caller is one of them; LiteRT gets none for the little that is its own."""
+    assert threads_of(small_models.binary_model(), 8) == 7
+
+
+def test_spinning_changes_no_result():
+    images = small_models.images(3, (1, 16, 64))
+    results = [Interpreter(small_models.binary_model(), num_threads=2, spin=spin).predict(images) for spin in (True, False)]
+    np.testing.assert_array_equal(*results)

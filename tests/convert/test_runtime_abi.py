@@ -5,6 +5,7 @@ import pathlib
 import platform
 import re
 import subprocess
+import sys
 import tarfile
 
 import numpy as np
@@ -158,3 +159,30 @@ def test_a_c_program_on_tensorflow_2_9(headers, tmp_path):
     (tmp_path / "model.tflite").write_bytes(test_runtime_delegate.spoilt_convolution(options=b""))
     result = subprocess.run(["./program", "model.tflite", "input"], **run)
     assert result.returncode == 1 and b"refused: node 0 (LceBconv2d): the option channels_in is missing" in result.stderr
+
+
+INTERPOSER = """
+#include <stdlib.h>
+void tflite_plugin_destroy_delegate(void* delegate) { abort(); }
+const char* acdbit_kernel_paths(void) { abort(); }
+"""
+CALLER = """
+import ctypes, sys
+ctypes.CDLL(sys.argv[1], ctypes.RTLD_GLOBAL)
+library = ctypes.CDLL(sys.argv[2])
+library.acdbit_last_error.restype = ctypes.c_char_p
+create = library.tflite_plugin_create_delegate
+create.restype = ctypes.c_void_p
+strings = ctypes.c_char_p * 1
+assert create(strings(b"kernels"), strings(b"none"), 1, None) is None
+print(library.acdbit_last_error().decode())
+"""
+
+
+def test_another_delegate_loaded_for_all_does_not_catch_calls_of_our_own_functions(tmp_path):
+    (tmp_path / "interposer.c").write_text(INTERPOSER)
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", "interposer.so", "interposer.c"], cwd=tmp_path, check=True)
+    command = [sys.executable, "-c", CALLER, tmp_path / "interposer.so", runtime.library_path()]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("the option kernels must be auto or one of")

@@ -76,6 +76,33 @@ def test_convolution_equals_larq(seed):
         np.testing.assert_array_equal(results[0], expected)
 
 
+INT8_CASES = 300
+
+
+def test_int8_outputs_equal_larq_to_the_unit():
+    """Constants of two decimals: then many outputs lie halfway between two integers, where the last bit of a bias decides."""
+    halfway = 0
+    for seed in range(INT8_CASES):
+        rng = np.random.default_rng(1000 + seed)
+        case = {**draw(rng), "output": "int8", "pad_values": 1, "fused_activation_function": int(rng.integers(4)), "decimals": 2}
+        content = runtime_models.convolution(rng, **case)
+        inputs = [values(rng, case)]
+        [expected] = start_engine("lce", content).run(inputs)
+        [result] = start_engine("acdbit", content).run(inputs)
+        np.testing.assert_array_equal(result, expected, err_msg=f"seed {seed}")
+        halfway += count_halfway(content, case)
+    assert halfway > 1000
+
+
+def count_halfway(content, case):
+    """Products that would have an output halfway between two integers, of all possible sums of all channels."""
+    node = list(flatbuffer.operators(flatbuffer.read(content)))[-1]
+    multiplier, bias = (tensor.data.view(np.float32).astype(np.float64) for tensor in node.inputs[2:4])
+    products = int(np.prod(case["kernel"])) * case["image"][-1] // case["groups"]
+    outputs = (np.arange(-products, products + 1, 2)[:, None] * multiplier + bias) / node.outputs[0].scale
+    return int((np.abs(outputs - np.floor(outputs) - 0.5) < 1e-6).sum())
+
+
 def exact_convolution(content, case, x):
     """The definition, in float64, of a convolution with zero padding."""
     node = list(flatbuffer.operators(flatbuffer.read(content)))[-1]

@@ -444,7 +444,7 @@ def test_a_forked_process_runs_and_ends(tmp_path):
         ({"num_threads": 10**12}, "num_threads must be an integer"),
         ({"num_threads": "two"}, "num_threads must be an integer"),
         ({"kernels": "sse"}, "kernels must be auto or one of .*portable on this CPU, got sse"),
-        ({"threads": 1}, "the delegate has the options num_threads and kernels, not threads"),
+        ({"threads": 1}, "the delegate has the options num_threads, spin, fixed_shapes and kernels, not threads"),
     ],
 )
 def test_wrong_options_of_the_delegate(options, message):

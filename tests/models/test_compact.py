@@ -36,6 +36,7 @@ def with_weight(weight):
 
 
 MODELS = {
+    "float_twin": (VisionTransformer, "float32", TINY),
     "acd_bit": (VisionTransformer, "acd_bit", TINY),
     "learned_scale": (VisionTransformer, "bivit", TINY),
     "per_tensor": (VisionTransformer, "bit", TINY),
@@ -148,9 +149,9 @@ def test_bad_files_say_what_is_wrong(student, tmp_path):
 
 
 def test_what_is_not_of_one_bit_is_refused(student, tmp_path):
-    with pytest.raises(ValueError, match="holds a backbone with weights of one bit, not the scheme 'float32'"):
-        save_compact(build("vit_nano_patch2_8", "float32", depth=1), tmp_path / "a.acdbit")
-    with pytest.raises(ValueError, match="not Sequential"):
+    with pytest.raises(ValueError, match="weights of one bit, or of the scheme 'float32', not the scheme 'fq_vit_w8a4'"):
+        save_compact(build("vit_nano_patch2_8", "fq_vit_w8a4", depth=1), tmp_path / "a.acdbit")
+    with pytest.raises(ValueError, match="holds a backbone, not Sequential"):
         save_compact(keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]), tmp_path / "a.acdbit")
     with pytest.raises(ValueError, match="precision must be one of 'float16', 'float24', 'float32', not 'int8'"):
         save_compact(student, tmp_path / "a.acdbit", "int8")

@@ -86,6 +86,38 @@ def test_the_committed_entries_keep_their_cards_word():
     assert evaluate(from_zoo(DIGITS), "digits")["accuracy"] == pytest.approx(zoo.card(DIGITS)["accuracy"]["top1"], abs=1e-6)
 
 
+def test_a_float_twin_is_named_on_the_card_of_its_student(entry, run, tmp_path, capsys):
+    zoo_folder = tmp_path / "zoo"
+    shutil.copytree(entry, zoo_folder)
+    teacher = recipes.get("digits_teacher").replace(epochs=1, jit_compile=False)
+    train(teacher, tmp_path / "teacher", verbose=0)
+    added = ["zoo", "add", str(tmp_path / "teacher"), "quick_float", "--zoo", str(zoo_folder), "--twin-of"]
+    assert main([*added, "quick"]) == 0
+    assert zoo.card("quick", zoo_folder)["float_twin"] == "quick_float"
+    assert "| float twin | `quick_float` |" in (zoo_folder / "quick" / "card.md").read_text()
+    twin, trained = from_zoo("quick_float", zoo_folder), load_model(tmp_path / "teacher")
+    assert twin.scheme.name == "float32" and not any("signs" in limit for limit in zoo.card("quick_float", zoo_folder)["limits"])
+    images = data.normalize(data.arrays("digits", "test")[0][:8], "digits")
+    np.testing.assert_allclose(twin(images, training=False), trained(images, training=False), atol=1e-3)
+    capsys.readouterr()
+    # What is no twin leaves everything as it is.
+    assert main([*added[:3], "other", *added[4:], "quick_float"]) == 2
+    assert "'quick_float' is of float32 itself; a twin is that of a 1-bit entry" in capsys.readouterr().err
+    assert main(["zoo", "add", str(run), "other", *added[4:], "quick"]) == 2
+    assert "is no float twin of 'quick': scheme 'acd_bit' instead of 'float32'" in capsys.readouterr().err
+    assert zoo_names(zoo_folder) == ["quick", "quick_float"]
+
+
+def test_the_committed_float_twins_are_those_of_their_students():
+    twins = {name: zoo.card(name).get("float_twin") for name in zoo_names()}
+    assert {"cifar10_vit_micro_acd_bit", "cifar100_vit_micro_acd_bit"} <= {name for name, twin in twins.items() if twin}
+    for name, twin in twins.items():
+        if twin:
+            ours, theirs = zoo.card(name), zoo.card(twin)
+            assert theirs["model"]["scheme"] == "float32" and theirs["model"]["preset"] == ours["model"]["preset"]
+            assert theirs["data"]["dataset"] == ours["data"]["dataset"] and theirs["data"]["classes"] == ours["data"]["classes"]
+
+
 def test_the_list(entry, capsys):
     assert main(["zoo"]) == 0
     assert DIGITS in capsys.readouterr().out

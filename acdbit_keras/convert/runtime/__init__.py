@@ -117,6 +117,34 @@ def last_error():
 
 
 @functools.cache
+def flat_library():
+    """The runtime as a `ctypes.CDLL` whose functions for flat files (`acdbit_model.h`) are declared.
+
+    Raises:
+        RuntimeMissingError: as `library_path`, or the library has no such functions.
+    """
+    path = library_path()
+    library = _library(path)
+    pointer, size, text = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p
+    try:
+        for name, result, arguments in (
+            ("acdbit_model_check", text, [pointer, size]),
+            ("acdbit_model_info", None, [pointer]),
+            ("acdbit_model_memory", size, [pointer]),
+            ("acdbit_model_prepare", text, [pointer, pointer, size]),
+            ("acdbit_model_run", None, [pointer] * 4),
+        ):
+            function = getattr(library, name)
+            function.restype, function.argtypes = result, arguments
+    except AttributeError:
+        raise RuntimeMissingError(
+            f"{path} is of an older acdbit-keras, without the engine for flat files; run `pip install .` in the acdbit-keras"
+            " folder again to build it"
+        ) from None
+    return library
+
+
+@functools.cache
 def _library(path):
     try:
         library = ctypes.CDLL(path)

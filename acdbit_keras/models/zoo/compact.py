@@ -1,8 +1,9 @@
-"""Compact files: a trained 1-bit backbone with its kernels as bits.
+"""Compact files: a trained 1-bit backbone with its kernels as bits, or its float twin.
 
 A `.keras` file keeps the real weights from which training made the signs, 32 bits each. A compact file keeps the sign
 alone, one bit, and per output channel what decodes it; everything else - norms, activations, running statistics,
-positions, the float ends of the network - in numbers of two, three or four bytes. Training cannot go on from it.
+positions, the float ends of the network - in numbers of two, three or four bytes. Training cannot go on from it. A float
+twin, against which students are compared, is such numbers throughout.
 
     8 bytes    magic
     12 bytes   format version, CRC-32 of all that follows, length of the header; little-endian
@@ -34,6 +35,7 @@ from acdbit_keras.typing import Path
 
 SUFFIX = ".acdbit"
 VERSION = 1
+FLOAT_TWIN = "float32"
 PRECISIONS = ("float16", "float24", "float32")
 _MAGIC = b"\x89ACDBIT\n"
 _NUMBERS = struct.Struct("<III")
@@ -43,10 +45,10 @@ _SMALL = 16  # weights of up to so many numbers stay in single precision: counte
 
 
 def save_compact(model: Backbone, path: Path, precision: Literal["float16", "float24", "float32"] = "float24") -> int:
-    """Writes a trained 1-bit backbone as a compact file.
+    """Writes a trained backbone as a compact file.
 
     Args:
-        model: built backbone of a scheme whose weights are one bit.
+        model: built backbone of a scheme whose weights are one bit, or of the scheme `"float32"`.
         path: where the file is to be, by convention `*.acdbit`; an older one stays whole if anything fails.
         precision: how numbers that are not bits are stored. `"float32"`: the loaded model computes to the last bit what
             this one does. `"float24"`, the default, the first three bytes of that, a relative error of 2^-16. `"float16"`,
@@ -188,11 +190,18 @@ def _from_planes(planes, kind):
 
 
 def _with_stored_signs(model):
-    """A copy of a 1-bit backbone whose kernels are the signs of the original's, and its fully connected layers."""
-    weight = quantizers.get(model.scheme.weight) if isinstance(model, Backbone) else None
-    if weight is None or not weight.is_binary:
-        what = f"the scheme {model.scheme.name!r}" if weight is not None else type(model).__name__
-        raise ValueError(f"a compact file holds a backbone with weights of one bit, not {what}")
+    """A copy of a 1-bit backbone whose kernels are the signs of the original's, and its fully connected layers.
+
+    A float twin is returned as it is, without layers.
+    """
+    if not isinstance(model, Backbone):
+        raise ValueError(f"a compact file holds a backbone, not {type(model).__name__}")
+    if model.scheme.name == FLOAT_TWIN:
+        return model, []
+    weight = quantizers.get(model.scheme.weight)
+    if not weight.is_binary:
+        what = f"the scheme {model.scheme.name!r}"
+        raise ValueError(f"a compact file holds a backbone with weights of one bit, or of the scheme {FLOAT_TWIN!r}, not {what}")
     codes = [
         dense.kernel_code().map(ops.convert_to_numpy) if dense.kernel_quantizer.is_binary else None
         for dense in dense_layers(model)

@@ -34,6 +34,7 @@ def transfer(model: Backbone, classes: int | None = None, trainable: bool = True
 
     Example:
         >>> import acdbit_keras as acd
+        >>> import keras
         >>> body = acd.models.from_zoo("digits_vit_nano_acd_bit")
         >>> model = acd.models.transfer(body, classes=3)
         >>> model.classes, model.scheme.name, len(model.frozen)

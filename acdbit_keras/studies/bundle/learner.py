@@ -16,7 +16,7 @@ from jax import numpy as jnp
 from acdbit_keras import schemes
 from acdbit_keras.distillation import Distiller
 from acdbit_keras.models import data, optimization
-from acdbit_keras.models.callbacks import restore_state, save_state
+from acdbit_keras.models.callbacks import read_progress, restore_state, save_state
 from acdbit_keras.models.data import catalog
 from acdbit_keras.models.data.augmentation import resolve
 from acdbit_keras.models.train import network_of, terms_of
@@ -144,9 +144,8 @@ class Learner:
         """
         if self.teacher is not None:
             weights.assign(self.teacher, teacher)
-        if self.run.state_path.exists():
-            with np.load(self.run.state_path) as state:
-                self.finished, self.best = int(state["finished_epochs"]), float(state["best"])
+        self.finished, self.best = read_progress(self.run.state_path)
+        if self.finished:
             restore_state(self.run.state_path, self.network, self.optimizer)
         self.run.forget_epochs_from(self.finished)
         self.state = self._state()

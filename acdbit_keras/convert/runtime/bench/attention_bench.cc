@@ -52,6 +52,9 @@ void run(const char* name, bool key_bias, bool dynamic, int tokens, int heads, i
   plan.key_weights = data_or_null(key_weights, key_bias);
   plan.query_scale = plan.key_scale = data_or_null(scale, dynamic);
   plan.query_offset = plan.key_offset = data_or_null(offset, dynamic);
+  plan.table = nullptr;
+  plan.tables = nullptr;
+  plan.factors = nullptr;
   plan.probabilities = nullptr;
   const size_t bytes = attention_workspace_bytes(heads, head_dim, tokens);
   plan.workspace = aligned_alloc(64, bytes);

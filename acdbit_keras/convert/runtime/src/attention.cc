@@ -32,6 +32,13 @@ HeadLayout lay_out(int head_dim, int keys) {
   return head;
 }
 
+int32_t ratio_steps(const AttentionPlan& plan, const AttentionTable& table) {
+  const double ratio = double(plan.ratio) * kOne;
+  int32_t steps = 0;
+  while (steps <= plan.head_dim && double(table.values[steps]) >= ratio) steps++;
+  return steps;
+}
+
 }  // namespace
 
 size_t attention_workspace_bytes(int heads, int head_dim, int keys) {
@@ -48,8 +55,10 @@ AttentionHead attention_head(const AttentionPlan& plan, int head) {
   AttentionHead result;
   result.keys = base;
   result.values = base + layout.values;
-  result.table = reinterpret_cast<AttentionTable*>(base + layout.table);
-  result.factors = reinterpret_cast<AttentionFactors*>(base + layout.factors);
+  result.own_table = plan.tables != nullptr ? nullptr : reinterpret_cast<AttentionTable*>(base + layout.table);
+  result.own_factors = plan.factors != nullptr ? nullptr : reinterpret_cast<AttentionFactors*>(base + layout.factors);
+  result.table = plan.tables != nullptr ? plan.tables + head : result.own_table;
+  result.factors = plan.factors != nullptr ? plan.factors + head : result.own_factors;
   result.key_scale = reinterpret_cast<float*>(base + layout.key_scale);
   result.key_offset = reinterpret_cast<float*>(base + layout.key_offset);
   result.key_sum = reinterpret_cast<float*>(base + layout.key_sum);
@@ -70,6 +79,11 @@ bool attention_has_factors(const AttentionPlan& plan) {
 void attention_table(const AttentionPlan& plan, int head, AttentionTable* table) {
   uint32_t* const values = table->values;
   const int entries = plan.head_dim + 1;
+  if (plan.table) {
+    memcpy(values, plan.table + size_t(head) * size_t(entries), size_t(entries) * sizeof *values);
+    table->ratio_steps = plan.rule == Rule::kMaxRatio ? ratio_steps(plan, *table) : 0;
+    return;
+  }
   const double step = -2.0 * double(plan.score_scale[head]);
   // e^(a + b) = e^a e^b spares most calls of exp.
   constexpr int kFine = 8;
@@ -84,29 +98,34 @@ void attention_table(const AttentionPlan& plan, int head, AttentionTable* table)
     values[k] = scaled < double(values[k - 1]) ? uint32_t(scaled) : scaled == scaled ? values[k - 1] : 0;
   }
   for (int k = entries; k % kTableStep != 0; k++) values[k] = 0;
-  const double ratio = double(plan.ratio) * kOne;
-  table->last = table->ratio_steps = 0;
+  table->last = 0;
   for (int k = 0; k < entries && values[k] > 0; k++) table->last = k;
-  while (table->ratio_steps < entries && double(values[table->ratio_steps]) >= ratio) table->ratio_steps++;
+  table->ratio_steps = ratio_steps(plan, *table);
   memset(table->planes, 0, sizeof table->planes);
   for (int k = 0; k < entries; k++) {
     for (int b = 0; b < 4; b++) table->planes[b][k] = uint8_t(values[k] >> (8 * b));
   }
 }
 
-bool attention_factors(const AttentionPlan& plan, int head, float lowest_bias, float highest_bias,
-                       AttentionFactors* factors) {
+bool attention_factors_usable(const AttentionPlan& plan, int head, float lowest_bias, float highest_bias) {
   constexpr double kLargestExponent = 60.0;
   const double scale = plan.score_scale[head];
   const double spread = double(highest_bias) - double(lowest_bias);
   // False for NaN, too.
-  factors->usable = scale >= 0.0 && 2.0 * scale * plan.head_dim + spread <= kLargestExponent;
-  if (!factors->usable) return false;
+  return scale >= 0.0 && 2.0 * scale * plan.head_dim + spread <= kLargestExponent;
+}
+
+void attention_factors(const AttentionPlan& plan, int head, AttentionFactors* factors) {
   float* const values = factors->values;
+  if (plan.table) {
+    const size_t entries = size_t(plan.head_dim) + 1;
+    memcpy(values, plan.table + size_t(head) * entries, entries * sizeof *values);
+    return;
+  }
   memset(factors->coarse, 0, sizeof factors->coarse);
   memset(factors->planes, 0, sizeof factors->planes);
   memset(values, 0, sizeof factors->values);
-  const double step = -2.0 * scale;
+  const double step = -2.0 * double(plan.score_scale[head]);
   for (int i = 0; i < kFactorStep; i++) factors->fine[i] = factors->fine[i + kFactorStep] = float(exp(step * i));
   for (int first = 0; first <= plan.head_dim; first += kFactorStep) {
     const float coarse = float(exp(step * first));
@@ -118,7 +137,27 @@ bool attention_factors(const AttentionPlan& plan, int head, float lowest_bias, f
       for (int b = 0; b < 4; b++) factors->planes[b][k] = uint8_t(bits >> (8 * b));
     }
   }
-  return true;
+}
+
+size_t attention_tables_bytes(const AttentionPlan& plan) {
+  const size_t bytes = attention_is_integer(plan)    ? sizeof(AttentionTable)
+                       : attention_has_factors(plan) ? sizeof(AttentionFactors)
+                                                     : 0;
+  return bytes * size_t(plan.heads);
+}
+
+void attention_prepare(void* memory, AttentionPlan* plan) {
+  plan->tables = nullptr;
+  plan->factors = nullptr;
+  if (attention_is_integer(*plan)) {
+    AttentionTable* const tables = static_cast<AttentionTable*>(memory);
+    for (int head = 0; head < plan->heads; head++) attention_table(*plan, head, tables + head);
+    plan->tables = tables;
+  } else if (attention_has_factors(*plan)) {
+    AttentionFactors* const factors = static_cast<AttentionFactors*>(memory);
+    for (int head = 0; head < plan->heads; head++) attention_factors(*plan, head, factors + head);
+    plan->factors = factors;
+  }
 }
 
 }  // namespace acdbit

@@ -459,7 +459,7 @@ static KeyBounds key_bounds(int keys, const AttentionHead& packed) {
   }
   // 0, but NaN if any of them is not finite, which `larger` may pass over.
   const float finite = sum(spoiled);
-  return {largest(scale) + finite, largest(offset) + finite, largest(sums) + finite};
+  return {largest(scale) + finite, largest(offset) + finite, largest(sums) + finite, false};
 }
 
 // The float vectors over the keys.
@@ -494,7 +494,9 @@ static void key_factors(const AttentionPlan& plan, int head, const AttentionHead
     least = larger(least, splat(0.0f) - bias);
   }
   const float highest = largest(most);
-  if (!attention_factors(plan, head, -largest(least), highest, packed.factors)) return;
+  packed.bounds->factors_usable = attention_factors_usable(plan, head, -largest(least), highest);
+  if (!packed.bounds->factors_usable) return;
+  if (packed.own_factors != nullptr) attention_factors(plan, head, packed.own_factors);
   for (int j = 0; j < plan.keys; j += 16)
     store(packed.key_factor + j, exponential(load(packed.key_bias + j) - splat(highest)));
   for (int j = plan.keys; j % 16 != 0; j++) packed.key_factor[j] = 0.0f;
@@ -510,7 +512,7 @@ static void attention_keys(const AttentionPlan* plan, int head) {
   attention::pack_keys(key, plan->key_stride, plan->keys, plan->head_dim, packed.keys);
   attention::pack_values(value, plan->value_stride, plan->keys, plan->head_dim, packed.values);
   if (attention_is_integer(*plan)) {
-    attention_table(*plan, head, packed.table);
+    if (packed.own_table != nullptr) attention_table(*plan, head, packed.own_table);
   } else {
     attention::key_terms(*plan, head, packed);
     if (attention_has_factors(*plan)) attention::key_factors(*plan, head, packed);
@@ -533,7 +535,7 @@ static void attention_rows(const AttentionPlan* plan, int first, int num_rows, i
                                     kept + ptrdiff_t(r) * plan->heads + head};
       if (integer) {
         attention::integer_rows(rows, packed, tiling);
-      } else if (attention_has_factors(*plan) && packed.factors->usable) {
+      } else if (attention_has_factors(*plan) && packed.bounds->factors_usable) {
         attention::factor_rows(rows, packed, tiling);
       } else {
         attention::float_rows(rows, packed, tiling);

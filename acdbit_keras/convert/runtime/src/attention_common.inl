@@ -13,10 +13,12 @@ struct Range {
   int highest;  // or an upper bound where finding it would cost more than it saves
 };
 
+#if !defined(ACDBIT_HAS_TILES)
 constexpr int kTileStep = 256;
 constexpr int kMostRows = 8;
 constexpr int kIntegerTile = 16384;  // distances held at once, over all rows
 constexpr int kFloatTile = 4096;     // likewise scores
+#endif
 static_assert(kIntegerTile % kTileStep == 0 && kFloatTile % kTileStep == 0, "tiles start where distances can");
 
 static inline int words_of(int bits) { return (bits + 31) / 32; }

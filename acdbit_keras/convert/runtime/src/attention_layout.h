@@ -32,21 +32,25 @@ struct AttentionFactors {
   float coarse[40];                     // eight may be read from any of the first 32 on
   uint8_t planes[4][kTablePlane + 64];  // byte b of values[k]
   float values[kTablePlane];
-  bool usable;
 };
 
-// With statistics per token, the largest magnitudes over the keys.
+// What is to be known of all keys together.
 struct KeyBounds {
+  // With statistics per token, the largest magnitudes.
   float scale;
   float offset;
   float sum;
+  bool factors_usable;  // with a frozen key bias
 };
 
 struct AttentionHead {
   uint8_t* keys;
   uint8_t* values;
-  AttentionTable* table;
-  AttentionFactors* factors;
+  const AttentionTable* table;
+  const AttentionFactors* factors;
+  // Their places in the workspace, null where the plan brings its own.
+  AttentionTable* own_table;
+  AttentionFactors* own_factors;
   // Over the keys, of which a multiple of 16 may be read. Only those that the plan asks for are written.
   float* key_scale;
   float* key_offset;
@@ -67,9 +71,10 @@ void attention_table(const AttentionPlan& plan, int head, AttentionTable* table)
 // Whether the scores are those of the distance plus one of the key, and a softmax is taken of them.
 bool attention_has_factors(const AttentionPlan& plan);
 
-// Fills factors, given the range of beta, and says whether they are usable: unless a product of two could be so small
-// that sums and thresholds leave the normal numbers.
-bool attention_factors(const AttentionPlan& plan, int head, float lowest_bias, float highest_bias,
-                       AttentionFactors* factors);
+// Fills factors.
+void attention_factors(const AttentionPlan& plan, int head, AttentionFactors* factors);
+// Whether they can be used, given the range of beta: unless a product of two could be so small that sums and thresholds
+// leave the normal numbers.
+bool attention_factors_usable(const AttentionPlan& plan, int head, float lowest_bias, float highest_bias);
 
 }  // namespace acdbit

@@ -15,7 +15,6 @@ struct Workspace {
   size_t statistics[4];
   size_t attention;
   size_t normed;
-  size_t zeros;
   Layout layout;
 };
 
@@ -29,10 +28,7 @@ Workspace workspace_layout(const BlockOptions& options, int channels, int height
   const size_t attention = attention_workspace_bytes(options.heads, channels / options.heads, int(tokens));
   if (attention == 0) w.layout.ok = false;
   w.attention = w.layout.add(attention, 1);
-  if (options.branches) {
-    w.normed = w.layout.add(tokens * c, sizeof(float));
-    w.zeros = w.layout.add(c, sizeof(float));
-  }
+  if (options.branches) w.normed = w.layout.add(tokens * c, sizeof(float));
   return w;
 }
 
@@ -164,6 +160,7 @@ size_t block_weights_bytes(const BlockOptions& options, int channels, const Kern
   Layout layout;
   for (const Product& product : read_kernels(options, channels, nullptr, &plan))
     layout.add(packed_words(*product.plan, kernels), sizeof(uint32_t));
+  if (options.branches) layout.add(size_t(channels), sizeof(float));
   return layout.bytes;
 }
 
@@ -197,6 +194,11 @@ void block_prepare(const BlockOptions& options, int channels, const float* vecto
     kernels->pack_weights(product.kernel, product.plan->outputs, product.plan->inputs / kWordBits, packed);
     product.plan->weights = packed;
   }
+  if (options.branches) {
+    float* zeros = at<float>(weights, layout.add(size_t(channels), sizeof(float)));
+    memset(zeros, 0, size_t(channels) * sizeof(float));
+    plan->zeros = zeros;
+  }
 }
 
 void block_place(const BlockOptions& options, int height, int width, void* workspace, BlockPlan* plan) {
@@ -212,11 +214,7 @@ void block_place(const BlockOptions& options, int height, int width, void* works
     plan->key_scale = at<float>(workspace, layout.statistics[2]);
     plan->key_offset = at<float>(workspace, layout.statistics[3]);
   }
-  if (options.branches) {
-    plan->normed = at<float>(workspace, layout.normed);
-    plan->zeros = at<float>(workspace, layout.zeros);
-    memset(at<float>(workspace, layout.zeros), 0, size_t(plan->channels) * sizeof(float));
-  }
+  if (options.branches) plan->normed = at<float>(workspace, layout.normed);
   AttentionPlan* attention = &plan->attention;
   attention->queries = attention->keys = height * width;
   attention->query_stride = attention->key_stride = attention->value_stride = plan->channels / kWordBits;

@@ -89,6 +89,7 @@ struct BlockPlan {
   AttentionPlan attention;  // its bits and statistics are those below
   BlockScratch scratch;
   const Kernels* kernels;
+  const float* zeros;  // [channels], what lies beyond the border; null without branches
   // In the workspace.
   uint32_t* query_bits;  // [tokens][channels / 32]
   uint32_t* key_bits;
@@ -97,8 +98,7 @@ struct BlockPlan {
   float* query_offset;
   float* key_scale;
   float* key_offset;
-  float* normed;       // w, [tokens][channels]; null without branches
-  const float* zeros;  // [channels], what lies beyond the border; null without branches
+  float* normed;  // w, [tokens][channels]; null without branches
   // Of one call, see block_bind.
   const float* input;  // [tokens][channels]
   float* output_rows;  // [tokens][channels]
@@ -123,14 +123,14 @@ struct BlockOptions {
 bool block_sizes(const BlockOptions& options, int channels, int height, int width, size_t* vectors, size_t* kernels,
                  size_t* taps);
 
-// Bytes of the packed weights for these kernels, of the shared workspace (bits, statistics, attention, w), and of one
-// thread's scratch memory. All memory handed to the plan is aligned to kAlignment.
+// Bytes of the packed weights and the zeros for these kernels, of the shared workspace (bits, statistics, attention,
+// w), and of one thread's scratch memory. All memory handed to the plan is aligned to kAlignment.
 size_t block_weights_bytes(const BlockOptions& options, int channels, const Kernels* kernels);
 size_t block_workspace_bytes(const BlockOptions& options, int channels, int height, int width);
 size_t block_scratch_bytes(const BlockOptions& options, int channels);
 
-// Packs the weights into `weights` and fills the plan's constants. `vectors` and `kernel_words` are the op's inputs;
-// `vectors` and `weights` must outlive the plan. Once per model.
+// Writes weights and zeros into `weights` and fills the plan's constants. `vectors` and `kernel_words` are the op's
+// inputs; `vectors` and `weights` must outlive the plan. Once per model.
 void block_prepare(const BlockOptions& options, int channels, const float* vectors, const uint32_t* kernel_words,
                    const Kernels* kernels, void* weights, BlockPlan* plan);
 // Points the plan at a workspace for a grid of tokens. Once per shape.

@@ -32,6 +32,7 @@ struct Delegate {
   Pool* pool;
   const Kernels* kernels;
   int num_threads;  // 0: as many as the interpreter
+  bool fixed_shapes;
 };
 
 struct Kernel {
@@ -46,6 +47,7 @@ struct Kernel {
   size_t arena_bytes;
   char* work;  // session.shared, then session.scratch
   size_t work_bytes;
+  int64_t nanoseconds;  // of all nodes
 };
 
 // === Creation ===
@@ -186,7 +188,9 @@ void destroy(TfLiteContext*, void* buffer) { release(static_cast<Kernel*>(buffer
 // === Preparation ===
 
 size_t width_of(TfLiteType type) {
-  return type == kTfLiteFloat32 || type == kTfLiteInt32 ? 4 : type == kTfLiteBool || type == kTfLiteInt8 ? 1 : 0;
+  if (type == kTfLiteFloat32 || type == kTfLiteInt32) return 4;
+  if (type == kTfLiteFloat16) return 2;
+  return type == kTfLiteBool || type == kTfLiteInt8 ? 1 : 0;
 }
 
 // Takes over the shape of a tensor that comes from outside, and the data of a constant.
@@ -228,12 +232,17 @@ bool refresh(TfLiteContext* context, const Kernel* kernel, Value* value) {
   return true;
 }
 
-// Tells TFLite the shape of a tensor that the rest of the graph reads.
-bool publish(TfLiteContext* context, const Value* value) {
+// Tells TFLite the shape of a tensor that the rest of the graph reads. Whoever checked the rest by the stored shapes
+// does not want another.
+bool publish(TfLiteContext* context, const Value* value, bool fixed) {
   TfLiteTensor* tensor = &context->tensors[value->tensor];
   bool same = tensor->dims != nullptr && tensor->dims->size == value->rank && tensor->bytes == value->bytes;
   for (int i = 0; same && i < value->rank; i++) same = tensor->dims->data[i] == value->dims[i];
   if (same) return true;
+  if (fixed) {
+    report(context, "tensor %d is stored with another shape than its node computes", value->tensor);
+    return false;
+  }
   TfLiteIntArray* dims = static_cast<TfLiteIntArray*>(malloc(sizeof(TfLiteIntArray) + value->rank * sizeof(int)));
   if (dims == nullptr) {
     report(context, "out of memory for the shape of tensor %d", value->tensor);
@@ -303,23 +312,25 @@ TfLiteStatus prepare(TfLiteContext* context, TfLiteNode* tflite_node) {
   if (threads > kMaxThreads) threads = kMaxThreads;
   session->context = context;
   session->kernels = delegate->kernels;
-  session->pool = delegate->pool;
   session->threads = threads;
   pool_grow(delegate->pool, threads);
 
   for (int i = 0; i < kernel->num_values; i++)
     if (!kernel->values[i].written && !refresh(context, kernel, &kernel->values[i])) return kTfLiteError;
   size_t shared = 0, scratch = 0;
+  kernel->nanoseconds = 0;
   for (int i = 0; i < kernel->num_nodes; i++) {
     Node* node = &kernel->nodes[i];
     node->shared_bytes = node->scratch_bytes = 0;
+    node->nanoseconds = 0;
     if (!node->op->prepare(*session, node)) return kTfLiteError;
     if (node->shared_bytes > shared) shared = node->shared_bytes;
     if (node->scratch_bytes > scratch) scratch = node->scratch_bytes;
+    kernel->nanoseconds += node->nanoseconds;
   }
   for (int i = 0; i < kernel->num_values; i++) {
     const Value* value = &kernel->values[i];
-    if (value->written && !value->internal && !publish(context, value)) return kTfLiteError;
+    if (value->written && !value->internal && !publish(context, value, delegate->fixed_shapes)) return kTfLiteError;
   }
 
   size_t arena = 0, work = 0;
@@ -355,7 +366,9 @@ TfLiteStatus invoke(TfLiteContext* context, TfLiteNode* tflite_node) {
       return kTfLiteError;
     }
   }
+  kernel->session.crew = pool_enter(kernel->delegate->pool, kernel->session.threads, kernel->nanoseconds);
   for (int i = 0; i < kernel->num_nodes; i++) kernel->nodes[i].op->invoke(kernel->session, &kernel->nodes[i]);
+  pool_leave(kernel->session.crew);
   return kTfLiteOk;
 }
 
@@ -419,6 +432,16 @@ bool set_option(Delegate* delegate, const char* key, const char* value) {
     report(nullptr, "the option num_threads must be an integer from 1 to %d, got %.40s", kMaxThreads, value);
     return false;
   }
+  if (strcmp(key, "spin") == 0 || strcmp(key, "fixed_shapes") == 0) {
+    const bool on = strcmp(value, "true") == 0;
+    if (*key == 's')
+      pool_set_spin(delegate->pool, on);
+    else
+      delegate->fixed_shapes = on;
+    if (on || strcmp(value, "false") == 0) return true;
+    report(nullptr, "the option %s must be true or false, got %.40s", key, value);
+    return false;
+  }
   if (strcmp(key, "kernels") == 0) {
     if (strcmp(value, "auto") == 0) return true;
     for (const Kernels* kernels : supported_kernels()) {
@@ -430,7 +453,7 @@ bool set_option(Delegate* delegate, const char* key, const char* value) {
            value);
     return false;
   }
-  report(nullptr, "the delegate has the options num_threads and kernels, not %.40s", key);
+  report(nullptr, "the delegate has the options num_threads, spin, fixed_shapes and kernels, not %.40s", key);
   return false;
 }
 

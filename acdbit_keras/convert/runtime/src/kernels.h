@@ -25,6 +25,8 @@ constexpr int kOutputTile = 32;
 
 struct Kernels {
   const char* name;  // such as "avx2"
+  // How many times as long as with AVX-512 most things take, about: for the estimate whether threads are worth waking.
+  int slowness;
 
   // --- Binary GEMM (gemm_*.inl)
   // Words that `pack_weights` writes: the weights in the order in which `xor_popcount` reads them.

@@ -2,6 +2,7 @@
 #define ACDBIT_ISA avx2
 #define ACDBIT_TABLE kAvx2Kernels
 #define ACDBIT_TABLE_NAME "avx2"
+#define ACDBIT_SLOWNESS 2
 
 #include "kernels.h"
 

@@ -2,6 +2,7 @@
 #define ACDBIT_ISA avx512
 #define ACDBIT_TABLE kAvx512Kernels
 #define ACDBIT_TABLE_NAME "avx512"
+#define ACDBIT_SLOWNESS 1
 
 #include "kernels.h"
 

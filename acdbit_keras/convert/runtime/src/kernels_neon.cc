@@ -2,6 +2,7 @@
 #define ACDBIT_ISA neon
 #define ACDBIT_TABLE kNeonKernels
 #define ACDBIT_TABLE_NAME "neon"
+#define ACDBIT_SLOWNESS 6
 
 #include "kernels.h"
 

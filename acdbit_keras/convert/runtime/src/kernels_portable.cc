@@ -2,6 +2,7 @@
 #define ACDBIT_ISA portable
 #define ACDBIT_TABLE kPortableKernels
 #define ACDBIT_TABLE_NAME "portable"
+#define ACDBIT_SLOWNESS 12
 
 #include "kernels.h"
 

@@ -108,7 +108,9 @@ bool check_scale(const Session& session, const Node* node, const Value* value) {
 }
 
 bool set_shape(const Session& session, const Node* node, Value* value, int rank, const int64_t* dims) {
-  const size_t width = value->type == kTfLiteFloat32 || value->type == kTfLiteInt32 ? 4 : 1;
+  const size_t width = value->type == kTfLiteFloat32 || value->type == kTfLiteInt32 ? 4
+                       : value->type == kTfLiteFloat16                              ? 2
+                                                                                    : 1;
   int64_t count = 1;
   for (int i = 0; i < rank; i++) {
     if (dims[i] < 1 || dims[i] >= kMaxSize || count > INT64_MAX / 8 / dims[i])
@@ -178,10 +180,16 @@ bool refuse_memory(const Session& session, const Node* node, size_t bytes) {
   return refuse(session, node, "out of memory for %zu bytes", bytes);
 }
 
-int rows_per_task(int64_t rows, int64_t row_cost) {
-  constexpr int64_t kTaskCost = 1 << 15;
-  const int64_t wanted = row_cost > 0 ? kTaskCost / row_cost : rows;
-  return static_cast<int>(wanted < 1 ? 1 : wanted > rows ? rows : wanted);
+// What sums and multiples of it are safe from overflows with.
+constexpr int64_t kMostNanoseconds = 1000000000000;
+
+int64_t estimate(const Session& session, double nanoseconds) {
+  const double here = nanoseconds * session.kernels->slowness;
+  return here < static_cast<double>(kMostNanoseconds) ? static_cast<int64_t>(here) : kMostNanoseconds;
+}
+
+int64_t all_images(int64_t nanoseconds, int images) {
+  return nanoseconds < kMostNanoseconds / images ? nanoseconds * images : kMostNanoseconds;
 }
 
 }  // namespace acdbit

@@ -58,14 +58,15 @@ struct Node {
   void* state;           // op->state_bytes, zeros before the first prepare
   size_t shared_bytes;   // set by prepare: memory for one invocation
   size_t scratch_bytes;  // set by prepare: memory for one thread
+  int64_t nanoseconds;   // set by prepare: about as long will invoke take one thread
 };
 
 // What surrounds a call.
 struct Session {
   TfLiteContext* context;
   const Kernels* kernels;
-  Pool* pool;
-  int threads;
+  int threads;    // what prepare may count on, and give memory for
+  Crew crew;      // what invoke has, no more
   char* shared;   // the largest shared_bytes of any node
   char* scratch;  // per thread, scratch_stride apart
   size_t scratch_stride;
@@ -134,6 +135,7 @@ inline size_t aligned(size_t bytes) { return (bytes + kAlignment - 1) / kAlignme
 inline const char* type_name(TfLiteType type) {
   switch (type) {
     case kTfLiteFloat32: return "float32";
+    case kTfLiteFloat16: return "float16";
     case kTfLiteInt32: return "int32";
     case kTfLiteBool: return "bool";
     case kTfLiteInt8: return "int8";
@@ -150,7 +152,9 @@ inline char* scratch_of(const Session& session, int thread) {
   return session.scratch + thread * session.scratch_stride;
 }
 
-// Rows handed out as one task, so that a task is worth waking a thread: about `row_cost` elementary steps per row.
-int rows_per_task(int64_t rows, int64_t row_cost);
+// Work that takes AVX-512 so many nanoseconds, with the kernels at hand.
+int64_t estimate(const Session& session, double nanoseconds);
+// So many nanoseconds for each of so many images.
+int64_t all_images(int64_t nanoseconds, int images);
 
 }  // namespace acdbit

@@ -9,7 +9,7 @@
 namespace acdbit {
 namespace {
 
-constexpr int kRows = 16;  // queries per task
+constexpr int kRows = 16;  // queries at a time
 
 struct Options {
   int64_t heads, rule;
@@ -50,13 +50,17 @@ struct State {
     ACDBIT_ATTENTION_STATISTICS(ACDBIT_STATISTIC)
 #undef ACDBIT_STATISTIC
   } statistics;  // null where they are frozen
+  void* tables;  // of the plan
   size_t counts_bytes;
+  size_t workspace_bytes;
+  int64_t keys_nanoseconds, rows_nanoseconds;  // of an image
 };
 
 void release(void* pointer) {
   State* state = static_cast<State*>(pointer);
   free(state->count_multiplier);
   free(state->kept_multiplier);
+  free(state->tables);
 }
 
 // Rows of bits of one image. The contract counts all leading dimensions as rows; a graph resized to more images has a
@@ -180,7 +184,14 @@ bool prepare(const Session& session, Node* node) {
   if (!state->ready) {
     release(state);
     state->count_multiplier = state->kept_multiplier = nullptr;
+    state->tables = nullptr;
     if (!set_epilogue(session, node, state, constant(inputs.value_scale), constant(inputs.value_offset))) return false;
+    // What statistics per token leave constant is not worth a table.
+    if (!options.dynamic) {
+      state->tables = allocate(attention_tables_bytes(*plan));
+      if (state->tables == nullptr) return refuse_memory(session, node, attention_tables_bytes(*plan));
+      attention_prepare(state->tables, plan);
+    }
     state->ready = true;
   }
 
@@ -193,73 +204,103 @@ bool prepare(const Session& session, Node* node) {
     if (!check_output(session, node, 1, kTfLiteInt32) || !set_shape(session, node, node->outputs[1], 3, kept))
       return false;
   }
-  node->shared_bytes = attention_workspace_bytes(plan->heads, plan->head_dim, plan->keys);
-  if (node->shared_bytes == 0) return refuse(session, node, "its inputs are too large");
+  const int places = state->images < session.threads ? state->images : session.threads;
+  state->workspace_bytes = attention_workspace_bytes(plan->heads, plan->head_dim, plan->keys);
+  if (state->workspace_bytes == 0 ||
+      __builtin_mul_overflow(state->workspace_bytes, size_t(places), &node->shared_bytes))
+    return refuse(session, node, "its inputs are too large");
   state->counts_bytes = aligned(size_t{kRows} * channels * sizeof(int32_t));
   node->scratch_bytes = state->counts_bytes + aligned(size_t{kRows} * heads * sizeof(int32_t));
+  // Measured with AVX-512: seven words of keys, or of distances, in a nanosecond.
+  state->keys_nanoseconds = estimate(session, double(plan->keys) * channels / 7);
+  state->rows_nanoseconds = estimate(session, double(plan->queries) * plan->keys * words / 7);
+  node->nanoseconds = all_images(state->keys_nanoseconds + state->rows_nanoseconds, state->images);
   return true;
 }
 
+// One invocation. Where there are as many images as threads, each thread takes whole images; what then remains is done
+// by all threads together, keys first.
 struct Call {
   const Session* session;
+  const Node* node;
   const State* state;
-  AttentionPlan plan;
-  float* output;
+  int apart;  // images that each belong to a thread
+  Shares shares;
+
+  // The plan of an image whose workspace is the one of that number.
+  AttentionPlan plan(int image, int workspace) const {
+    AttentionPlan plan = state->plan;
+    const int64_t queries = int64_t{image} * plan.queries, keys = int64_t{image} * plan.keys;
+    const int64_t words = plan.query_stride;
+    const auto bits = [this](int number, int64_t offset) {
+      return reinterpret_cast<const uint32_t*>(state->bits[number]->data) + offset;
+    };
+    const auto statistic = [](const Value* value, int64_t offset) -> const float* {
+      return value == nullptr ? nullptr : reinterpret_cast<const float*>(value->data) + offset;
+    };
+    plan.query = bits(0, queries * words);
+    plan.key = bits(1, keys * words);
+    plan.value = bits(2, keys * words);
+    plan.query_scale = statistic(state->statistics.query_scale, queries * plan.heads);
+    plan.query_offset = statistic(state->statistics.query_offset, queries * plan.heads);
+    plan.key_scale = statistic(state->statistics.key_scale, keys * plan.heads);
+    plan.key_offset = statistic(state->statistics.key_offset, keys * plan.heads);
+    if (node->num_outputs == 2 && node->outputs[1]->read)
+      plan.probabilities =
+          reinterpret_cast<uint32_t*>(node->outputs[1]->data) + image * (node->outputs[1]->count / state->images);
+    plan.workspace = session->shared + workspace * state->workspace_bytes;
+    return plan;
+  }
 };
+
+// The context of queries [first, end) of an image.
+void attend(const Call& call, const AttentionPlan& plan, int image, int first, int end, int thread) {
+  const Kernels* kernels = call.session->kernels;
+  char* scratch = scratch_of(*call.session, thread);
+  int32_t* counts = reinterpret_cast<int32_t*>(scratch);
+  int32_t* kept = reinterpret_cast<int32_t*>(scratch + call.state->counts_bytes);
+  const int channels = plan.heads * plan.head_dim;
+  float* out =
+      reinterpret_cast<float*>(call.node->outputs[0]->data) + (int64_t{image} * plan.queries + first) * channels;
+  for (; first < end; first += kRows) {
+    const int count = end - first < kRows ? end - first : kRows;
+    kernels->attention_rows(&plan, first, count, counts, kept);
+    for (int i = 0; i < count; i++, out += channels)
+      kernels->context(counts + i * channels, kept + i * plan.heads, call.state->count_multiplier,
+                       call.state->kept_multiplier, plan.heads, plan.head_dim, out);
+  }
+}
+
+void run_image(void* context, int task, int thread) {
+  const Call& call = *static_cast<const Call*>(context);
+  const AttentionPlan plan = call.plan(task, thread);
+  for (int head = 0; head < plan.heads; head++) call.session->kernels->attention_keys(&plan, head);
+  attend(call, plan, task, 0, plan.queries, thread);
+}
 
 void run_keys(void* context, int task, int) {
   const Call& call = *static_cast<const Call*>(context);
-  call.session->kernels->attention_keys(&call.plan, task);
+  const int number = task / call.state->plan.heads;
+  const AttentionPlan plan = call.plan(call.apart + number, number);
+  call.session->kernels->attention_keys(&plan, task % plan.heads);
 }
 
 void run_rows(void* context, int task, int thread) {
   const Call& call = *static_cast<const Call*>(context);
-  const AttentionPlan& plan = call.plan;
-  const int first = task * kRows;
-  const int count = plan.queries - first < kRows ? plan.queries - first : kRows;
-  char* scratch = scratch_of(*call.session, thread);
-  int32_t* counts = reinterpret_cast<int32_t*>(scratch);
-  int32_t* kept = reinterpret_cast<int32_t*>(scratch + call.state->counts_bytes);
-  call.session->kernels->attention_rows(&plan, first, count, counts, kept);
-  float* out = call.output + int64_t{first} * plan.heads * plan.head_dim;
-  for (int i = 0; i < count; i++) {
-    call.session->kernels->context(counts, kept + i * plan.heads, call.state->count_multiplier,
-                                   call.state->kept_multiplier, plan.heads, plan.head_dim, out);
-    counts += plan.heads * plan.head_dim;
-    out += plan.heads * plan.head_dim;
-  }
+  const int number = task / call.shares.count, share = task % call.shares.count;
+  const AttentionPlan plan = call.plan(call.apart + number, number);
+  attend(call, plan, call.apart + number, call.shares.first(share), call.shares.first(share + 1), thread);
 }
 
 void invoke(const Session& session, Node* node) {
   const State* state = static_cast<const State*>(node->state);
-  Call call = {&session, state, state->plan, reinterpret_cast<float*>(node->outputs[0]->data)};
-  AttentionPlan* plan = &call.plan;
-  plan->workspace = session.shared;
-  const int64_t words = plan->query_stride;
-  const auto bits = [state](int number, int64_t offset) {
-    return reinterpret_cast<const uint32_t*>(state->bits[number]->data) + offset;
-  };
-  const auto statistic = [](const Value* value, int64_t offset) -> const float* {
-    return value == nullptr ? nullptr : reinterpret_cast<const float*>(value->data) + offset;
-  };
-  const int64_t cost = int64_t{plan->queries} * plan->keys * words;
-  const int threads = cost < (1 << 15) ? 1 : session.threads;
-  for (int image = 0; image < state->images; image++) {
-    const int64_t queries = int64_t{image} * plan->queries, keys = int64_t{image} * plan->keys;
-    plan->query = bits(0, queries * words);
-    plan->key = bits(1, keys * words);
-    plan->value = bits(2, keys * words);
-    plan->query_scale = statistic(state->statistics.query_scale, queries * plan->heads);
-    plan->query_offset = statistic(state->statistics.query_offset, queries * plan->heads);
-    plan->key_scale = statistic(state->statistics.key_scale, keys * plan->heads);
-    plan->key_offset = statistic(state->statistics.key_offset, keys * plan->heads);
-    if (node->num_outputs == 2 && node->outputs[1]->read)
-      plan->probabilities =
-          reinterpret_cast<uint32_t*>(node->outputs[1]->data) + image * (node->outputs[1]->count / state->images);
-    parallel(session.pool, threads, plan->heads, run_keys, &call);
-    parallel(session.pool, threads, (plan->queries + kRows - 1) / kRows, run_rows, &call);
-    call.output += int64_t{plan->queries} * plan->heads * plan->head_dim;
-  }
+  const int threads = session.crew.threads, together = threads == 1 ? 0 : state->images % threads;
+  Call call = {&session, node, state, state->images - together, Shares(state->plan.queries, threads)};
+  if (call.apart > 0)
+    parallel(session.crew, call.apart, node->nanoseconds / state->images * call.apart, run_image, &call);
+  if (together == 0) return;
+  parallel(session.crew, together * state->plan.heads, together * state->keys_nanoseconds, run_keys, &call);
+  parallel(session.crew, together * call.shares.count, together * state->rows_nanoseconds, run_rows, &call);
 }
 
 }  // namespace

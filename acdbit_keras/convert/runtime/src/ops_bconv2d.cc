@@ -5,7 +5,8 @@
 //   y = clamp(sum) * multiplier + bias = clamp(count) * (-2 multiplier) + (K multiplier + bias)
 //
 // The second form, its last bracket rounded once, is the one whose floats equal Larq Compute Engine's to the last bit.
-// For int8 outputs multiplier and bias are divided by the output's scale beforehand; packed outputs compare `count`
+// For int8 outputs multiplier and bias are divided by the output's scale beforehand, in double precision, and rounded
+// once, as there; packed outputs compare `count`
 // with the channel's threshold. Padding with +1 is the bit 0; padding with 0 takes the padded taps out of the sum
 // again, in integers: half a tap's sum is added to the count.
 //
@@ -51,7 +52,7 @@ struct State {
   Window x;
   bool direct;  // rows of the input are the rows to multiply
   int pixels;
-  int block;  // pixels per task
+  int block;  // pixels at a time
   int counts_stride;
   size_t counts_bytes, rows_bytes;
 };
@@ -110,16 +111,12 @@ bool set_transform(const Session& session, Node* node, State* state, int outputs
   if (quantized && !check_scale(session, node, output)) return false;
   const float* multiplier = reinterpret_cast<const float*>(node->inputs[2]->data);
   const float* bias = reinterpret_cast<const float*>(node->inputs[3]->data);
-  const float scale = output->quantization.scale;
-  const float zero_point = static_cast<float>(output->quantization.zero_point);
+  const double scale = quantized ? static_cast<double>(output->quantization.scale) : 1.0;
+  const double zero_point = quantized ? static_cast<double>(output->quantization.zero_point) : 0.0;
   for (int o = 0; o < outputs; o++) {
-    float slope = -multiplier[o];
-    state->bias[o] = fmaf(static_cast<float>(products), multiplier[o], bias[o]);
-    if (quantized) {
-      slope = slope / scale;
-      state->bias[o] = state->bias[o] / scale + zero_point;
-    }
-    state->multiplier[o] = 2.0f * slope;
+    const double slope = static_cast<double>(multiplier[o]), start = products * slope + static_cast<double>(bias[o]);
+    state->multiplier[o] = 2.0f * static_cast<float>(-slope / scale);
+    state->bias[o] = static_cast<float>(start / scale + zero_point);
     if (!isfinite(state->multiplier[o]) || !isfinite(state->bias[o]))
       return refuse(session, node, "the multiplier and bias of channel %d overflow", o);
   }
@@ -251,6 +248,9 @@ bool prepare(const Session& session, Node* node) {
   state->counts_bytes = aligned(int64_t{state->block} * state->counts_stride * 4);
   state->rows_bytes = state->direct ? 0 : aligned(int64_t{state->block} * state->words * 4);
   node->scratch_bytes = state->counts_bytes + state->rows_bytes + aligned(int64_t{outputs} * 4);
+  // Measured with AVX-512: 37 word products, 4 outputs or 4 gathered words in a nanosecond.
+  const double values = double(state->pixels) * state->counts_stride, gathered = double(state->pixels) * state->words;
+  node->nanoseconds = estimate(session, values * state->words / 37 + values / 4 + (state->direct ? 0 : gathered / 4));
   return true;
 }
 
@@ -258,6 +258,7 @@ struct Call {
   const Session* session;
   const Node* node;
   const State* state;
+  Shares shares;
 };
 
 // Gathers the bits under the window of `count` pixels from `first` on, one group, one row per pixel.
@@ -336,14 +337,12 @@ void round_to_int8(const float* y, int outputs, int32_t* integers, int8_t* store
   for (int o = 0; o < outputs; o++) stored[o] = static_cast<int8_t>(integers[o]);
 }
 
-void run(void* context, int task, int thread) {
-  const Call& call = *static_cast<const Call*>(context);
+// The outputs of `count` pixels from `first` on, at most a block.
+void convolve(const Call& call, int first, int count, int thread) {
   const State& state = *call.state;
   const Kernels* kernels = call.session->kernels;
   const Value* output = call.node->outputs[0];
   const int outputs = state.groups * state.group_outputs;
-  const int first = task * state.block;
-  const int count = state.pixels - first < state.block ? state.pixels - first : state.block;
   char* scratch = scratch_of(*call.session, thread);
   int32_t* counts = reinterpret_cast<int32_t*>(scratch);
   uint32_t* gathered = reinterpret_cast<uint32_t*>(scratch + state.counts_bytes);
@@ -378,12 +377,17 @@ void run(void* context, int task, int thread) {
   }
 }
 
+void run(void* context, int task, int thread) {
+  const Call& call = *static_cast<const Call*>(context);
+  const int block = call.state->block, end = call.shares.first(task + 1);
+  for (int first = call.shares.first(task); first < end; first += block)
+    convolve(call, first, end - first < block ? end - first : block, thread);
+}
+
 void invoke(const Session& session, Node* node) {
   const State* state = static_cast<const State*>(node->state);
-  Call call = {&session, node, state};
-  const int tasks = (state->pixels + state->block - 1) / state->block;
-  const int64_t cost = int64_t{state->pixels} * state->counts_stride * state->words;
-  parallel(session.pool, cost < (1 << 18) ? 1 : session.threads, tasks, run, &call);
+  Call call = {&session, node, state, Shares(state->pixels, session.crew.threads)};
+  parallel(session.crew, call.shares.count, node->nanoseconds, run, &call);
 }
 
 }  // namespace

@@ -36,6 +36,12 @@ bool prepare(const Session& session, Node* node) {
   const int64_t dims[] = {input->dims[0], state->y.output, state->x.output, input->dims[3]};
   if (!set_shape(session, node, node->outputs[0], 4, dims)) return false;
   if (node->outputs[0]->count >= kMaxSize) return refuse(session, node, "output 0 is too large");
+  // Of a window no more is read than its input has.
+  const auto within = [](int filter, int size) { return filter < size ? filter : size; };
+  node->nanoseconds = estimate(
+      session,
+      static_cast<double>(node->outputs[0]->count) *
+          (within(state->y.filter, state->y.input) * state->x.stride + within(state->x.filter, state->x.input)) / 4);
   return true;
 }
 
@@ -83,10 +89,7 @@ void invoke(const Session& session, Node* node) {
                output->dims[3],
                session.scratch,
                session.scratch_stride};
-  // In floats: a window may be far larger than its input.
-  const float cost = static_cast<float>(output->count) *
-                     (static_cast<float>(state->y.filter) * state->x.stride + static_cast<float>(state->x.filter));
-  parallel(session.pool, cost < 32768.0f ? 1 : session.threads, output->dims[0] * output->dims[1], run, &call);
+  parallel(session.crew, output->dims[0] * output->dims[1], node->nanoseconds, run, &call);
 }
 
 }  // namespace

@@ -27,6 +27,7 @@ bool prepare(const Session& session, Node* node) {
   dims[last] = channels;
   if (!set_shape(session, node, output, input->rank, dims)) return false;
   if (output->count >= kMaxSize) return refuse(session, node, "output 0 is too large");
+  node->nanoseconds = estimate(session, static_cast<double>(output->count) / 2);
   return true;
 }
 
@@ -34,8 +35,7 @@ struct Call {
   const uint32_t* words;
   Value* output;
   int channels;
-  int rows;
-  int rows_per_task;
+  Shares shares;
   int8_t plus;
   int8_t minus;
 };
@@ -44,8 +44,7 @@ int8_t saturate(float x) { return static_cast<int8_t>(x < -128.0f ? -128.0f : x 
 
 void run(void* context, int task, int) {
   const Call& call = *static_cast<const Call*>(context);
-  const int first = task * call.rows_per_task;
-  const int end = first + call.rows_per_task < call.rows ? first + call.rows_per_task : call.rows;
+  const int first = call.shares.first(task), end = call.shares.first(task + 1);
   for (int row = first; row < end; row++) {
     const uint32_t* words = call.words + static_cast<int64_t>(row) * words_for(call.channels);
     const int64_t start = static_cast<int64_t>(row) * call.channels;
@@ -65,16 +64,19 @@ void run(void* context, int task, int) {
 
 void invoke(const Session& session, Node* node) {
   Value* output = node->outputs[0];
-  Call call = {
-      reinterpret_cast<const uint32_t*>(node->inputs[0]->data), output, output->dims[output->rank - 1], 0, 0, 0, 0};
-  call.rows = static_cast<int>(output->count / call.channels);
-  call.rows_per_task = rows_per_task(call.rows, call.channels);
+  const int channels = output->dims[output->rank - 1];
+  Call call = {reinterpret_cast<const uint32_t*>(node->inputs[0]->data),
+               output,
+               channels,
+               Shares(static_cast<int>(output->count / channels), session.crew.threads),
+               0,
+               0};
   if (output->type == kTfLiteInt8) {
     const float one = roundf(1.0f / output->quantization.scale);
     call.plus = saturate(static_cast<float>(output->quantization.zero_point) + one);
     call.minus = saturate(static_cast<float>(output->quantization.zero_point) - one);
   }
-  parallel(session.pool, session.threads, (call.rows + call.rows_per_task - 1) / call.rows_per_task, run, &call);
+  parallel(session.crew, call.shares.count, node->nanoseconds, run, &call);
 }
 
 }  // namespace

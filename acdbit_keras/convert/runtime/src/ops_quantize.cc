@@ -9,8 +9,7 @@ struct Call {
   const Value* input;
   uint32_t* output;
   int channels;
-  int rows;
-  int rows_per_task;
+  Shares shares;
 };
 
 bool prepare(const Session& session, Node* node) {
@@ -23,6 +22,7 @@ bool prepare(const Session& session, Node* node) {
   if (input->type == kTfLiteInt8 && !check_scale(session, node, input)) return false;
   if (!check_output(session, node, 0, kTfLiteInt32)) return false;
   if (input->count >= kMaxSize) return refuse(session, node, "input 0 is too large");
+  node->nanoseconds = estimate(session, static_cast<double>(input->count) / 4);
   int64_t dims[kMaxRank];
   for (int i = 0; i < input->rank; i++) dims[i] = input->dims[i];
   dims[input->rank - 1] = words_for(input->dims[input->rank - 1]);
@@ -42,8 +42,7 @@ void pack(int channels, uint32_t* words, Predicate negative) {
 
 void run(void* context, int task, int) {
   const Call& call = *static_cast<const Call*>(context);
-  const int first = task * call.rows_per_task;
-  const int end = first + call.rows_per_task < call.rows ? first + call.rows_per_task : call.rows;
+  const int first = call.shares.first(task), end = call.shares.first(task + 1);
   const int channels = call.channels;
   for (int row = first; row < end; row++) {
     const int64_t start = static_cast<int64_t>(row) * channels;
@@ -65,11 +64,10 @@ void run(void* context, int task, int) {
 
 void invoke(const Session& session, Node* node) {
   const Value* input = node->inputs[0];
-  Call call = {&session, input, reinterpret_cast<uint32_t*>(node->outputs[0]->data), input->dims[input->rank - 1],
-               0,        0};
-  call.rows = static_cast<int>(input->count / call.channels);
-  call.rows_per_task = rows_per_task(call.rows, call.channels);
-  parallel(session.pool, session.threads, (call.rows + call.rows_per_task - 1) / call.rows_per_task, run, &call);
+  const int channels = input->dims[input->rank - 1];
+  Call call = {&session, input, reinterpret_cast<uint32_t*>(node->outputs[0]->data), channels,
+               Shares(static_cast<int>(input->count / channels), session.crew.threads)};
+  parallel(session.crew, call.shares.count, node->nanoseconds, run, &call);
 }
 
 }  // namespace

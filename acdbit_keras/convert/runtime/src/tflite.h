@@ -19,6 +19,7 @@ enum TfLiteType : int {
   kTfLiteInt32 = 2,
   kTfLiteBool = 6,
   kTfLiteInt8 = 9,
+  kTfLiteFloat16 = 10,
 };
 
 enum TfLiteAllocationType : int {

@@ -22,6 +22,9 @@ static inline F16 convert(const int32_t* p) { ACDBIT_EACH(float(p[i])); }
 static inline F16 operator+(F16 a, F16 b) { ACDBIT_EACH(a.v[i] + b.v[i]); }
 static inline F16 operator-(F16 a, F16 b) { ACDBIT_EACH(a.v[i] - b.v[i]); }
 static inline F16 operator*(F16 a, F16 b) { ACDBIT_EACH(a.v[i] * b.v[i]); }
+#if defined(__FP_FAST_FMAF) || defined(__ARM_FEATURE_FMA)
+static inline F16 multiply_add(F16 a, F16 b, F16 c) { ACDBIT_EACH(__builtin_fmaf(a.v[i], b.v[i], c.v[i])); }
+#else
 // Without the instruction: the product is exact in double precision, and the sum, rounded to that, rounds to the same
 // float as the exact one unless it lies half way between two floats. Then what was lost decides. (fmaf of libm would
 // change the rounding mode for every number.) Results below the normal floats may be one unit off.
@@ -49,6 +52,7 @@ static inline F16 multiply_add(F16 a, F16 b, F16 c) {
   for (int i = 0; i < 16; i++) r.v[i] = float(totals[i]);
   return r;
 }
+#endif
 static inline F16 absolute(F16 a) { ACDBIT_EACH(__builtin_fabsf(a.v[i])); }
 static inline F16 larger(F16 a, F16 b) { ACDBIT_EACH(a.v[i] < b.v[i] ? b.v[i] : a.v[i]); }
 static inline F16 prelu(F16 z, F16 slope) { ACDBIT_EACH(z.v[i] > 0.0f ? z.v[i] : slope.v[i] * z.v[i]); }

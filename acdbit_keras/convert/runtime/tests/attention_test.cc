@@ -82,6 +82,9 @@ class Attention {
       plan.key_offset = key_offset_.data();
     }
     taps_.resize(size_t(shape.heads) * shape.queries * words_of_keys());
+    plan.table = nullptr;
+    plan.tables = nullptr;
+    plan.factors = nullptr;
     plan.probabilities = taps_.data();
     // Exactly as long as promised, aligned to 64 and no more, and full of what must not matter.
     const size_t bytes = attention_workspace_bytes(shape.heads, shape.head_dim, shape.keys);
@@ -89,6 +92,14 @@ class Attention {
     workspace_.reset(static_cast<uint8_t*>(aligned_alloc(64, (bytes + 63) / 64 * 64)));
     memset(workspace_.get(), 0xff, bytes);
     plan.workspace = workspace_.get();
+  }
+
+  // Made once, as the ops do, instead of each time.
+  void use_tables() {
+    const size_t bytes = attention_tables_bytes(plan);
+    tables_.reset(static_cast<uint8_t*>(aligned_alloc(64, (bytes + 63) / 64 * 64 + 64)));
+    memset(tables_.get(), 0xff, bytes);
+    attention_prepare(tables_.get(), &plan);
   }
 
   int words_of_keys() const { return (plan.keys + 31) / 32; }
@@ -145,7 +156,7 @@ class Attention {
   std::vector<uint32_t> query_, key_, value_, taps_;
   std::vector<float> score_scale_, probability_scale_, key_weights_;
   std::vector<float> query_scale_, query_offset_, key_scale_, key_offset_;
-  std::unique_ptr<uint8_t[], Free> workspace_;
+  std::unique_ptr<uint8_t[], Free> workspace_, tables_;
 };
 
 constexpr Rule kAllRules[kRules] = {Rule::kElastic, Rule::kMaxRatio, Rule::kZero, Rule::kMean};
@@ -158,6 +169,7 @@ constexpr Form kForms[] = {{false, false}, {true, false}, {false, true}, {true, 
 void check(std::mt19937& random, const Shape& shape, Rule rule, const Form& form) {
   Attention attention(random, shape, rule, form.key_bias, form.dynamic);
   if (uniform(random, 0, 3) == 0) attention.plan.probabilities = nullptr;
+  if (uniform(random, 0, 1) == 0) attention.use_tables();
   const int step = uniform(random, 1, std::max(1, shape.queries));
   Attention::Result expected = attention.expected();
   for (const Kernels* kernels : all_supported()) {

@@ -12,6 +12,7 @@
 #include "block.h"
 #include "flexbuffer_writer.h"
 #include "graph.h"
+#include "pool.h"
 
 namespace acdbit {
 namespace {
@@ -58,39 +59,41 @@ struct Model {
   }
 };
 
+// The models of which every test takes all three are large enough for several threads.
+
 // float image (tensor 0) -> bits -> convolution -> bits -> pooling -> -1 and +1.
 Model convolution() {
   Model model;
-  const int image = model.add(kTfLiteFloat32, {1, 12, 12, 64});
-  const int bits = model.add(kTfLiteInt32, {1, 12, 12, 2});
+  const int image = model.add(kTfLiteFloat32, {1, 32, 32, 128});
+  const int bits = model.add(kTfLiteInt32, {1, 32, 32, 4});
   model.add_node("LceQuantize", {image}, {bits}, {});
-  const int filter = model.add_constant(kTfLiteInt32, {64, 3, 3, 2});
-  const int multiplier = model.add_constant(kTfLiteFloat32, {64}), bias = model.add_constant(kTfLiteFloat32, {64});
-  const int features = model.add(kTfLiteFloat32, {1, 12, 12, 64});
-  FlexOptions options = {{"channels_in", flex_option(int64_t{64})}, {"padding", flex_option(int64_t{0})}};
+  const int filter = model.add_constant(kTfLiteInt32, {128, 3, 3, 4});
+  const int multiplier = model.add_constant(kTfLiteFloat32, {128}), bias = model.add_constant(kTfLiteFloat32, {128});
+  const int features = model.add(kTfLiteFloat32, {1, 32, 32, 128});
+  FlexOptions options = {{"channels_in", flex_option(int64_t{128})}, {"padding", flex_option(int64_t{0})}};
   for (const char* key : {"stride_height", "stride_width", "dilation_height_factor", "dilation_width_factor"})
     options[key] = flex_option(int64_t{1});
   for (const char* key : {"pad_values", "fused_activation_function"}) options[key] = flex_option(int64_t{0});
   model.add_node("LceBconv2d", {bits, filter, multiplier, bias, -1}, {features}, options);
-  const int packed = model.add(kTfLiteInt32, {1, 12, 12, 2});
+  const int packed = model.add(kTfLiteInt32, {1, 32, 32, 4});
   model.add_node("LceQuantize", {features}, {packed}, {});
-  const int pooled = model.add(kTfLiteInt32, {1, 6, 6, 2});
+  const int pooled = model.add(kTfLiteInt32, {1, 16, 16, 4});
   options = {{"padding", flex_option(int64_t{1})}};
   for (const char* key : {"stride_height", "stride_width", "filter_height", "filter_width"})
     options[key] = flex_option(int64_t{2});
   model.add_node("LceBMaxPool2d", {packed}, {pooled}, options);
-  const int signs = model.add(kTfLiteFloat32, {1, 6, 6, 64});
+  const int signs = model.add(kTfLiteFloat32, {1, 16, 16, 128});
   model.add_node("LceDequantize", {pooled}, {signs}, {});
   model.spec.outputs = {features, signs};
   return model;
 }
 
-// Self-attention over 40 tokens.
-Model attention_of(int heads, int head_dim) {
+// Self-attention.
+Model attention_of(int heads, int head_dim, int num_tokens) {
   Model model;
   const int channels = heads * head_dim;
-  const int tokens = model.add(kTfLiteFloat32, {1, 40, channels});
-  const int bits = model.add(kTfLiteInt32, {1, 40, channels / kWordBits});
+  const int tokens = model.add(kTfLiteFloat32, {1, num_tokens, channels});
+  const int bits = model.add(kTfLiteInt32, {1, num_tokens, channels / kWordBits});
   model.add_node("LceQuantize", {tokens}, {bits}, {});
   struct {
     bool key_bias = true;
@@ -103,7 +106,7 @@ Model attention_of(int heads, int head_dim) {
   ACDBIT_ATTENTION_CONSTANTS(ACDBIT_CONSTANT)
 #undef ACDBIT_BITS
 #undef ACDBIT_CONSTANT
-  const int context = model.add(kTfLiteFloat32, {1, 40, channels});
+  const int context = model.add(kTfLiteFloat32, {1, num_tokens, channels});
   model.add_node(kAttentionName, inputs, {context},
                  {{"version", flex_option(kContractVersion)},
                   {"heads", flex_option(int64_t{heads})},
@@ -115,10 +118,9 @@ Model attention_of(int heads, int head_dim) {
   return model;
 }
 
-Model attention() { return attention_of(2, 64); }
+Model attention() { return attention_of(2, 64, 512); }
 
-// A block on 5 x 6 tokens.
-Model block_of(int heads, int head_dim) {
+Model block_of(int heads, int head_dim, int height, int width) {
   Model model;
   const int channels = heads * head_dim;
   BlockOptions options = {};
@@ -126,11 +128,11 @@ Model block_of(int heads, int head_dim) {
   options.mlp_ratio = 2;
   options.branches = options.dynamic_attention = true;
   size_t vectors = 1, words = 1, taps;
-  EXPECT_EQ(block_sizes(options, channels, 5, 6, &vectors, &words, &taps), head_dim <= kMaxHeadDim);
-  const int input = model.add(kTfLiteFloat32, {1, 5, 6, channels});
+  EXPECT_EQ(block_sizes(options, channels, height, width, &vectors, &words, &taps), head_dim <= kMaxHeadDim);
+  const int input = model.add(kTfLiteFloat32, {1, height, width, channels});
   const int kernels = model.add_constant(kTfLiteInt32, {static_cast<int>(words)});
   const int constants = model.add_constant(kTfLiteFloat32, {static_cast<int>(vectors)});
-  const int output = model.add(kTfLiteFloat32, {1, 5, 6, channels});
+  const int output = model.add(kTfLiteFloat32, {1, height, width, channels});
   FlexOptions written = {{"version", flex_option(kContractVersion)},
                          {"heads", flex_option(int64_t{options.heads})},
                          {"mlp_ratio", flex_option(int64_t{options.mlp_ratio})},
@@ -143,7 +145,8 @@ Model block_of(int heads, int head_dim) {
   return model;
 }
 
-Model block() { return block_of(2, 32); }
+// As many tokens as DeiT-S.
+Model block() { return block_of(4, 32, 14, 14); }
 
 void* create_delegate() { return tflite_plugin_create_delegate(nullptr, nullptr, 0, nullptr); }
 
@@ -274,6 +277,84 @@ TEST_P(Delegate, RunsInSeveralThreads) {
   tflite_plugin_destroy_delegate(shared);
 }
 
+// Regions that an inference hands to its threads, and those that it does alone, for a batch.
+struct Regions {
+  int64_t shared, alone;
+};
+
+Regions regions(const GraphSpec& spec, int threads, int images) {
+  void* delegate = create_delegate();
+  Regions result = {};
+  {
+    Graph graph(spec, threads);
+    std::vector<int> dims = spec.tensors[0].dims;
+    dims[0] = images;
+    EXPECT_TRUE(graph.apply(delegate) && graph.resize(0, dims) && graph.allocate()) << graph.errors();
+    const PoolCounts before = pool_counts();
+    run(&graph, spec);
+    const PoolCounts after = pool_counts();
+    result = {after.regions - before.regions, after.alone - before.alone};
+  }
+  tflite_plugin_destroy_delegate(delegate);
+  return result;
+}
+
+// Four stages of a block, two of an attention; an image for each thread, or several, is one region, and what remains of
+// the batch has the stages of one image.
+TEST(Threads, RegionsDoNotGrowWithTheBatch) {
+  struct Case {
+    Model model;
+    int stages;
+  };
+  for (const Case& each : {Case{block(), 4}, Case{attention(), 2}}) {
+    const auto count = [&](int threads, int images) {
+      const Regions found = regions(each.model.spec, threads, images);
+      return static_cast<int>(found.shared + found.alone) - (each.stages == 2);  // less LceQuantize
+    };
+    for (int threads : {2, 3, 4}) {
+      EXPECT_EQ(count(threads, 1), each.stages);
+      EXPECT_EQ(count(threads, threads), 1);
+      EXPECT_EQ(count(threads, 5 * threads), 1);
+      EXPECT_EQ(count(threads, 5 * threads + 1), 1 + each.stages);
+      EXPECT_EQ(count(threads, threads - 1), each.stages);
+    }
+    EXPECT_EQ(count(1, 7), 1);
+  }
+}
+
+// The stages of a block are shared where they are long enough; a block that is over before a
+// thread has woken up is not.
+TEST(Threads, SmallModelsWakeNobody) {
+  EXPECT_EQ(regions(block().spec, 2, 1).shared, 4);
+  const PoolCounts before = pool_counts();
+  for (int threads : {2, 4}) {
+    EXPECT_EQ(regions(block_of(2, 32, 4, 4).spec, threads, 1).shared, 0);
+    EXPECT_EQ(regions(attention_of(2, 32, 16).spec, threads, 1).shared, 0);
+  }
+  EXPECT_EQ(pool_counts().wakes, before.wakes);
+}
+
+// Asked never to spin, an inference wakes threads for the regions alone that are worth it, and computes the same.
+TEST(Threads, SpinningCanBeSwitchedOff) {
+  const char* const keys[] = {"spin"};
+  const char* const values[] = {"false"};
+  void* delegate = tflite_plugin_create_delegate(keys, values, 1, nullptr);
+  ASSERT_NE(delegate, nullptr);
+  {
+    const GraphSpec spec = block().spec;
+    Graph graph(spec, 2);
+    ASSERT_TRUE(graph.apply(delegate) && graph.allocate()) << graph.errors();
+    const std::string wanted = expected(spec);
+    const PoolCounts before = pool_counts();
+    EXPECT_EQ(run(&graph, spec)[0], wanted);
+    EXPECT_LT(pool_counts().regions - before.regions, 4);
+  }
+  tflite_plugin_destroy_delegate(delegate);
+  const char* const others[] = {"sometimes"};
+  EXPECT_EQ(tflite_plugin_create_delegate(keys, others, 1, nullptr), nullptr);
+  EXPECT_STREQ(acdbit_last_error(), "the option spin must be true or false, got sometimes");
+}
+
 std::string error_of(const GraphSpec& spec) {
   void* delegate = create_delegate();
   std::string errors;
@@ -300,10 +381,10 @@ TEST(Refusal, TooWideHeads) {
   for (int head_dim : {kMaxHeadDim + kWordBits, 67200}) {
     const std::string sentence = "its heads have " + std::to_string(head_dim) + " channels, at most " +
                                  std::to_string(kMaxHeadDim) + " are supported";
-    for (const Model& model : {attention_of(1, head_dim), block_of(1, head_dim)})
+    for (const Model& model : {attention_of(1, head_dim, 40), block_of(1, head_dim, 5, 6)})
       EXPECT_NE(error_of(model.spec).find(sentence), std::string::npos) << error_of(model.spec);
   }
-  for (const Model& model : {attention_of(1, kMaxHeadDim), block_of(1, kMaxHeadDim)})
+  for (const Model& model : {attention_of(1, kMaxHeadDim, 40), block_of(1, kMaxHeadDim, 5, 6)})
     EXPECT_FALSE(expected(model.spec).empty());
 }
 

@@ -1,0 +1,82 @@
+"""Masks of padded recordings, on their way from a layer to what must not see the padding.
+
+Keras hands a mask to layers; quantizers and executors lie below these and are called with tensors alone. So a layer says for the
+time of its call which positions count, and statistics and attention scores ask.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+
+from keras import ops
+
+_valid = contextvars.ContextVar("acdbit_mask", default=None)
+_operands = contextvars.ContextVar("acdbit_attention_masks", default=(None, None))
+
+# Added to the scores of keys that do not count: a softmax gives them nothing, and half a float still holds it.
+EXCLUDED = -3e4
+
+
+@contextlib.contextmanager
+def only(mask):
+    """For its time only these positions count.
+
+    Args:
+        mask: booleans `(batch, tokens)`, `None` for all positions.
+    """
+    token = _valid.set(mask)
+    try:
+        yield
+    finally:
+        _valid.reset(token)
+
+
+@contextlib.contextmanager
+def attending(queries, keys):
+    """For its time, that of an attention's call, these are its masks, `(batch, n)` and `(batch, m)` or `None`."""
+    token = _operands.set((queries, keys))
+    try:
+        yield
+    finally:
+        _operands.reset(token)
+
+
+def of_queries():
+    """The mask of the queries of the attention that is called, `None` where all count."""
+    return _operands.get()[0]
+
+
+def of_keys():
+    """The mask of its keys and values."""
+    return _operands.get()[1]
+
+
+def weights(x):
+    """1 where a tensor's positions count and 0 where not, float32, in the rank of `x`; `None` where all do.
+
+    Args:
+        x: `(batch, tokens, ...)`, as the mask in force says `(batch, tokens)`; what has another form is not masked.
+    """
+    mask = _valid.get()
+    if mask is None or len(x.shape) < len(mask.shape) + 1:
+        return None
+    return ops.reshape(ops.cast(mask, "float32"), (*ops.shape(mask), *(1,) * (len(x.shape) - len(mask.shape))))
+
+
+def without_keys(scores):
+    """Scores `(batch, heads, queries, keys)` in which keys that the mask in force leaves out are never attended to."""
+    mask = of_keys()
+    if mask is None:
+        return scores
+    counts = ops.cast(mask, "bool")[:, None, None, :]
+    return ops.where(counts, scores, ops.cast(EXCLUDED, scores.dtype))
+
+
+def mean(x, axis):
+    """Mean over axes, dimensions kept, of the positions that count."""
+    share = weights(x)
+    if share is None:
+        return ops.mean(x, axis=axis, keepdims=True)
+    share = share * ops.ones_like(x)
+    return ops.sum(x * share, axis=axis, keepdims=True) / ops.maximum(ops.sum(share, axis=axis, keepdims=True), 1.0)
