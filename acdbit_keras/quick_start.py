@@ -28,7 +28,7 @@ class QuickStart(keras.Model):
 
     def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         if keras.config.backend() == "tensorflow" and self.compiled:
-            self._build_metrics(x, y)
+            self.build_metrics(x, y)
         return super().fit(x, y, *args, **kwargs)
 
     def predict(self, x: Any, batch_size: int | None = None, *args: Any, **kwargs: Any) -> Any:
@@ -43,7 +43,8 @@ class QuickStart(keras.Model):
             self.optimizer.build(self.trainable_variables)
         return super().make_train_function(force)
 
-    def _build_metrics(self, x, y):
+    def build_metrics(self, x: Any, y: Any) -> None:
+        """Makes the variables of the compiled metrics, for data of these labels: of `y`, or of a `tf.data.Dataset` `x`."""
         spec = getattr(x, "element_spec", None)
         labels = spec[1] if isinstance(spec, tuple) and len(spec) > 1 else y
         if not hasattr(labels, "shape"):

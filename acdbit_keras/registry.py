@@ -55,6 +55,10 @@ class Registry:
         """The known names, sorted."""
         return sorted({*self._load_own(), *self._load_plug_ins(), *self.registered})
 
+    def own(self) -> list[str]:
+        """The names that are known without plug-ins and `register`, sorted."""
+        return sorted(self._load_own())
+
     def find(self, name: str) -> Any:
         """What has that name, `None` if nothing has."""
         # An unhashable name is unknown, too. Plug-ins are not read for a name that is known without them.

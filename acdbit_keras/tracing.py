@@ -1,4 +1,4 @@
-"""What compiles the function that is being traced."""
+"""What compiles the function that is being traced; and tracing one alone."""
 
 import keras
 
@@ -11,3 +11,17 @@ def compiled_by_xla():
     from tensorflow.python.ops import control_flow_util
 
     return control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
+
+
+def run_once(call, shape):
+    """What a function makes of zeros of a shape; on JAX the shapes of that alone, for every operation would be compiled first.
+
+    Args:
+        call: function of one float tensor.
+        shape: of the tensor.
+    """
+    if keras.config.backend() != "jax":
+        return call(keras.ops.zeros(shape))
+    import jax
+
+    return jax.eval_shape(call, jax.ShapeDtypeStruct(shape, keras.config.floatx()))

@@ -24,9 +24,9 @@ def test_the_code_of_the_readme_runs(tmp_path, monkeypatch, capsys):
 
 
 def test_every_command_is_in_the_readme():
-    from acdbit_keras.cli import analysis, bench, data, experiments, files, training, zoo
+    from acdbit_keras.cli import analysis, bench, bundle, data, experiments, files, training, zoo
 
     text = README.read_text()
-    for module in (training, files, data, bench, experiments, analysis, zoo):
+    for module in (training, files, data, bench, experiments, analysis, zoo, bundle):
         for add in module.COMMANDS:
             assert f"`acdbit {add.__name__.removeprefix('add_')}" in text

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from acdbit_keras import registration, targets
+from acdbit_keras import registration, targets, tracing
 from acdbit_keras.distillation import batches
 from acdbit_keras.distillation.losses import LabelDistillation, Term
 from acdbit_keras.quick_start import QuickStart
@@ -344,7 +344,7 @@ def _example_outputs(model, role, terms, other):
         shape = _image_shape(model) or (other is not None and _image_shape(other))
         if not shape or None in shape:
             raise ValueError(f"the {role} {model.name!r} does not say the shape of its inputs; give it an input_shape_of_images")
-        outputs = _outputs(model, ops.zeros((1, *shape)), False, bool(taps))
+        outputs = tracing.run_once(lambda images: _outputs(model, images, False, bool(taps)), (1, *shape))
     outputs = outputs if isinstance(outputs, dict) else {"logits": outputs}
     if "logits" not in outputs or not hasattr(outputs["logits"], "shape"):
         raise ValueError(f"the {role} {model.name!r} must give one output, its logits")

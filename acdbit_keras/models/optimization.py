@@ -71,33 +71,33 @@ def learning_rates(recipe, epochs, steps):
     return Schedule(recipe.schedule, recipe.learning_rate, min(int(warmup_epochs * steps), total), total, recipe.floor)
 
 
-def optimizer(recipe, epochs, steps):
-    """The optimizer of a stage; arguments are those of `learning_rates`.
+def optimizer(recipe, rate):
+    """The optimizer of a recipe.
 
     Where gradients are accumulated, Keras counts every batch as a step of the schedule, too.
+
+    Args:
+        recipe: `Recipe`.
+        rate: learning rate, a number or what `learning_rates` gives.
     """
     averaged = {} if recipe.ema is None else {"use_ema": True, "ema_momentum": recipe.ema}
     accumulated = {} if recipe.accumulate == 1 else {"gradient_accumulation_steps": recipe.accumulate}
     made = keras.optimizers.AdamW(
-        learning_rates(recipe, epochs, steps),
-        weight_decay=recipe.weight_decay,
-        global_clipnorm=recipe.clip_norm,
-        **averaged,
-        **accumulated,
+        rate, weight_decay=recipe.weight_decay, global_clipnorm=recipe.clip_norm, **averaged, **accumulated
     )
     made.exclude_from_weight_decay(var_names=_WITHOUT_DECAY)
     return made
 
 
-def label_loss(train_set, classes, smoothing=0.0):
-    """Cross-entropy from logits, for the labels that a pipeline gives.
+def label_loss(mixed, classes, smoothing=0.0):
+    """Cross-entropy from logits.
 
     Args:
-        train_set: `tf.data.Dataset` of (images, labels).
+        mixed: whether labels are rows of one number per class, as mixing makes them, and not classes.
         classes: number of classes.
         smoothing: share of each label that is spread over all classes.
     """
-    if len(train_set.element_spec[1].shape) == 2:
+    if mixed:
         return keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=smoothing)
     if smoothing:
         return SmoothedCrossentropy(classes, smoothing)

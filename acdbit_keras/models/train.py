@@ -97,7 +97,7 @@ def check_teacher(recipe, teacher):
     network = training.network(training.scheme)
     if training.scheme.post_training:
         _take_over(teacher, network)
-    elif terms := _terms(training.recipe, training.scheme):
+    elif terms := terms_of(training.recipe, training.scheme):
         Distiller(teacher, network, terms)
 
 
@@ -155,7 +155,7 @@ class _Training:
             if is_last or not left.exists():
                 network = self._stage(index, stage, scheme, first, end)
                 write_beside(self.run.model_path if is_last else left, network.save)
-        result = _result(self.recipe, self.run, first)
+        result = result_of(self.recipe, self.run, first)
         if self.recipe.validation_share:
             # Looked at once, by the model that is kept.
             result |= {
@@ -202,7 +202,7 @@ class _Training:
             if recipe.freeze:
                 network.freeze_body()
             previous = load_model(self.run.stage_path(index - 1)) if index else None
-            terms = _terms(recipe, scheme)
+            terms = terms_of(recipe, scheme)
             if terms and self.has_teacher:
                 model = Distiller(previous if stage.teacher == "previous" else self._teacher(), network, terms)
             train_set, test_set = data.load(
@@ -219,9 +219,10 @@ class _Training:
             steps = self.facts.steps_per_epoch(self.batch_size)
             executor = self._executor(network)
             distils_labels = model is not network and scheme.distillation
-            loss = None if distils_labels else optimization.label_loss(train_set, self.facts.classes, recipe.label_smoothing)
+            mixed = len(train_set.element_spec[1].shape) == 2
+            loss = None if distils_labels else optimization.label_loss(mixed, self.facts.classes, recipe.label_smoothing)
             model.compile(
-                optimizer=optimization.optimizer(recipe, end - first, steps),
+                optimizer=optimization.optimizer(recipe, optimization.learning_rates(recipe, end - first, steps)),
                 loss=loss,
                 metrics=["accuracy"],
                 jit_compile=recipe.jit_compile and executor.allows_xla,
@@ -335,9 +336,7 @@ class _Training:
 
     def network(self, scheme):
         """The untrained student, or what becomes it in a stage."""
-        recipe, facts = self.recipe, self.facts
-        size = {} if recipe.image_size is None else {"image_size": recipe.image_size}
-        return build(recipe.preset, scheme, facts.classes, drop_path=recipe.drop_path, channels=facts.channels, **size)
+        return network_of(self.recipe, scheme, self.facts)
 
     def _teacher(self):
         if self.teacher is not None:
@@ -376,6 +375,18 @@ class _Training:
             yield
         finally:
             keras.config.set_dtype_policy(previous)
+
+
+def network_of(recipe, scheme, facts):
+    """The untrained network of a recipe.
+
+    Args:
+        recipe: `Recipe`.
+        scheme: its scheme, or that of a stage.
+        facts: the `DatasetInfo` of the images.
+    """
+    size = {} if recipe.image_size is None else {"image_size": recipe.image_size}
+    return build(recipe.preset, scheme, facts.classes, drop_path=recipe.drop_path, channels=facts.channels, **size)
 
 
 def copy_weights(source, network):
@@ -454,8 +465,8 @@ def _check_same_recipe(recipe, run):
         )
 
 
-def _terms(recipe, scheme):
-    """The scheme's terms with the recipe's weights; a query-key weight adds the term, a weight of 0 removes one."""
+def terms_of(recipe, scheme):
+    """The distillation terms of a recipe: the scheme's, weighted as it says; a query-key weight adds the term, 0 removes one."""
     terms = list(scheme.distillation)
     if recipe.query_key_weight and not any(isinstance(term, QueryKeyDistillation) for term in terms):
         terms.append(QueryKeyDistillation())
@@ -480,7 +491,7 @@ def _tensorboard(path):
     return [keras.callbacks.TensorBoard(str(path), write_graph=False)]
 
 
-def _result(recipe, run, first):
+def result_of(recipe, run, first=0):
     """The result of a run whose last stage began with the epoch `first`, counted from 0."""
     rows = run.history
     accuracy = [float(row["val_accuracy"]) for row in rows[first:]]

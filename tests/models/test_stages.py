@@ -140,7 +140,7 @@ def test_half_precision_is_the_schemes_own_and_it_learns_the_labels(tmp_path, te
 # === Terms ===
 def terms(scheme, **settings):
     recipe = QUICK.replace(scheme=scheme, **settings)
-    return {type(term): term.weight for term in train_module._terms(recipe, schemes.get(scheme))}
+    return {type(term): term.weight for term in train_module.terms_of(recipe, schemes.get(scheme))}
 
 
 def test_a_query_key_weight_adds_the_term_and_zero_removes_it():
@@ -151,7 +151,7 @@ def test_a_query_key_weight_adds_the_term_and_zero_removes_it():
     assert terms("acd_bit", query_key_weight=0.0) == {label: 0.9}
     assert terms("acd_bit", label_weight=1.0, query_key_weight=0.0) == {label: 1.0}
     assert terms("xnor_net") == {} and terms("acd_bit", label_weight=0.0, query_key_weight=0.0) == {}
-    [term] = train_module._terms(QUICK.replace(query_key_weight=1.0, query_key_form="direct"), schemes.get("xnor_net"))
+    [term] = train_module.terms_of(QUICK.replace(query_key_weight=1.0, query_key_form="direct"), schemes.get("xnor_net"))
     assert (term.form, term.weight) == ("direct", 1.0)
 
 

@@ -25,7 +25,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from acdbit_keras import checks, code, execution, quantizers
+from acdbit_keras import checks, code, execution, quantizers, tracing
 from acdbit_keras.files import write_beside
 
 # Two of them imported for what they register with Keras.
@@ -245,7 +245,7 @@ class _Collector(execution.KerasExecutor):
 def dense_layers(model):
     """The fully connected layers of a backbone, in order of execution."""
     with execution.using(_Collector()) as collector:
-        model(np.zeros((1, *model.input_shape_of_images), np.float32), training=False)
+        tracing.run_once(lambda images: model(images, training=False), (1, *model.input_shape_of_images))
     return collector.dense_layers
 
 

@@ -1,0 +1,43 @@
+"""For some minutes of one accelerator, trained from a bundle (`acdbit bundle`): teacher, students and what the ablation lacks.
+
+`*_midi_gpu_*`: `vit_midi_pooled4_32`. `*_deit_gpu_*`: DeiT-S on images of 32 pixels. On CIFAR-10 and CIFAR-100 a teacher each,
+and from it `acd_bit` and `binary_vit`; of DeiT-S also alignment alone, `da`, and correction alone, `dc`. They are trained for
+as many of their epochs as the minutes allow.
+
+Hardware: one GPU of 80 GB; batches of 512 with bfloat16 activations. No accuracy is known yet.
+"""
+
+from acdbit_keras.models.recipes.base import Recipe
+
+
+def _family(dataset, size, preset, ablated):
+    teacher = Recipe(
+        name=f"{dataset}_{size}_gpu_teacher",
+        dataset=dataset,
+        preset=preset,
+        scheme="float32",
+        epochs=300,
+        batch_size=512,
+        learning_rate=1.5e-3,
+        warmup_share=0.15,
+        weight_decay=0.05,
+        augment="mirror",
+    )
+
+    def student(name, scheme, **changes):
+        changed = dict(name=f"{dataset}_{size}_gpu_{name}", scheme=scheme, teacher=teacher.name, weight_decay=0.0)
+        return teacher.replace(**{**changed, "learning_rate": 4e-3, **changes})
+
+    recipes = [teacher, student("acd_bit", "acd_bit"), student("binary_vit", "binary_vit")]
+    if ablated:
+        recipes.append(student("da", "acd_bit", label_weight=1.0, query_key_weight=0.0))
+        recipes.append(student("dc", "binary_vit", label_weight=0.9, query_key_weight=0.1))
+    return recipes
+
+
+RECIPES = tuple(
+    recipe
+    for dataset in ("cifar10", "cifar100")
+    for size, preset, ablated in (("midi", "vit_midi_pooled4_32", False), ("deit", "vit_small_patch4_32", True))
+    for recipe in _family(dataset, size, preset, ablated)
+)
