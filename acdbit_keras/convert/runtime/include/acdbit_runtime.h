@@ -6,10 +6,10 @@
  *   num_threads   threads of the delegate, 1 to 256; without it, those of the interpreter
  *   spin          "true", the default: threads that wait for each other within an inference spin for at most 0.1 ms
  *                 before they sleep. "false": they sleep at once, which takes longer and less energy
- *   fixed_shapes  "true": a file is refused whose tensors are stored with other shapes than its nodes compute, on which the
- *                 runtime's own ops behind them might rely. Default "false"
- *   kernels       one of acdbit_kernel_paths(), or "auto": the best, or what the environment variable ACDBIT_KERNELS
- * says, which must be one of them too
+ *   fixed_shapes  "true": a file is refused whose tensors are stored with other shapes than its nodes compute, on
+ *                 which the runtime's own ops behind them might rely. Default "false"
+ *   kernels       one of acdbit_kernel_paths(), or "auto": the best, or what the environment variable
+ *                 ACDBIT_KERNELS says, which must be one of them too
  */
 #ifndef ACDBIT_RUNTIME_H_
 #define ACDBIT_RUNTIME_H_
