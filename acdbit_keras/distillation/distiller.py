@@ -98,6 +98,12 @@ class Distiller(QuickStart):
         self._set_kind(loss)
         super().compile(optimizer, loss, *args, **kwargs)
 
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """As Keras' own, which leaves out models with a `compile` of theirs."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if self.optimizer is not None and self.built:
+            self.optimizer.build(self.trainable_variables)
+
     def _set_kind(self, loss):
         self.kind = targets.kind_of(loss, self.classes)
         self._active = [term.towards(self.kind, self.classes) for term in self.terms]

@@ -80,7 +80,8 @@ class LayerTest(testing.TestCase):
             expected_num_non_trainable_weights=other,
             expected_num_seed_generators=0,
             expected_num_losses=0,
-            supports_masking=False,
+            # What treats tokens alike hands a mask on.
+            supports_masking=layer in (layers.BinaryDense, layers.RPReLU, layers.LayerScale),
         )
 
 
@@ -102,6 +103,6 @@ class AttentionTest(testing.TestCase):
             expected_output_shape=(2, 5, 64),
             expected_num_trainable_weights=1,
             expected_num_non_trainable_weights=4,
-            supports_masking=False,
+            supports_masking=True,
             run_training_check=False,
         )

@@ -117,6 +117,7 @@ def test_it_refuses_to_be_trained(student, tmp_path):
     save_compact(student, tmp_path / "a.acdbit")
     loaded = load_compact(tmp_path / "a.acdbit")
     assert not loaded.trainable_variables
+    loaded.trainable = True
     with pytest.raises(ValueError, match="has the signs of its weights only, which cannot be trained"):
         loaded(images(loaded), training=True)
     loaded.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True), jit_compile=False)

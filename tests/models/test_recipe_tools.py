@@ -74,7 +74,7 @@ def test_smoothed_labels_cost_what_soft_rows_cost():
 
 def test_accumulated_batches_make_one_step_of_the_sum_and_reach_the_end_of_the_schedule():
     recipe = QUICK.replace(accumulate=2, learning_rate=0.1, floor=0.25, schedule="linear", warmup_share=0.0)
-    optimizer = optimization.optimizer(recipe, epochs=1, steps=4)
+    optimizer = optimization.optimizer(recipe, optimization.learning_rates(recipe, epochs=1, steps=4))
     weight = keras.Variable(np.float32([1.0]), name="kernel")
     optimizer.build([weight])
     seen = []

@@ -256,8 +256,8 @@ def _random_resized_crops(images, smallest, keys):
     first_y, first_x = top * side + (height - 1) / 2, left * side + (width - 1) / 2
     last_y, last_x = first_y + (side - 1) * height, first_x + (side - 1) * width
     boxes = tf.stack([first_y, first_x, last_y, last_x], axis=1) / (side - 1)
-    # Beyond the border lies its own pixel, not black.
-    boxes = tf.clip_by_value(boxes, 0.0, 1.0)
+    # Beyond the border lies its own pixel, not black, which a rounding error of the last one would be, too.
+    boxes = tf.clip_by_value(boxes, 0.0, 1.0 - 1e-6)
     crops = tf.image.crop_and_resize(images, boxes, tf.range(count), (side, side))
     return tf.ensure_shape(crops, images.shape)
 

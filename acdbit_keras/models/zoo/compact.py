@@ -207,7 +207,8 @@ def _with_stored_signs(model):
         for dense in dense_layers(model)
     ]
     restore = any(kernel is not None and not code.is_constant(kernel.offset) for kernel in codes)
-    config = model.get_config()
+    # What is frozen is no part of what is stored: read, all of it is.
+    config = {key: value for key, value in model.get_config().items() if key not in ("trainable", "frozen")}
     stored = quantizers.StoredSign(weight.levels, restore, name="weight")
     config["scheme"] = {**config["scheme"], "weight": quantizers.serialize(stored)}
     previous = keras.config.dtype_policy()
