@@ -23,7 +23,7 @@ BIONIC = {
         strrchr strstr getenv strtol abort snprintf vsnprintf fprintf stderr pthread_create pthread_join pthread_detach
         pthread_once pthread_atfork pthread_key_create pthread_getspecific pthread_setspecific pthread_mutex_init
         pthread_mutex_destroy pthread_mutex_lock pthread_mutex_trylock pthread_mutex_unlock pthread_cond_init
-        pthread_cond_destroy pthread_cond_wait pthread_cond_signal pthread_cond_broadcast
+        pthread_cond_destroy pthread_cond_wait pthread_cond_signal pthread_cond_broadcast sched_getaffinity clock_gettime
     """,
     "libm": """
         fabs fabsf exp expf exp2f log logf pow powf sqrt sqrtf floor floorf ceilf round roundf rint rintf nearbyint nearbyintf
