@@ -15,8 +15,9 @@ from PIL import Image
 
 HERE = pathlib.Path(__file__).resolve().parent
 WEB = HERE.parents[1] / "acdbit_keras" / "convert" / "runtime" / "web"
-sys.path += [str(HERE.parent)]
+sys.path += [str(HERE), str(HERE.parent)]
 
+import browser
 from debian import install_packages
 
 from acdbit_keras.convert import Interpreter, flat
@@ -28,6 +29,7 @@ PACKAGES = {
     "wasm-ld-19": "lld-19",
     "/usr/lib/wasm32-wasi/libc.a": "wasi-libc",
     "chromium": "chromium",
+    "chromedriver": "chromium-driver",
 }
 COUNT = 20
 
@@ -56,27 +58,50 @@ def site(tmp_path_factory):
     server.shutdown()
 
 
-def page(address, query, *flags):
-    """What stands in the page after some seconds of its own time."""
-    common = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--disable-sync"]
-    command = ["chromium", *common, *flags, "--virtual-time-budget=200000", "--dump-dom", f"{address}?{query}"]
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=240).stdout
+@pytest.fixture(scope="module")
+def chromium(site):
+    with browser.started() as opened:
+        yield opened
 
 
-def test_pictures_get_the_classes_that_the_file_gives_here(site):
+def page(opened, address, query):
+    """What stands in the page when it is done."""
+    opened.open(f"{address}?{query}")
+    return opened.wait("document.body.dataset.ready || document.querySelector('#state.error')")
+
+
+def test_pictures_get_the_classes_that_the_file_gives_here(site, chromium):
     folder, address = site
-    text = page(address, "&".join(f"picture={number}.png" for number in range(COUNT)))
+    text = page(chromium, address, "&".join(f"picture={number}.png" for number in range(COUNT)))
     interpreter = Interpreter(folder / "model.acdm")
     theirs = [interpreter.classify(np.asarray(Image.open(folder / f"{number}.png")))[0].name for number in range(COUNT)]
     assert re.findall(r'data-best="(.+?)"', text) == theirs
     assert text.count("<meter") == 5 * COUNT
 
 
-def test_what_is_wrong_is_said_in_the_page(site):
+def test_what_is_wrong_is_said_in_the_page(site, chromium):
     _, address = site
-    assert "no.png is no picture that this browser can read" in page(address, "picture=no.png")
-    assert "the file is truncated" in page(address, "model=short.acdm")
-    assert "answered 404" in page(address, "model=none.acdm")
+    assert "no.png is no picture that this browser can read" in page(chromium, address, "picture=no.png")
+    assert "the file is truncated" in page(chromium, address, "model=short.acdm")
+    assert "answered 404" in page(chromium, address, "model=none.acdm")
+    assert "there is no camera that this page may use" in page(chromium, address, "camera")
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_what_a_camera_shows_is_classified(site, tmp_path, number):
+    folder, address = site
+    digit = np.array(Image.open(folder / f"{number}.png").resize((240, 240), Image.Resampling.BICUBIC))
+    frame = np.full((240, 320), digit[0, 0], np.uint8)
+    frame[:, 40:280] = digit
+    grey = np.full(2 * 120 * 160, 128, np.uint8).tobytes()
+    video = tmp_path / "camera.y4m"
+    video.write_bytes(b"YUV4MPEG2 W320 H240 F10:1 Ip A1:1 C420jpeg\n" + (b"FRAME\n" + frame.tobytes() + grey) * 10)
+    flags = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream", f"--use-file-for-fake-video-capture={video}"]
+    with browser.started(*flags) as opened:
+        opened.open(f"{address}?camera")
+        opened.wait("document.querySelector('#live [data-best]')")
+        told = opened.run("return document.querySelector('#live [data-best]').dataset.best")
+    assert told == Interpreter(folder / "model.acdm").classify(frame[..., None])[0].name
 
 
 def test_the_page_without_a_model_is_small(site):
