@@ -125,7 +125,7 @@ class Board:
 
     def run(self, sources, main, images, optimisation="-O2"):
         """Builds sources or objects with a main program, and runs it on the images."""
-        program = self._link([self._compile(source, optimisation) for source in (*sources, main, self._start())])
+        program = self._link([self._compile(source, optimisation) for source in (*sources, main, MCU / "board.c", self._start())])
         (self.folder / "images.bin").write_bytes(struct.pack("<i", len(images)) + np.ascontiguousarray(images).tobytes())
         counts = self.folder / "counts"
         counts.unlink(missing_ok=True)

@@ -19,4 +19,9 @@ int open_file(const char* name);                      /* a handle, negative if t
 size_t read_file(int handle, void* to, size_t bytes); /* bytes that were read */
 void stop(int status) __attribute__((noreturn));
 
+/* Between start_*.c, which has the first and calls the others, and board.c. */
+intptr_t semihost(intptr_t operation, const void* argument);
+void fault(void) __attribute__((noreturn));
+void start(void) __attribute__((noreturn));
+
 #endif /* ACDBIT_MCU_BOARD_H_ */
