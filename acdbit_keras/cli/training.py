@@ -8,7 +8,7 @@ from acdbit_keras.cli import emit
 from acdbit_keras.cli.common import add_settings, command, dataset_of, in_zoo, model_of
 from acdbit_keras.cli.data import summary
 from acdbit_keras.files import write_json
-from acdbit_keras.studies import deployed
+from acdbit_keras.studies import deployed, subjects
 from acdbit_keras.studies.progress import speaker
 
 
@@ -109,14 +109,18 @@ def _recipe_line(recipe):
 
 def add_evaluate(subparsers):
     parser = command(
-        subparsers, "evaluate", evaluate, "Accuracy of a run, a .keras or a .tflite file on the test images.", data=True
+        subparsers,
+        "evaluate",
+        evaluate,
+        "Accuracy of a run, or of a .keras, .tflite or .acdm file, on the test images.",
+        data=True,
     )
-    parser.add_argument("model", help="run folder, .keras or .tflite file")
+    parser.add_argument("model", help="run folder, or .keras, .tflite or .acdm file")
     parser.add_argument("--dataset", help="a name, or where the images are (default: what the model was trained on)")
 
 
 def evaluate(options):
-    if str(options.model).endswith(".tflite"):
+    if subjects.is_file(options.model):
         result = _evaluate_file(options)
     else:
         from acdbit_keras.models import train as room

@@ -29,10 +29,10 @@ def card(model, dataset, data_dir=None):
 
 
 def card_of(path):
-    """The `card` that a `.tflite` file holds, `{}` if none."""
-    from acdbit_keras.convert import flatbuffer, metadata
+    """The `card` that a `.tflite` or flat file holds, `{}` if none."""
+    from acdbit_keras.convert import Interpreter, flatbuffer, metadata
 
-    return metadata.card(flatbuffer.read(path))
+    return Interpreter(path).card if str(path).endswith(".acdm") else metadata.card(flatbuffer.read(path))
 
 
 def test_images(dataset, image_size, data_dir=None, samples=None, batch_size=64):
@@ -116,7 +116,7 @@ def evaluate_file(path, dataset, data_dir=None, model=None, compared=None):
     """Accuracy of a file on all test images of a dataset.
 
     Args:
-        path: of the `.tflite` file.
+        path: of the `.tflite` or flat file.
         dataset, data_dir: as for `convert`.
         model: the Keras model to compare classes with, if any.
         compared: number of images, in whole batches of 100, on which the classes are compared; `None` for all.

@@ -17,8 +17,8 @@ from acdbit_keras.studies.deployed import card_of
 
 
 def is_file(path):
-    """Whether a model is given as a `.tflite` file."""
-    return str(path).endswith(".tflite")
+    """Whether a model is given as a converted file, a `.tflite` or a flat one."""
+    return str(path).endswith((".tflite", ".acdm"))
 
 
 def names(paths):

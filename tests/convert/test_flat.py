@@ -224,3 +224,16 @@ def run(*command, **options):
     )
     assert process.returncode == 0, process.stdout[-4000:]
     return process.stdout
+
+
+def test_a_flat_file_is_evaluated_as_a_tflite_is(tmp_path, capsys):
+    from acdbit_keras.cli import main
+
+    answers = []
+    for suffix in ("acdm", "tflite"):
+        path = str(tmp_path / f"digits.{suffix}")
+        assert main(["convert", "digits_vit_nano_acd_bit", path]) == 0
+        capsys.readouterr()
+        assert main(["evaluate", path, "--json"]) == 0
+        answers.append(json.loads(capsys.readouterr().out))
+    assert answers[0] == answers[1] and answers[0]["images"] == 355 and answers[0]["accuracy"] > 0.9
