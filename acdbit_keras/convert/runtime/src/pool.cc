@@ -49,9 +49,11 @@ template <typename T>
 T get(const T* value) {
   return __atomic_load_n(value, __ATOMIC_SEQ_CST);
 }
+// An exchange, not a store: x86 makes one of the other anyway, and QEMU on x86 lets an emulated ARM's acquiring load
+// overtake its releasing store, which the architecture forbids: a caller then slept after its last helper had looked.
 template <typename T>
 void set(T* value, T to) {
-  __atomic_store_n(value, to, __ATOMIC_SEQ_CST);
+  __atomic_exchange_n(value, to, __ATOMIC_SEQ_CST);
 }
 template <typename T>
 T add(T* value, T amount) {
