@@ -19,6 +19,7 @@ from acdbit_keras.models import data, optimization
 from acdbit_keras.models.callbacks import read_progress, restore_state, save_state
 from acdbit_keras.models.data import catalog
 from acdbit_keras.models.data.augmentation import resolve
+from acdbit_keras.models.data.validation import HeldOut
 from acdbit_keras.models.train import network_of, terms_of
 from acdbit_keras.studies.bundle import augmentation, weights
 from acdbit_keras.studies.bundle.delivery import BEST
@@ -76,7 +77,7 @@ class Learner:
     def __init__(self, recipe, run, carried, teacher, precision):
         self.recipe = recipe
         self.run = run
-        self.shown = data.HeldOut(carried, recipe.validation_share, recipe.seed) if recipe.validation_share else carried
+        self.shown = HeldOut(carried, recipe.validation_share, recipe.seed) if recipe.validation_share else carried
         self.carried = carried
         self.facts = self.shown.info()
         self.batch_size = min(recipe.batch_size, self.facts.train_examples)
