@@ -8,7 +8,7 @@ from acdbit_keras.cli import emit
 from acdbit_keras.cli.common import add_settings, command, dataset_of, in_zoo, model_of
 from acdbit_keras.cli.data import summary
 from acdbit_keras.files import write_json
-from acdbit_keras.studies import deployed, subjects
+from acdbit_keras.studies import deployed
 from acdbit_keras.studies.progress import speaker
 
 
@@ -120,6 +120,8 @@ def add_evaluate(subparsers):
 
 
 def evaluate(options):
+    from acdbit_keras.studies import subjects
+
     if subjects.is_file(options.model):
         result = _evaluate_file(options)
     else:
