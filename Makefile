@@ -25,7 +25,7 @@ test: test-jax test-tensorflow
 # TensorFlow keeps what it traced until its process ends; one process for all files would take 12 GB. The last of the three groups
 # is whatever the others leave.
 LAYERS_AND_MODELS = tests/layers tests/models tests/quantizers
-FILES_AND_BOARDS = tests/convert tests/arm64 tests/mcu tests/web
+FILES_AND_BOARDS = tests/convert tests/arm64 tests/mcu tests/web tests/wheels
 TENSORFLOW = TF_CPP_MIN_LOG_LEVEL=3 ACDBIT_JAX_PYTHON=$(CURDIR)/.venv-jax/bin/python .venv/bin/$(PYTEST)
 
 test-tensorflow: .venv/ready .venv-jax/ready
@@ -69,6 +69,23 @@ device: .venv/ready
 	.venv-device/bin/pip install $(PIP_FLAGS) ".[device]"
 	cd build/device && ../../.venv-device/bin/python ../../tests/device_start.py . ../../results/device_start.json
 
+# The wheels of a release, for x86_64, 64-bit and 32-bit ARM, in dist/. test-wheels builds them, installs them where they belong,
+# natively and under emulation, and runs a model.
+.PHONY: wheels test-wheels
+
+wheels: .venv-wheels/ready
+	.venv-wheels/bin/python tools/wheels.py
+
+test-wheels: .venv/ready .venv-wheels/ready
+	PATH=$(CURDIR)/.venv-wheels/bin:$$PATH ACDBIT_WHEELS=full TF_CPP_MIN_LOG_LEVEL=3 \
+		$(CURDIR)/.venv/bin/python -m pytest tests/wheels tests/wheels/devices.py
+
+.venv-wheels/ready: Makefile
+	@test -n "$(PYTHON)" || { echo "make: Python 3.10, 3.11 or 3.12 is needed; set PYTHON=/path/to/python3.11" >&2; exit 2; }
+	"$(PYTHON)" -m venv .venv-wheels
+	.venv-wheels/bin/pip install $(PIP_FLAGS) "build>=1" ziglang==0.17.1 auditwheel
+	@touch $@
+
 # The camera app (android_demo): the signed APK, the classifier as a library, and the models alone for Android Studio. The tests of
 # tests/android in full: `make test` has a part of each, with made pictures and one version of Android.
 .PHONY: apk aar android-models test-android
@@ -95,7 +112,7 @@ page: .venv/ready
 	@echo "python3 -m http.server --directory build/page"
 
 clean:
-	rm -rf .venv .venv-jax .venv-lint .venv-device .android build/android runs .pytest_cache .hypothesis *.egg-info
+	rm -rf .venv .venv-jax .venv-lint .venv-device .venv-wheels .android build/android dist runs .pytest_cache .hypothesis *.egg-info
 
 # For work on the runtime (acdbit_keras/convert/runtime): its tests, those in Python and those of the training kernels included,
 # under the address, undefined-behaviour and thread sanitizers (packages g++, cmake, ninja-build, googletest), and its fuzzer (clang, libclang-rt-14-dev): make fuzz SECONDS=600.

@@ -13,7 +13,7 @@ from boards import Boards
 from flat_models import VARIANTS, random_flat
 from measure import forms, pictures, twin_instructions
 
-from acdbit_keras.convert import Interpreter, metadata
+from acdbit_keras.convert import Interpreter, cards
 from acdbit_keras.models import zoo
 
 CIFAR10, DIGITS = "cifar10_vit_micro_acd_bit", "digits_vit_nano_acd_bit"
@@ -37,7 +37,7 @@ def test_twenty_images_get_the_classes_of_keras(boards, files, name, board):
     contents, exact = files[name]
     interpreter = Interpreter(exact)
     images, _ = pictures(zoo.card(name)["data"]["dataset"], interpreter.input_shape, 20)
-    offset, factor = metadata.normalisation(interpreter.card)
+    offset, factor = cards.normalisation(interpreter.card)
     normalised = (images.astype(np.float32) - offset) * factor
     logits = zoo.from_zoo(name).predict(normalised, verbose=0)
     found = boards[board].classify(contents["exact"], images)
