@@ -104,12 +104,18 @@ test-android: .venv/ready
 mcu: .venv/ready
 	.venv/bin/python tests/mcu/measure.py --out results/mcu.json
 
-# A page that classifies pictures and the camera, for any static server: build/page. Debian packages clang-19, lld-19, wasi-libc.
+# A page of the zoo, where each model classifies pictures and the camera, for any static server: build/page. Debian packages
+# clang-19, lld-19 and wasi-libc build the engine, after which `acdbit serve` has it.
 page: .venv/ready
-	acdbit_keras/convert/runtime/web/build.sh build/page
-	cp acdbit_keras/convert/runtime/web/index.html acdbit_keras/convert/runtime/web/acdbit.mjs build/page
-	.venv/bin/acdbit convert cifar10_vit_micro_acd_bit build/page/model.acdm --compact --input uint8
-	@echo "python3 -m http.server --directory build/page"
+	acdbit_keras/convert/runtime/web/build.sh acdbit_keras/convert/runtime/web
+	TF_CPP_MIN_LOG_LEVEL=3 .venv/bin/acdbit serve --out build/page
+	@echo "acdbit serve build/page, or python3 -m http.server --directory build/page"
+
+# What models take in a browser's engine, beside onnxruntime-web (packages of npm and those of `make page`); results/web.json.
+.PHONY: web
+
+web: .venv/ready
+	TF_CPP_MIN_LOG_LEVEL=3 .venv/bin/python tests/web/measure.py --out results/web.json
 
 clean:
 	rm -rf .venv .venv-jax .venv-lint .venv-device .venv-wheels .android build/android dist runs .pytest_cache .hypothesis *.egg-info

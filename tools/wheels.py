@@ -22,6 +22,9 @@ MACHINES = {
     "aarch64": ("linux-arm64", None, "aarch64-linux-gnu-g++", "g++-aarch64-linux-gnu"),
     "armv7l": ("linux-armv7", None, "arm-linux-gnueabihf-g++", "g++-arm-linux-gnueabihf"),
 }
+# What the engine for browsers, which all wheels hold, is built with: by what shows that it is there.
+BROWSER_PACKAGES = {"clang-19": "clang-19", "wasm-ld-19": "lld-19", "/usr/lib/wasm32-wasi/libc.a": "wasi-libc"}
+WEB = "acdbit_keras/convert/runtime/web"
 RUNTIME = "acdbit_keras/convert/runtime/libacdbit_runtime.so"
 TRAINING = "acdbit_keras/training/libacdbit_training.so"
 
@@ -36,7 +39,8 @@ def install_compilers(machines):
     Raises:
         WheelError: some are missing, and this is not Debian or not root.
     """
-    missing = [package for *_, compiler, package in map(MACHINES.get, machines) if not shutil.which(compiler)]
+    wanted = BROWSER_PACKAGES | {compiler: package for *_, compiler, package in map(MACHINES.get, machines)}
+    missing = [package for name, package in wanted.items() if not (shutil.which(name) or os.path.isfile(name))]
     if not missing:
         return
     if not shutil.which("apt-get") or os.geteuid() != 0:
@@ -54,11 +58,21 @@ def source_distribution(folder):
     return path
 
 
-def build(source, machine, out):
+def browser_engine(folder):
+    """The path of the engine for browsers, acdbit.wasm, built in a folder."""
+    command = ["sh", ROOT / WEB / "build.sh", folder]
+    process = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    if process.returncode:
+        raise WheelError(f"the engine for browsers was not built: {process.stderr[-3000:]}")
+    return pathlib.Path(folder) / "acdbit.wasm"
+
+
+def build(source, engine, machine, out):
     """Builds the wheel of one machine.
 
     Args:
         source: a source distribution.
+        engine: the engine for browsers, which goes along.
         machine: a key of `MACHINES`.
         out: folder for the wheel.
 
@@ -74,6 +88,7 @@ def build(source, machine, out):
         # A tree of its own, so that nothing of another machine's build gets into the wheel.
         shutil.unpack_archive(source, scratch)
         [tree] = pathlib.Path(scratch).iterdir()
+        shutil.copy(engine, tree / WEB)
         _python("-m", "build", "--wheel", "--outdir", scratch, tree, env=environment)
         [wheel] = pathlib.Path(scratch).glob("*.whl")
         with zipfile.ZipFile(wheel) as content:
@@ -108,9 +123,9 @@ def main(arguments=None):
     try:
         install_compilers(machines)
         with tempfile.TemporaryDirectory() as folder:
-            source = source_distribution(folder)
+            source, engine = source_distribution(folder), browser_engine(folder)
             for machine in machines:
-                wheel = build(source, machine, options.out)
+                wheel = build(source, engine, machine, options.out)
                 print(f"{wheel}  {wheel.stat().st_size / 1e6:.2f} MB", flush=True)
     except (WheelError, subprocess.CalledProcessError) as error:
         sys.exit(f"{parser.prog}: {error}")

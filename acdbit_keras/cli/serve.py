@@ -16,7 +16,6 @@ def add_serve(subparsers):
         "serve",
         serve,
         "Serve the page that classifies pictures and the camera in a browser: of the zoo, of one flat file, or of a folder.",
-        data=True,
     )
     parser.add_argument(
         "what",
@@ -52,7 +51,8 @@ def serve(options):
             _write(what, folder, options)
         with page.server(folder, options.host, options.port) as server:
             host, port = server.server_address[:2]
-            address = f"http://{'localhost' if host == '127.0.0.1' else host}:{port}/"
+            first = page.ZOO_PAGE if (pathlib.Path(folder) / page.ZOO_PAGE).is_file() else ""
+            address = f"http://{'localhost' if host == '127.0.0.1' else host}:{port}/{first}"
             emit(options, f"{address}  (Ctrl-C ends it)", {"address": address})
             sys.stdout.flush()
             with contextlib.suppress(KeyboardInterrupt):
@@ -63,7 +63,7 @@ def _write(what, folder, options):
     from acdbit_keras.studies import page
 
     if what is None:
-        page.write_zoo(folder, options.data_dir)
+        page.write_zoo(folder)
     else:
         page.write_model(folder, what)
 

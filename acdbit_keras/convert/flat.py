@@ -539,6 +539,19 @@ def _halves(step, number, place):
 
 # === Bytes ===
 
+_BLOCK_STORAGE = 12  # among the words of a block's parameters
+
+
+def is_compact(content):
+    """Whether a flat file, its bytes, which the engine has accepted, has vectors in half precision and an integer stem."""
+    [steps] = struct.unpack_from("<I", content, 12)
+    for number in range(steps):
+        place = _HEADER + _STEP * number
+        [storage] = struct.unpack_from("<i", content, place + _STEP - 4 * (_PARAMETERS - _BLOCK_STORAGE))
+        if struct.unpack_from("<i", content, place)[0] == _BLOCK and storage == _HALF:
+            return True
+    return False
+
 
 def _packed(steps, shape, input, outputs, card):
     places, tensors = _places(steps)

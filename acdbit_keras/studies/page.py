@@ -3,11 +3,13 @@
 `index.html` classifies with one model, `zoo.html` shows the zoo: each model's card, what was measured about it, a link to try it.
 """
 
+import csv
 import errno
 import functools
 import http.server
 import pathlib
 import shutil
+import tempfile
 
 from acdbit_keras.convert import Interpreter, runtime
 from acdbit_keras.files import write_json
@@ -39,12 +41,11 @@ def write_model(folder, file):
     shutil.copy(file, pathlib.Path(folder) / MODEL)
 
 
-def write_zoo(folder, data_dir=None):
+def write_zoo(folder):
     """The page of all 1-bit models of the zoo, each with its float twin where there is one.
 
     Args:
         folder: for the page; made where it is missing.
-        data_dir: where the datasets are prepared, for what a card leaves open.
 
     Raises:
         FileNotFoundError: the engine for browsers was not built.
@@ -63,21 +64,54 @@ def write_zoo(folder, data_dir=None):
 
 def _entry(folder, card, cards):
     """What `zoo.html` shows of a model, whose files are written into the folder."""
-    import tempfile
-
     from acdbit_keras.convert import flat, float_graph
+    from acdbit_keras.models.zoo import entries
     from acdbit_keras.studies import zoo
 
     name, twin = card["name"], card.get("float_twin")
     file = folder / f"{name}.acdm"
     with tempfile.TemporaryDirectory() as scratch:
         flat.write(zoo.converted(name, scratch), file, compact=True, input="uint8")
-        entry = {"name": name, "file": file.name, "bytes": file.stat().st_size, "card": card}
+        entry = {
+            "name": name,
+            "file": file.name,
+            "bytes": file.stat().st_size,
+            "card": card,
+            "curves": _curves(entries.entry(name)),
+        }
         if twin is not None:
             path = folder / f"{twin}{TWIN_SUFFIX}"
             path.write_bytes(float_graph.pack(zoo.converted(twin, scratch, precision="float32")))
             entry["twin"] = {"name": twin, "file": path.name, "bytes": path.stat().st_size, "card": cards[twin]}
     return entry
+
+
+def _curves(folder):
+    """The charts of an entry, as `zoo.html` draws them, from the curves that lie in its folder."""
+    from acdbit_keras.models.zoo import entries
+    from acdbit_keras.studies.robustness import report
+
+    charts = []
+    if (folder / entries.HISTORY).is_file():
+        rows = [row for row in _rows(folder / entries.HISTORY) if row.get("val_accuracy")]
+        points = [[number, float(row["val_accuracy"])] for number, row in enumerate(rows, 1)]
+        charts.append(
+            {"title": "While it was trained: test images", "x": "epochs", "lines": [{"name": folder.name, "points": points}]}
+        )
+    if (folder / entries.ROBUSTNESS).is_file():
+        rows = [
+            {**row, **{key: float(row[key]) for key in ("strength", "accuracy")}} for row in _rows(folder / entries.ROBUSTNESS)
+        ]
+        for kind, unit in {row["kind"]: row["unit"] for row in rows if row["test"] == "noise"}.items():
+            found = report.curves({"rows": rows}, "noise", kind)
+            lines = [{"name": name, "points": [*zip(strengths, means)]} for name, (strengths, means, _) in found.items()]
+            charts.append({"title": f"With noise, {kind.replace('_', ' ')}", "x": unit, "lines": lines})
+    return charts
+
+
+def _rows(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def _write_page(folder, names):

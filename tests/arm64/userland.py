@@ -208,6 +208,9 @@ class Userland:
         _call(*apt, "install", "--download-only", f"python{self.python}", *packages)
         for package in sorted((state / "archives").glob("*.deb")):
             _call("dpkg-deb", "--extract", package, self.root)
+        # Since Debian 13 packages leave this link to base-files.
+        if not (self.root / "lib").exists():
+            (self.root / "lib").symlink_to("usr/lib")
         shutil.rmtree(state)
 
     def _install_wheels(self):

@@ -27,8 +27,8 @@ def built(tmp_path_factory):
     """Dict from machine to its wheel."""
     folder = tmp_path_factory.mktemp("wheels")
     wheels.install_compilers(MACHINES)
-    source = wheels.source_distribution(folder)
-    return {machine: wheels.build(source, machine, folder / "dist") for machine in MACHINES}
+    source, engine = wheels.source_distribution(folder), wheels.browser_engine(folder)
+    return {machine: wheels.build(source, engine, machine, folder / "dist") for machine in MACHINES}
 
 
 @pytest.fixture(scope="session")

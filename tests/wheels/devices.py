@@ -43,15 +43,17 @@ def test_what_the_device_extra_asks_for_is_there_for_every_python(built, machine
 
 def test_a_bare_environment_answers_within_a_second_of_processor_time_in_120_megabytes(built, work, tmp_path):
     folder, expected = work
-    subprocess.run([sys.executable, "-m", "venv", tmp_path], check=True)
-    python = tmp_path / "bin" / "python"
-    subprocess.run([python, "-m", "pip", "install", "--quiet", f"{built['x86_64']}[device]"], check=True)
-    watch = [tmp_path / "bin" / "acdbit", "watch", "model.tflite", "--folder", "pictures", "--json"]
-    assert classes(subprocess.run(watch, check=True, cwd=folder, capture_output=True, text=True).stdout) == expected
+    bare = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    options = dict(check=True, cwd=folder, env=bare, stdout=subprocess.PIPE, text=True)
+    python, acdbit = (tmp_path / "bin" / name for name in ("python", "acdbit"))
+    subprocess.run([sys.executable, "-m", "venv", tmp_path], **options)
+    subprocess.run([python, "-m", "pip", "install", "--quiet", f"{built['x86_64']}[device]"], **options)
+    watch = [acdbit, "watch", "model.tflite", "--folder", "pictures", "--json"]
+    assert classes(subprocess.run(watch, **options).stdout) == expected
     code = "from acdbit_keras.convert import Interpreter; from PIL import Image; import numpy, sys"
     code += "; print(Interpreter('model.tflite').classify(numpy.asarray(Image.open('pictures/0.png')))[0].name)"
     code += "; assert not {'keras', 'tensorflow'} & set(sys.modules)"
-    process = subprocess.Popen([python, "-c", code], cwd=folder, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([python, "-c", code], cwd=folder, env=bare, stdout=subprocess.PIPE, text=True)
     told = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
     assert status == 0 and told.strip() == expected[0]

@@ -52,9 +52,17 @@ def test_a_wheel_holds_no_library_twice_and_nothing_of_another_machine_s_build(b
     assert not any(name.endswith("not_compiled.txt") for name in names)
 
 
+def test_a_wheel_holds_the_page_and_its_engine(built, machine):
+    names = ("index.html", "zoo.html", "acdbit.mjs", "float_twin.mjs", "acdbit.wasm")
+    with zipfile.ZipFile(built[machine]) as archive:
+        assert {f"{wheels.WEB}/{name}" for name in names} <= set(archive.namelist())
+
+
 def test_a_compiler_that_fails_is_an_error_and_no_wheel_without_its_library(tmp_path, monkeypatch):
     source = wheels.source_distribution(tmp_path)
+    engine = tmp_path / "acdbit.wasm"
+    engine.write_bytes(b"")
     monkeypatch.setitem(wheels.MACHINES, "armv7l", ("linux-of-nowhere", None, "true", "none"))
     with pytest.raises(wheels.WheelError, match="the wheel for armv7l lacks .*libacdbit_runtime.so: .*linux-of-nowhere"):
-        wheels.build(source, "armv7l", tmp_path / "dist")
+        wheels.build(source, engine, "armv7l", tmp_path / "dist")
     assert not (tmp_path / "dist").exists()

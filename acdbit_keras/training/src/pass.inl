@@ -138,8 +138,12 @@ inline float Largest(const float* x, int64_t count) {
   }
   float largest = x[0];
   for (; c < count; c++) largest = x[c] > largest ? x[c] : largest;
-  for (const float top : tops) largest = top > largest ? top : largest;
-  return largest;
+  for (int half = kTops / 2; half > 0; half /= 2) {
+#pragma omp simd
+    for (int lane = 0; lane < half; lane++)
+      tops[lane] = tops[lane + half] > tops[lane] ? tops[lane + half] : tops[lane];
+  }
+  return tops[0] > largest ? tops[0] : largest;
 }
 
 // What both passes share: sizes, options, parameters, and the numbers that the statistics of the batch give.

@@ -1,4 +1,5 @@
-// What takes time in a float model, for float_twin.mjs, so that what is compared with in the page computes in the same SIMD.
+// What takes time in a float model, for float_twin.mjs, so that what is compared with in the page computes in the same
+// SIMD.
 #include <math.h>
 #include <stddef.h>
 
@@ -31,10 +32,11 @@ void tile(const float* x, const float* weights, const float* bias, float* y, int
 
 extern "C" {
 
-// y(rows, units) = x(rows, inputs) weights + bias. Weights in tiles: for every eight units all inputs, eight numbers each; the bias is
-// padded to a multiple of eight.
-__attribute__((export_name("float_product"))) void float_product(const float* x, const float* weights, const float* bias, float* y,
-                                                                int rows, int inputs, int units) {
+// y(rows, units) = x(rows, inputs) weights + bias. Weights in tiles: for every eight units all inputs, eight numbers
+// each; the bias is padded to a multiple of eight.
+__attribute__((export_name("float_product"))) void float_product(const float* x, const float* weights,
+                                                                 const float* bias, float* y, int rows, int inputs,
+                                                                 int units) {
   for (int u = 0; u < units; u += kUnits) {
     const float* const part = weights + ptrdiff_t(u) * inputs;
     int r = 0;
