@@ -144,7 +144,7 @@ fuzz:
 	ASAN_OPTIONS=allocator_may_return_null=1:max_allocation_size_mb=1024 build/fuzz/delegate_fuzz -max_total_time=$(SECONDS) \
 		-max_len=512 -rss_limit_mb=4096 -malloc_limit_mb=0 -artifact_prefix=build/fuzz/ build/fuzz/corpus acdbit_keras/convert/runtime/fuzz/corpus
 	mkdir -p build/fuzz/flat_corpus
-	build/fuzz/flat_fuzz -max_total_time=$(SECONDS) -max_len=16384 -artifact_prefix=build/fuzz/ build/fuzz/flat_corpus \
+	build/fuzz/flat_fuzz -max_total_time=$(SECONDS) -print_final_stats=1 -max_len=16384 -artifact_prefix=build/fuzz/ build/fuzz/flat_corpus \
 		acdbit_keras/convert/runtime/fuzz/flat_corpus
 
 # Mutants of the zoo's files through Interpreter(..., untrusted=True): make fuzz-files MUTANTS=20000. What ends a process goes to

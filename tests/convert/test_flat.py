@@ -12,7 +12,7 @@ import pytest
 
 from acdbit_keras import models
 from acdbit_keras.convert import Interpreter, flat, flat_source, to_flat, to_tflite, verify
-from acdbit_keras.convert.parity import AFTER_LAST_SIGN, FLAT_ALONE
+from acdbit_keras.convert.parity import FLAT_ALONE
 
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path += [str(HERE), str(HERE.parent)]
@@ -249,10 +249,7 @@ def test_a_flat_file_is_verified_against_keras_as_its_tflite_file_is(input, tmp_
     to_flat(model, tmp_path / "m.acdm", card=CARD, input=input)
     samples = (pixels(16) / np.float32(255) - np.float32(0.3)) / np.float32(0.38)
     parity = verify(model, tmp_path / "m.acdm", samples)
-    assert parity.ok and parity.samples == 16 and parity.stem == "float32"
-    # A tolerance that rounding exceeds: what is beyond it is traced in the file that computes the same.
-    traced = verify(model, tmp_path / "m.acdm", samples, tolerance=1e-9)
-    assert traced.beyond_tolerance > 0 and {parting.layer for parting in traced.partings} == {AFTER_LAST_SIGN}
+    assert parity.ok and parity.samples == 16 and parity.stem == "float32" and parity.largest_difference < 1e-3
 
 
 def test_a_flat_file_of_other_weights_is_not_equal(tmp_path):

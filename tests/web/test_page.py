@@ -45,7 +45,7 @@ def site(tmp_path_factory):
         shutil.copytree(WEB, web)
         subprocess.run([WEB / "build.sh", web], check=True)
         patch.setattr(pages, "WEB", web)
-        patch.setattr(entries, "zoo_names", lambda: ZOO)
+        patch.setattr(entries, "zoo_names", lambda *_: ZOO)
         pages.write_zoo(folder)
     flat.write(zoo.converted("digits_vit_nano_acd_bit", folder), folder / "model.acdm", compact=True, input="uint8")
     for number, image in enumerate(data.arrays("digits", "test")[0][:COUNT]):

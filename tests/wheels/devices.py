@@ -82,7 +82,7 @@ def test_a_32_bit_pi_runs_flat_files_and_says_so_of_others(built, work, tmp_path
     userland.install(tmp_path, "--no-deps", built["armv7l"])
     interpreter = Interpreter(folder / "model.acdm")
     expected = [interpreter.classify(np.asarray(Image.open(path)), 1)[0].name for path in sorted((folder / "pictures").iterdir())]
-    libraries = "/usr/lib/arm-linux-gnueabihf"
+    libraries = userland.root / "usr/lib/arm-linux-gnueabihf"  # Debian's installation would have linked these
     environment = {"PYTHONPATH": str(tmp_path), "LD_LIBRARY_PATH": f"{libraries}/blas:{libraries}/lapack"}
     options = dict(cwd=folder, environment=environment, capture_output=True, text=True)
     watch = ["-m", "acdbit_keras.cli", "watch"]
