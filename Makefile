@@ -87,13 +87,13 @@ test-android: .venv/ready
 .PHONY: docs notebooks
 
 docs: build/docs-venv/ready
-	NO_MKDOCS_2_WARNING=1 build/docs-venv/bin/mkdocs build --quiet --config-file site/mkdocs.yml
+	NO_MKDOCS_2_WARNING=1 build/docs-venv/bin/mkdocs build --quiet --config-file website/mkdocs.yml
 	@echo "python3 -m http.server --directory build/site"
 
-build/docs-venv/ready: site/requirements.txt
+build/docs-venv/ready: website/requirements.txt
 	@test -n "$(PYTHON)" || { echo "make: Python 3.10, 3.11 or 3.12 is needed; set PYTHON=/path/to/python3.11" >&2; exit 2; }
 	"$(PYTHON)" -m venv build/docs-venv
-	build/docs-venv/bin/pip install $(PIP_FLAGS) -r site/requirements.txt
+	build/docs-venv/bin/pip install $(PIP_FLAGS) -r website/requirements.txt
 	@touch $@
 
 # The notebooks as they stand, each in a kernel of its own; writes their outputs. `make test` runs them with one epoch.

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import io
 import pathlib
+import re
 import sys
 import tempfile
 
@@ -18,7 +19,7 @@ _COLORS = (128, 64, 32, 16)
 
 
 def executed(path):
-    """A notebook with the outputs that its code gives in an empty folder; those on standard error are the libraries' and left out.
+    """A notebook with the outputs that its code gives in an empty folder, without what libraries say on standard error.
 
     Raises:
         nbclient.exceptions.CellExecutionError: a cell failed.
@@ -30,7 +31,8 @@ def executed(path):
     for cell in notebook.cells:
         cell.metadata = {}
         if cell.cell_type == "code":
-            cell.outputs = [_small(output) for output in cell.outputs if output.get("name") != "stderr"]
+            outputs = [_small(output) for output in cell.outputs if output.get("name") != "stderr"]
+            cell.outputs = [output for output in outputs if output.get("text") != ""]
     notebook.metadata = {name: notebook.metadata[name] for name in ("kernelspec",)} | {"executed": digest(notebook)}
     return notebook
 
@@ -45,6 +47,9 @@ def code(notebook):
 
 
 def _small(output):
+    if "text" in output:
+        # TensorFlow's logger takes the standard output for its own where Python is interactive.
+        output.text = re.sub(r"^INFO:tensorflow:.*\n", "", output.text, flags=re.MULTILINE)
     if "image/png" in output.get("data", {}):
         output.data = {"image/png": base64.b64encode(_smaller(base64.b64decode(output.data["image/png"]))).decode()}
         output.metadata = {}
@@ -61,7 +66,9 @@ def _smaller(png):
         picture.quantize(colors, dither=Image.Dither.NONE).save(content, "png", optimize=True)
         if content.tell() < LARGEST_PICTURE:
             return content.getvalue()
-    raise ValueError(f"a picture of {picture.width} x {picture.height} pixels does not become smaller than {LARGEST_PICTURE} bytes")
+    raise ValueError(
+        f"a picture of {picture.width} x {picture.height} pixels does not become smaller than {LARGEST_PICTURE} bytes"
+    )
 
 
 def main():

@@ -1,7 +1,7 @@
 """The notebooks: their form, outputs that belong to their code, and their code itself.
 
-`make notebooks` executes all of them as they stand and writes their outputs. Here one runs so, in a kernel; the others run in this
-process with one epoch, where TensorFlow is there already.
+`make notebooks` executes all of them as they stand and writes their outputs. Here one runs so, in a kernel; the others run in
+this process with one epoch, where TensorFlow is there already.
 """
 
 import pathlib
@@ -18,7 +18,12 @@ FOLDER = pathlib.Path(__file__).resolve().parents[2] / "notebooks"
 PATHS = sorted(FOLDER.glob("*.ipynb"))
 IN_A_KERNEL = "5_reading_a_file"
 # What makes a run short, and what it becomes.
-REDUCED = ((r"\bepochs=\d+", "epochs=1"), (r"\bruns=\d+", "runs=3"), (r"\bsamples=\d+", "samples=40"), (r"recordings\(1200,", "recordings(64,"))
+REDUCED = (
+    (r"\bepochs=\d+", "epochs=1"),
+    (r"\bruns=\d+", "runs=3"),
+    (r"\bsamples=\d+", "samples=40"),
+    (r"recordings\(1200,", "recordings(64,"),
+)
 
 
 def named(path):

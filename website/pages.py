@@ -4,14 +4,17 @@ import ast
 import base64
 import json
 import pathlib
-import re
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # Rooms of the package in the order of the navigation: module, title, what the page begins with.
 ROOMS = (
     ("acdbit_keras", "acdbit_keras", "`import acdbit_keras as acd`: loads nothing heavy until it is used."),
     ("acdbit_keras.layers", "Layers", "`acd.layers`: each stands alone in any Keras model."),
-    ("acdbit_keras.quantizers", "Quantizers", "`acd.quantizers`: what turns real numbers into few bits, and how it is trained through."),
+    (
+        "acdbit_keras.quantizers",
+        "Quantizers",
+        "`acd.quantizers`: what turns real numbers into few bits, and how it is trained through.",
+    ),
     ("acdbit_keras.schemes", "Schemes", "`acd.schemes`: which quantizer goes where; [a page of each](../schemes/index.md)."),
     ("acdbit_keras.distillation", "Distillation", "`acdbit_keras.distillation`: a teacher, and the terms of the loss."),
     ("acdbit_keras.models", "Models", "`acd.models`: backbones, presets, the zoo, transfer."),
@@ -26,7 +29,9 @@ def public_names(module):
     """The names of a module's `__all__`, without importing it."""
     tree = ast.parse(source(module).read_text())
     for node in tree.body:
-        if isinstance(node, ast.Assign) and any(isinstance(target, ast.Name) and target.id == "__all__" for target in node.targets):
+        if isinstance(node, ast.Assign) and any(
+            isinstance(target, ast.Name) and target.id == "__all__" for target in node.targets
+        ):
             return ast.literal_eval(node.value)
     raise ValueError(f"{module} has no __all__")
 
@@ -55,12 +60,17 @@ def api():
     for module, title, opening in ROOMS:
         lines, modules = [f"# {title}", "", opening, ""], []
         for name in sorted(public_names(module), key=str.lower):
-            dotted = f"{module}.{name}"
+            dotted, home = f"{module}.{name}", homes(module).get(name, f"{module}.{name}")
             if name.startswith("__"):
                 continue
-            if is_module(dotted):
+            if is_module(dotted) and home != dotted:
+                # A function with the name of its module.
+                lines += [f"::: {home}", ""]
+            elif is_module(dotted):
                 there = pages_of.get(dotted)
-                modules.append(f"- `{name}`: [its page]({there.removeprefix('api/')})" if there else f"- `{name}`: {about(dotted)}")
+                modules.append(
+                    f"- `{name}`: [its page]({there.removeprefix('api/')})" if there else f"- `{name}`: {about(dotted)}"
+                )
             else:
                 lines += [f"::: {dotted}", ""]
         if modules:

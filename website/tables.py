@@ -1,6 +1,6 @@
 """Figures and tables of committed results, made when the site is built, so that they cannot part from the files.
 
-`TABLES` has a function without arguments for every `<!-- table: NAME -->`; `value` reads `{{ FILE : KEY / KEY | FACTOR FORMAT }}`.
+`TABLES` has a function for every `<!-- table: NAME -->`, `value` reads `{{ FILE : KEY / KEY | FACTOR FORMAT }}`.
 """
 
 import ast
@@ -137,10 +137,9 @@ def bit_flips():
 
 
 def compact():
-    rows = [
-        [f"`{name}`", percent(read(f"results/compact_cifar10/{name}.json")["accuracy"]), read(f"results/compact_cifar10/{name}.json")["images"]]
-        for name in ("exact.tflite", "compact.tflite", "exact.acdm", "compact.acdm")
-    ]  # fmt: skip
+    names = ("exact.tflite", "compact.tflite", "exact.acdm", "compact.acdm")
+    found = {name: read(f"results/compact_cifar10/{name}.json") for name in names}
+    rows = [[f"`{name}`", percent(each["accuracy"]), each["images"]] for name, each in found.items()]
     return table(["file", "top-1 %", "images"], rows)
 
 
@@ -167,7 +166,10 @@ def engine(name):
 
 def kernels(name):
     found = read(f"results/{name}.json")
-    rows = [[each["kernel"], each["form"], engine(each["engine"]), f"{each['median_us']:.0f}", f"{each['speedup']:.1f}"] for each in found["times"]]
+    rows = [
+        [each["kernel"], each["form"], engine(each["engine"]), f"{each['median_us']:.0f}", f"{each['speedup']:.1f}"]
+        for each in found["times"]
+    ]
     return table(["alone", "form", f"engine, {found['processor']}", "median µs", "times as fast"], rows, "lllrr")
 
 
@@ -192,7 +194,8 @@ def boards(model):
             row = models[f"{model}, {form}"]
             rows.append([
                 f"`{board}`", form, f"{row['instructions'] / 1e6:.2f}", f"{row['flash_bytes'] / 1e3:.0f}",
-                f"{row['arena_bytes'] / 1e3:.1f}", f"{row['stack_bytes'] / 1e3:.1f}", f"{row['classes_of_keras']} of {row['images']}",
+                f"{row['arena_bytes'] / 1e3:.1f}", f"{row['stack_bytes'] / 1e3:.1f}",
+                f"{row['classes_of_keras']} of {row['images']}",
             ])  # fmt: skip
     header = ["core", "file", "million instructions", "flash kB", "arena kB", "stack kB", "class of Keras"]
     return table(header, rows, "llrrrrr")
@@ -200,7 +203,10 @@ def boards(model):
 
 def device_start():
     found = read("results/device_start.json")
-    rows = [[f"`{name}`" if name.startswith("acdbit") else name, f"{row['processor_seconds']:.2f}", f"{row['resident_mb']:.1f}"] for name, row in found["first_answer"].items()]
+    rows = [
+        [f"`{name}`" if name.startswith("acdbit") else name, f"{row['processor_seconds']:.2f}", f"{row['resident_mb']:.1f}"]
+        for name, row in found["first_answer"].items()
+    ]
     return table(["first answer of", "processor seconds", "resident MB"], rows)
 
 
