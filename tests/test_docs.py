@@ -155,6 +155,13 @@ def test_every_public_name_has_its_place_in_the_reference(site):
             assert f'id="{anchor}"' in (site / page).read_text(), dotted
 
 
+def test_every_situation_is_held_by_a_test():
+    found = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", (DOCS / "situations.md").read_text())
+    assert len(found) == 30
+    for file, name in found:
+        assert f"\ndef {name}(" in (ROOT / file).read_text(), name
+
+
 def test_every_scheme_has_a_page_with_its_formulas_both_ways():
     own = [path.stem for path in (ROOT / "acdbit_keras" / "schemes").glob("*.py") if "\nSCHEME = " in path.read_text()]
     assert set(own) == {path.stem for path in (DOCS / "schemes").glob("*.md")} - {"index"}
