@@ -121,10 +121,29 @@ def latency(row):
 
 # Header of the table (first cells) -> function from a row's texts to the values that each cell prints, `None` for the cell
 # that names the row. A table that is not here has no figures.
+def instructions(file, cpu="cortex-a72"):
+    cpus = results("instructions_arm64_vit_small.json")["cpus"]
+    models = next(each["models"] for each in cpus if each["cpu"] == cpu)
+    return next(each["instructions"] for each in models if each["file"] == f"{file}.tflite") / 1e6
+
+
+CORES = {
+    "Cortex-A72 (Raspberry Pi 4)": "cortex-a72",
+    "Cortex-A76 (Raspberry Pi 5), SDOT": "cortex-a76",
+    "with i8mm, as in phones of today": "i8mm",
+}
+
+
+def cores(row):
+    counts = {file: instructions(file, CORES[row[0]]) for file in ("float32", "dynamic", "acd_bit", "acd_bit_int8_stem")}
+    return [None, *([each] for each in counts.values()), *([counts[file] / counts["acd_bit"]] for file in ("float32", "dynamic"))]
+
+
 TABLES = {
     ("model", "file", "top-1, 10,000 test images"): small_table,
     ("system", "seeds", "top-1 %"): comparison,
     ("", "LiteRT float32", "LiteRT int8 (dynamic)"): latency,
+    ("", "LiteRT float32", "its dynamic int8"): cores,
 }
 
 
@@ -207,11 +226,6 @@ def xeon(file):
     return next(each["median_ms"] for each in timed("latency_xeon_vit_small.json") if each["path"] == f"{file}.tflite")
 
 
-def instructions(file):
-    models = results("instructions_arm64_vit_small.json")["models"]
-    return next(each["instructions"] for each in models if each["file"] == f"{file}.tflite") / 1e6
-
-
 def parity(key):
     return results(f"runtime_parity/{key}.json")["beyond_tolerance"]
 
@@ -289,17 +303,11 @@ SENTENCES = {
     "the product is {} times and the attention {} times as fast as float32": [
         kernel(XEON, kind, "1 bit") for kind in ("product", "attention")
     ],
-    "DeiT-S takes {} million instructions (`acd_bit`) or {} million (`binary_vit`)": [
-        instructions("acd_bit"),
-        instructions("binary_vit"),
+    "depends on the core: {} to {} times fewer instructions": [
+        instructions("dynamic", cpu) / instructions("acd_bit", cpu) for cpu in ("i8mm", "cortex-a72")
     ],
-    "against {} million for LiteRT float32 ({} and {} times) and {} million for its dynamic int8": [
-        instructions("float32"),
-        instructions("float32") / instructions("acd_bit"),
-        instructions("float32") / instructions("binary_vit"),
-        instructions("dynamic"),
-    ],
-    "it is {} million, {} times the frozen form": [
+    "On the A72 `binary_vit` takes {} million, and `acd_bit[restore=dynamic]`": [instructions("binary_vit")],
+    "of each input, {} million, {} times the frozen form": [
         instructions("acd_bit_dynamic"),
         instructions("acd_bit_dynamic") / instructions("acd_bit"),
     ],

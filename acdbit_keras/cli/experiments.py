@@ -100,6 +100,14 @@ def _table(subparsers, name, run, summary, seeds=(0,)):
         "--runs", default=RUNS, help="folder of runs, where the teacher is found or made too (default: %(default)s)"
     )
     parser.add_argument("--teacher", help="run folder or .keras file of another teacher than the recipe's")
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=1,
+        metavar="N",
+        help="runs at a time, on this machine's GPUs or processor (default: %(default)s); other machines that see the folder "
+        "of runs share the work with the same command and an --out of their own",
+    )
     add_settings(parser)
     return parser
 
@@ -119,6 +127,7 @@ def _run(options, plan):
         teacher=options.teacher,
         data_dir=options.data_dir,
         made_by={"command": _command_line(options), "processor": processor()},
+        jobs=options.jobs,
         stream=None if options.json and not sys.stderr.isatty() else sys.stderr,
     )
     emit(options, f"{experiments.markdown(results)}\n\nin {pathlib.Path(options.out)}", results)

@@ -1,5 +1,6 @@
 """Commands that train and look at what was trained: `demo`, `train`, `evaluate`, `report`, `speed`."""
 
+import json
 import pathlib
 import sys
 
@@ -50,7 +51,21 @@ def add_train(subparsers):
     )
     parser.add_argument("--freeze", action="store_true", help="with --from: train the head alone")
     parser.add_argument(
-        "--devices", type=int, default=1, help="devices that share every batch, on the JAX backend (default: %(default)s)"
+        "--devices",
+        type=int,
+        default=1,
+        help="devices that share every batch, of every host, on the JAX backend (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--hosts",
+        type=int,
+        default=1,
+        help="machines that share every batch and see one run folder, each started with this command (default: %(default)s)",
+    )
+    parser.add_argument("--host", type=int, metavar="I", help="with --hosts: this one's number, from 0; host 0 writes")
+    parser.add_argument("--coordinator", metavar="ADDRESS:PORT", help="with --hosts: where host 0 is reached")
+    parser.add_argument(
+        "--wait", type=float, default=300, metavar="SECONDS", help="how long the others may take to come (default: %(default)s)"
     )
     add_settings(parser)
 
@@ -77,12 +92,33 @@ def train(options):
         recipe = recipe.replace(minutes=options.minutes)
     if options.start:
         recipe = recipe.replace(start=options.start, freeze=options.freeze or recipe.freeze)
-    if not options.json:
-        _show_own_data(recipe, options.data_dir)
     folder = options.out or pathlib.Path(options.runs) / recipe.name
+    _join(options, recipe)
+    if not options.json and not options.host:
+        _show_own_data(recipe, options.data_dir)
     verbose = 0 if options.json else 1 if sys.stdout.isatty() else 2
     result = run_recipe(recipe, folder, options.data_dir, options.teacher, options.runs, verbose, options.devices)
+    if options.hosts > 1:
+        from acdbit_keras.models import hosts
+
+        hosts.leave()
+        if options.host:
+            return  # host 0 tells
     emit(options, f"{recipe.name}: accuracy {result['accuracy']:.4f} (best {result['best_accuracy']:.4f}), in {folder}", result)
+
+
+def _join(options, recipe):
+    """Makes one program of the hosts, if there are several."""
+    from acdbit_keras.models import hosts
+
+    if options.hosts == 1:
+        if options.host is not None or options.coordinator:
+            raise ValueError("--host and --coordinator are for several hosts; pass --hosts, their number, too")
+        return
+    if options.host is None or not options.coordinator:
+        raise ValueError("--hosts needs --host, the number of this one from 0, and --coordinator, ADDRESS:PORT of host 0")
+    joined = hosts.Hosts(options.hosts, options.host, options.coordinator, options.wait)
+    hosts.join(joined, f"{json.dumps(recipe.to_dict(), sort_keys=True)} on {options.devices} devices each")
 
 
 def _recipe_of(start):

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from acdbit_keras.files import write_beside
+from acdbit_keras.models import hosts
 from acdbit_keras.models.optimization import averaged_weights
 from acdbit_keras.models.run import previous_state
 
@@ -100,8 +101,9 @@ class Checkpoints(keras.callbacks.Callback):
         if value > self.best:
             self.best = value
             with averaged_weights(self.model.optimizer):
-                write_beside(self.run.best_path, self.network.save)
-        save_state(self.run.state_path, self.network, self.model.optimizer, epoch + 1, self.best)
+                hosts.save(self.run.best_path, self.network)
+        if hosts.index() == 0:
+            save_state(self.run.state_path, self.network, self.model.optimizer, epoch + 1, self.best)
 
 
 def save_state(path, network, optimizer, finished_epochs, best):

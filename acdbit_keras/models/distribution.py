@@ -3,7 +3,7 @@
 The batch stays one: XLA sums over the devices wherever the program sums over the batch, in losses, gradients and in the
 statistics of normalisation and alignment. So the loss of a step is that of one device but for rounding. TensorFlow's
 strategies run one copy of the step per device, each with the statistics of its part alone: other training, which is not
-offered.
+offered. The devices may be those of several machines, see `acdbit_keras.models.hosts`.
 """
 
 import contextlib
@@ -11,6 +11,7 @@ import contextlib
 import keras
 
 from acdbit_keras import checks
+from acdbit_keras.models import hosts
 
 
 class _WholeBatches(keras.distribution.DataParallel):
@@ -18,7 +19,8 @@ class _WholeBatches(keras.distribution.DataParallel):
 
     def get_data_layout(self, data_shape):
         layout = super().get_data_layout(data_shape)
-        if data_shape and data_shape[0] % self.device_mesh.devices.size:
+        # Of several hosts each passes its own part.
+        if data_shape and data_shape[0] % (self.device_mesh.devices.size // hosts.count()):
             return keras.distribution.TensorLayout([None] * len(data_shape), self.device_mesh)
         return layout
 
@@ -28,15 +30,16 @@ def using(count, batch_size):
     """What is built, trained and evaluated within is spread over the first `count` devices; one is as without.
 
     Args:
-        count: number of devices.
-        batch_size: images per training step, divisible by `count`.
+        count: number of devices, of every host.
+        batch_size: images per training step, divisible by the number of all devices.
 
     Raises:
         ValueError: a count that does not divide the batch, of more devices than there are, or above one on a backend
             other than JAX.
     """
     checks.integer("devices", count, 1)
-    if count == 1:
+    total = count * hosts.count()
+    if total == 1:
         yield
         return
     if keras.config.backend() != "jax":
@@ -44,12 +47,22 @@ def using(count, batch_size):
             f"devices={count} needs the JAX backend, not {keras.config.backend()}; "
             "set KERAS_BACKEND=jax in an environment with jax"
         )
-    found = keras.distribution.list_devices()
+    import jax
+
+    found = [f"{device.platform}:{device.id}" for device in jax.local_devices()]
     if count > len(found):
         raise ValueError(f"devices={count}, but there are {len(found)}: {', '.join(found)}")
-    if batch_size % count:
-        raise ValueError(f"batch_size={batch_size} cannot be divided by devices={count}")
-    with _WholeBatches(devices=found[:count]).scope():
+    if batch_size % total:
+        raise ValueError(f"batch_size={batch_size} cannot be divided by devices={total}")
+    # The first of every host.
+    chosen, of_host = [], {}
+    for device in jax.devices():
+        of_host[device.process_index] = of_host.get(device.process_index, 0) + 1
+        if of_host[device.process_index] <= count:
+            chosen.append(f"{device.platform}:{device.id}")
+    if len(chosen) < total:
+        raise ValueError(f"devices={count}, but a host has fewer; there are {', '.join(map(str, jax.devices()))}")
+    with _WholeBatches(devices=chosen, auto_shard_dataset=False).scope():
         yield
 
 

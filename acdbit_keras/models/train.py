@@ -14,7 +14,7 @@ import keras
 from acdbit_keras import execution, schemes
 from acdbit_keras.distillation import Distiller, LabelDistillation, QueryKeyDistillation
 from acdbit_keras.files import read_json, write_beside, write_json
-from acdbit_keras.models import budget, data, distribution, optimization, recipes
+from acdbit_keras.models import budget, data, distribution, hosts, optimization, recipes
 from acdbit_keras.models.callbacks import (
     Checkpoints,
     Speed,
@@ -50,7 +50,8 @@ def train(recipe, folder, data_dir=None, teacher=None, runs="runs", verbose="aut
             if it is not finished.
         runs: folder of the runs of other recipes.
         verbose: as in `keras.Model.fit`.
-        devices: number of devices that share every batch; more than one on JAX only. See `acdbit_keras.models.distribution`.
+        devices: number of devices that share every batch, of this host where several have joined (`acdbit_keras.models.hosts`);
+            more than one on JAX only. See `acdbit_keras.models.distribution`.
         progress: called at the end of every epoch with the recipe's name, the number of epochs done, their total, and a dict
             of the epoch's metrics.
 
@@ -62,24 +63,37 @@ def train(recipe, folder, data_dir=None, teacher=None, runs="runs", verbose="aut
             that it was begun with, or on anything the recipe asks for that does not exist.
         OSError: if the folder cannot be written; what was written before stays complete.
         FloatingPointError: if the loss stops being finite, naming the step.
+        ConnectionError: if another host is lost; started again, all go on from the last finished epoch.
     """
     recipe, run = recipes.get(recipe), Run(folder)
     _check_same_recipe(recipe, run)
     if run.is_finished:
         return run.result
-    with run.locked():
-        if run.is_finished:
-            # By a process that ended between the two looks.
-            return run.result
-        training = _Training(recipe, run, data_dir, teacher, runs, verbose, devices, progress)
-        training.begin()
-        if training.scheme.post_training:
-            result = training.calibrate()
-        else:
-            with distribution.using(devices, training.batch_size):
-                result = training.train()
-        run.write_result(result)
-        return result
+    try:
+        # Host 0 holds the lock for all, before any of them looks into the folder.
+        with run.locked() if hosts.index() == 0 else contextlib.nullcontext():
+            hosts.barrier(f"locked {run.folder}")
+            if run.is_finished:
+                # By a process that ended between the two looks.
+                return run.result
+            training = _Training(recipe, run, data_dir, teacher, runs, verbose, devices, progress)
+            training.begin()
+            if training.scheme.post_training:
+                result = training.calibrate()
+            else:
+                with distribution.using(devices, training.batch_size):
+                    result = training.train()
+            if training.writes:
+                run.write_result(result)
+            hosts.barrier(f"finished {run.folder}")
+            return result
+    except Exception as error:
+        if hosts.lost(error):
+            raise ConnectionError(
+                f"another host was lost ({str(error).strip().splitlines()[0]}); start all of them again: "
+                f"the run in {run.folder} goes on after epoch {run.finished_epochs}"
+            ) from error
+        raise
 
 
 def check_teacher(recipe, teacher):
@@ -123,9 +137,12 @@ class _Training:
         self.data_dir = data_dir
         self.teacher = teacher
         self.runs = runs
-        self.verbose = verbose
+        # Of several hosts, the first writes and speaks.
+        self.writes = hosts.index() == 0
+        self.verbose = verbose if self.writes else 0
         self.devices = devices
-        self.progress = progress
+        self.all_devices = devices * hosts.count()
+        self.progress = progress if self.writes else None
         self.scheme = schemes.get(recipe.scheme)
         self.data = self._find_data()
         # What it is trained and validated on.
@@ -154,7 +171,8 @@ class _Training:
             is_last = index == len(schedule) - 1
             if is_last or not left.exists():
                 network = self._stage(index, stage, scheme, first, end)
-                write_beside(self.run.model_path if is_last else left, network.save)
+                hosts.save(self.run.model_path if is_last else left, network)
+                hosts.barrier(f"stage {index} of {self.run.folder}")
         result = result_of(self.recipe, self.run, first)
         if self.recipe.validation_share:
             # Looked at once, by the model that is kept.
@@ -166,7 +184,11 @@ class _Training:
 
     def begin(self):
         """Settles the number of epochs, and says what is to come."""
+        if self.scheme.post_training and hosts.count() > 1:
+            raise ValueError(f"the scheme {self.scheme.name!r} is not trained, so it is made on one host")
         self.planned = self.plan()
+        # Each host measured for itself where the epochs follow from a budget; and none writes before all have read.
+        self.planned = dataclasses.replace(self.planned, epochs=hosts.agreed(self.planned.epochs))
         self.recipe = self.recipe.replace(epochs=self.planned.epochs)
         if self.verbose:
             print(budget.describe(self.planned, self.recipe, self.run.finished_epochs, self.run.seconds_per_epoch), flush=True)
@@ -176,20 +198,20 @@ class _Training:
         recipe, run = self.recipe, self.run
         if run.plan_path.exists():
             kept = budget.Plan(**read_json(run.plan_path))
-            if kept.devices != self.devices:
+            if kept.devices != self.all_devices:
                 raise ValueError(
-                    f"the run in {run.folder} was begun on {kept.devices} {noun(kept.devices, 'device')}, not on {self.devices}; "
-                    f"pass --devices {kept.devices}, or another folder"
+                    f"the run in {run.folder} was begun on {kept.devices} {noun(kept.devices, 'device')}, not on "
+                    f"{self.all_devices}; pass --devices {kept.devices}, or as many over all hosts, or another folder"
                 )
             return kept
         if recipe.minutes is None or self.scheme.post_training:
-            return budget.Plan(self.devices, recipe.epochs)
+            return budget.Plan(self.all_devices, recipe.epochs)
         stage, scheme, _, _ = self.scheme.schedule(recipe.epochs)[0]
         assembled = self._assemble(0, stage, scheme, 0, recipe.epochs, 0)
         batches = -(-self.facts.test_examples // self.batch_size)
         with execution.using(assembled.executor):
             measured = budget.measure(assembled.model, assembled.train_set, assembled.test_set, batches)
-        return budget.plan(recipe, self.devices, measured, assembled.steps, self.batch_size)
+        return budget.plan(recipe, self.all_devices, measured, assembled.steps, self.batch_size)
 
     def _assemble(self, index, stage, scheme, first, end, epoch):
         """A stage's network, what trains it, compiled, and its data from an epoch on."""
@@ -214,8 +236,9 @@ class _Training:
                 epochs=recipe.epochs,
                 initial_epoch=min(epoch, end - 1),
             )
-            if self.devices > 1:
+            if self.all_devices > 1:
                 test_set = self._test_set(network.image_size, one_hot=len(train_set.element_spec[1].shape) == 2)
+                train_set = hosts.own_part(train_set)
             steps = self.facts.steps_per_epoch(self.batch_size)
             executor = self._executor(network)
             distils_labels = model is not network and scheme.distillation
@@ -244,7 +267,7 @@ class _Training:
             restore_state(self.run.state_path, network, model.optimizer)
         elif made.previous is not None:
             copy_weights(made.previous, network)
-        if epoch:
+        if epoch and self.writes:
             self.run.forget_epochs_from(epoch)
         if epoch < end:
             with execution.using(made.executor):
@@ -260,10 +283,8 @@ class _Training:
                         StopOnNonFinite(),
                         Speed(made.steps * self.batch_size),
                         TestAveragedWeights(),
-                        # Before the state: a row too many is dropped when the run is resumed, a missing one would stay missing.
-                        keras.callbacks.CSVLogger(str(self.run.history_path), append=epoch > 0),
+                        *self._log(epoch),
                         Checkpoints(self.run, network, best=best),
-                        *_tensorboard(self.run.tensorboard_path),
                         *self._told(),
                     ],
                 )
@@ -289,9 +310,16 @@ class _Training:
 
     def _executor(self, network):
         """Compiled kernels, where the recipe wants them and they know the network; they do not share a batch between devices."""
-        if not self.recipe.kernels or self.devices > 1:
+        if not self.recipe.kernels or self.all_devices > 1:
             return execution.KerasExecutor()
         return executor_for(network.blocks)
+
+    def _log(self, epoch):
+        """Before the state: a row too many is dropped when the run is resumed, a missing one would stay missing."""
+        if not self.writes:
+            return []
+        rows = keras.callbacks.CSVLogger(str(self.run.history_path), append=epoch > 0)
+        return [rows, *_tensorboard(self.run.tensorboard_path)]
 
     def _told(self):
         if self.progress is None:
@@ -356,10 +384,14 @@ class _Training:
 
     def _test_set(self, image_size, one_hot):
         """Test images in batches that the devices can share."""
-        size = distribution.test_batch_size(self.facts.test_examples, self.batch_size, self.devices)
-        return data.pipeline(self.data, "test", image_size=image_size, batch_size=size, one_hot=one_hot)
+        size = distribution.test_batch_size(self.facts.test_examples, self.batch_size, self.all_devices)
+        batches = data.pipeline(self.data, "test", image_size=image_size, batch_size=size, one_hot=one_hot)
+        # Batches that do not divide go to every device whole.
+        return batches if size % self.all_devices else hosts.own_part(batches)
 
     def _write_recipe(self):
+        if not self.writes:
+            return
         self.run.write_recipe(self.recipe)
         if not self.run.plan_path.exists():
             write_json(self.run.plan_path, dataclasses.asdict(self.planned))

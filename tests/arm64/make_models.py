@@ -45,6 +45,7 @@ def main():
     for scheme, model in students.items():
         name = scheme.replace("[restore=dynamic]", "_dynamic")
         to_tflite(model, options.folder / f"{name}.tflite", "bits")
+    to_tflite(students["acd_bit"], options.folder / "acd_bit_int8_stem.tflite", "bits", stem="int8")
 
 
 if __name__ == "__main__":

@@ -32,6 +32,8 @@ CPU = "cortex-a72"
 CPUS = {
     "cortex-a72": ("cortex-a72", 0xD08, ""),  # Raspberry Pi 4
     "cortex-a76": ("cortex-a76", 0xD0B, "atomics fphp asimdhp asimdrdm lrcpc dcpop asimddp"),  # Raspberry Pi 5
+    "sve128": ("max,sve-default-vector-length=16", 0xD4D, ""),
+    "sve256": ("max,sve-default-vector-length=32", 0xD40, ""),  # the vectors of a Neoverse V1
     "i8mm": ("max,sve=off,sme=off", 0xD4D, "atomics fphp asimdhp asimdrdm lrcpc dcpop asimddp i8mm bf16"),
 }
 PYTHON = "usr/bin/python3.11"

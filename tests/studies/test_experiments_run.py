@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -220,6 +221,85 @@ def test_a_worker_killed_by_the_system_says_so(tmp_path, monkeypatch):
     assert worker.in_subprocess({"task": "cell"})["error"].startswith(
         "its process was ended by signal 9, as a machine without memory"
     )
+
+
+# --- Several at a time ----------------------------------------------------------------------------------------------
+
+
+def seeds_of(tasks):
+    return [task["recipe"]["seed"] for task in tasks if task["task"] == "cell"]
+
+
+def test_jobs_train_side_by_side(table, teacher, tmp_path):
+    experiment = experiments.compare(RECIPE, ["binary_vit"], seeds=(0, 1, 2, 3))
+    together, seen = threading.Barrier(2), []
+
+    def execute(task, tick):
+        if task["task"] == "cell":
+            seen.append(task)
+            tick()
+            together.wait(60)  # for another one, which runs at the same time
+            return {"error": "not trained here"}
+        return worker.perform(task)
+
+    results = experiments.run(experiment, tmp_path / "out", tmp_path / "runs", teacher, execute=execute, jobs=2)
+    assert sorted(seeds_of(seen)) == [0, 1, 2, 3]
+    assert [what for _, what, _ in experiments.failures(results)] == ["seed 0", "seed 1", "seed 2", "seed 3"]
+
+
+def test_what_ends_one_job_ends_the_others(teacher, tmp_path):
+    begun = threading.Event()
+
+    def execute(task, tick):
+        if task["task"] != "cell":
+            return worker.perform(task)
+        if task["recipe"]["seed"] == 0:
+            assert begun.wait(60)
+            raise KeyboardInterrupt
+        begun.set()
+        while True:
+            tick()
+            time.sleep(0.01)
+
+    with pytest.raises(KeyboardInterrupt):
+        experiments.run(COMPARISON, tmp_path / "out", tmp_path / "runs", teacher, execute=execute, jobs=2)
+
+
+def test_what_another_process_trains_comes_last_and_is_waited_for(teacher, tmp_path):
+    seen = []
+
+    def execute(task, tick):
+        if task["task"] != "cell":
+            return worker.perform(task)
+        seen.append((task["recipe"]["seed"], task["waits"]))
+        return {"busy": True} if task["recipe"]["seed"] == 0 and not task["waits"] else {"error": "not trained here"}
+
+    experiments.run(COMPARISON, tmp_path / "out", tmp_path / "runs", teacher, execute=execute)
+    assert seen == [(0, False), (1, False), (0, True)]
+
+
+def test_a_run_in_the_hands_of_another_process_is_busy(tmp_path):
+    folder = tmp_path / "run"
+    task = {"task": "cell", "recipe": RECIPE.to_dict(), "folder": str(folder), "teacher": None, "runs": "runs", "data_dir": None}
+    with worker._alone(folder):
+        assert worker.perform({**task, "waits": False}) == {"busy": True}
+
+
+@pytest.mark.parametrize("visible", [["3", "5"], ["0", "1"]])
+def test_jobs_share_the_gpus(visible, monkeypatch):
+    monkeypatch.setattr(worker, "_gpus", lambda: visible)
+    shares = [worker.environment_of(number, 3) for number in range(3)]
+    assert [share["CUDA_VISIBLE_DEVICES"] for share in shares] == [visible[0], visible[1], visible[0]]
+    assert {share["XLA_PYTHON_CLIENT_MEM_FRACTION"] for share in shares} == {"0.45"}
+    assert worker.environment_of(0, 1) == {}
+
+
+def test_without_gpus_jobs_share_the_processor(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)))
+    assert worker.environment_of(1, 3)["TF_NUM_INTRAOP_THREADS"] == "2"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,4")
+    assert worker.environment_of(1, 2)["CUDA_VISIBLE_DEVICES"] == "4"
 
 
 # --- The command line -----------------------------------------------------------------------------------------------

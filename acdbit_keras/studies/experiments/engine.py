@@ -2,18 +2,23 @@
 
 A table that was interrupted goes on where it was: finished runs are kept in results.json, an unfinished one is resumed by
 `train`, one that failed is tried again. Runs live beside each other in `runs/RECIPE.cells/`, named after what they are, so
-that several tables share those that they have in common.
+that several tables share those that they have in common. What another process trains at the moment - of this table made on
+another machine that sees the same folder of runs - is left to it and taken over at the end.
 """
 
+import collections
+import concurrent.futures
 import contextlib
 import fcntl
+import functools
 import importlib.metadata
 import os
 import pathlib
+import threading
 
 import keras
 
-from acdbit_keras import schemes
+from acdbit_keras import checks, schemes
 from acdbit_keras.files import write_text
 from acdbit_keras.models import recipes
 from acdbit_keras.models.run import Run
@@ -24,7 +29,7 @@ from acdbit_keras.studies.experiments import results as results_file
 TEACHER, FILES = "teacher", "files"
 
 
-def run(experiment, out, runs="runs", teacher=None, data_dir=None, made_by=None, stream=None, execute=None):
+def run(experiment, out, runs="runs", teacher=None, data_dir=None, made_by=None, stream=None, execute=None, jobs=1):
     """Runs what an experiment still lacks.
 
     Args:
@@ -36,6 +41,7 @@ def run(experiment, out, runs="runs", teacher=None, data_dir=None, made_by=None,
         made_by: dict of plain values for the results: how and where it was called.
         stream: where the line of progress goes; `None` for nowhere.
         execute: what performs a task, by default `worker.in_subprocess`.
+        jobs: number of runs at a time; they share this machine's GPUs, or its processor.
 
     Returns:
         The content of `results.json`; `results.failures` tells what failed.
@@ -44,6 +50,7 @@ def run(experiment, out, runs="runs", teacher=None, data_dir=None, made_by=None,
         ValueError: results of another version or experiment in `out`, another table being made there, a teacher that does
             not fit a row, or another teacher than the results were made with.
     """
+    checks.integer("jobs", jobs, 1)
     out, runs = pathlib.Path(out), pathlib.Path(runs)
     earlier = results_file.read(out / "results.json", experiment)
     try:
@@ -51,11 +58,11 @@ def run(experiment, out, runs="runs", teacher=None, data_dir=None, made_by=None,
     except OSError as error:
         raise OSError(f"cannot make the folder {out}: {error.strerror}") from error
     with _alone(out):
-        return _Table(experiment, earlier, out, runs, teacher, data_dir, made_by, stream, execute or worker.in_subprocess).fill()
+        return _Table(experiment, earlier, out, runs, teacher, data_dir, made_by, stream, execute, jobs).fill()
 
 
 class _Table:
-    def __init__(self, experiment, earlier, out, runs, teacher, data_dir, made_by, stream, execute):
+    def __init__(self, experiment, earlier, out, runs, teacher, data_dir, made_by, stream, execute, jobs):
         self.experiment = experiment
         self.earlier = earlier
         self.out = out
@@ -63,7 +70,12 @@ class _Table:
         self.teacher = None if teacher is None else pathlib.Path(teacher)
         self.data_dir = None if data_dir is None else str(data_dir)
         self.stream = stream
-        self.execute = execute
+        self.execute = execute or worker.in_subprocess
+        self.jobs = jobs
+        self.executors = [self.execute] * jobs
+        if execute is None and jobs > 1:
+            # Each with its part of the machine.
+            self.executors = [functools.partial(worker.in_subprocess, share=(job, jobs)) for job in range(jobs)]
         self.results = {
             **results_file.start(experiment),
             **(made_by or {}),
@@ -138,14 +150,26 @@ class _Table:
         epochs = {name: _epochs(cell.recipe) for name, cell in zip(names.values(), cells, strict=True)}
         done = {name: Run(folders[key]).finished_epochs for key, name in names.items()}
         line = progress.Progress(epochs, done, self.stream)
-        try:
-            for cell in cells:
+        pending = collections.deque(
+            (cell, False) for cell in cells if self._entry(cell.row.key, cell.seed)["status"] != results_file.FINISHED
+        )
+        lock, stopped = threading.Lock(), threading.Event()
+
+        def show(name, epoch=None):
+            if stopped.is_set():
+                raise _Stopped
+            with lock:
+                line.show(name, epoch)
+
+        def work(execute):
+            while pending:
+                try:
+                    cell, waits = pending.popleft()
+                except IndexError:
+                    return
                 key = (cell.row.key, cell.seed)
-                entry = self._entry(*key)
-                if entry["status"] == results_file.FINISHED:
-                    continue
                 folder, name = folders[key], names[key]
-                line.show(name)
+                show(name)
                 task = {
                     "task": "cell",
                     "recipe": cell.recipe.to_dict(),
@@ -153,15 +177,34 @@ class _Table:
                     "teacher": self.results["teacher"]["folder"],
                     "runs": str(self.runs),
                     "data_dir": self.data_dir,
+                    "waits": waits,
                 }
-                answer = self.execute(task, lambda f=folder, n=name: line.show(n, Run(f).finished_epochs))
-                if "value" in answer:
-                    entry.update(status=results_file.FINISHED, **answer["value"])
-                else:
-                    entry.update(status=results_file.FAILED, error=answer["error"])
-                    line.write(f"{name} failed: {answer['error']}")
-                line.show(name, epochs[name])
-                self._write()
+                answer = execute(task, lambda f=folder, n=name: show(n, Run(f).finished_epochs))
+                if "busy" in answer:
+                    # Another process trains it; what nobody does comes first.
+                    pending.append((cell, True))
+                    continue
+                with lock:
+                    entry = self._entry(*key)
+                    if "value" in answer:
+                        entry.update(status=results_file.FINISHED, **answer["value"])
+                    else:
+                        entry.update(status=results_file.FAILED, error=answer["error"])
+                        line.write(f"{name} failed: {answer['error']}")
+                    line.show(name, epochs[name])
+                    self._write()
+
+        try:
+            if self.jobs == 1:
+                work(self.executors[0])
+                return
+            with concurrent.futures.ThreadPoolExecutor(self.jobs) as pool:
+                try:
+                    for done in concurrent.futures.as_completed([pool.submit(work, execute) for execute in self.executors]):
+                        done.result()
+                finally:
+                    # What the others began ends with the first that breaks off, and with an interruption.
+                    stopped.set()
         finally:
             line.close()
 
@@ -222,6 +265,10 @@ def _versions():
     packages = ("acdbit-keras", "keras", "tensorflow", "jax", "larq", "larq-compute-engine", "ai-edge-litert")
     known = {distribution.name: distribution.version for distribution in importlib.metadata.distributions()}
     return {name: known[name] for name in packages if name in known}
+
+
+class _Stopped(Exception):
+    """The table is not being made any more."""
 
 
 @contextlib.contextmanager

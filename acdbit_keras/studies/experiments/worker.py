@@ -28,22 +28,28 @@ TIMED_RUNS = 100
 _PROGRAM = "import sys; from acdbit_keras.studies.experiments import worker; worker.main(sys.argv[1])"
 
 
-def in_subprocess(task, tick=lambda: None):
+def in_subprocess(task, tick=lambda: None, share=(0, 1)):
     """Performs a task in a fresh process.
 
     Args:
         task: dict of plain values, see `perform`.
         tick: called about once per second while it runs.
+        share: `(number, of)`: which part of the machine the process gets, of so many that run at a time.
 
     Returns:
-        The answer: `{"value": ...}` or `{"error": sentence}`.
+        The answer: `{"value": ...}`, `{"error": sentence}`, or `{"busy": True}` where another process does the same.
     """
     with tempfile.TemporaryDirectory() as folder:
         answer, log = pathlib.Path(folder) / "answer.json", pathlib.Path(folder) / "log.txt"
         command = [sys.executable, "-c", _PROGRAM, str(answer)]
         with log.open("wb") as output:
             process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+                command,
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env={**os.environ, **environment_of(*share)},
             )
             try:
                 with contextlib.suppress(BrokenPipeError):
@@ -61,6 +67,38 @@ def in_subprocess(task, tick=lambda: None):
         if answer.exists():
             return read_json(answer)
         return {"error": _death(process.returncode, log.read_text(errors="replace"))}
+
+
+def environment_of(number, of):
+    """Environment variables that give a process its part of the machine.
+
+    Args:
+        number: of the process, from 0.
+        of: how many run at a time. Where there are fewer GPUs, several share one; without any they share the processor.
+    """
+    if of == 1:
+        return {}
+    if gpus := _gpus():
+        together = -(-of // len(gpus))
+        return {
+            "CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)],
+            # JAX takes so much of the memory at its start, TensorFlow what it needs.
+            "XLA_PYTHON_CLIENT_MEM_FRACTION": f"{0.9 / together:.2f}",
+            "TF_FORCE_GPU_ALLOW_GROWTH": "true",
+        }
+    threads = str(max(1, len(os.sched_getaffinity(0)) // of))
+    return dict.fromkeys(("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"), threads)
+
+
+def _gpus():
+    """What CUDA calls the GPUs that this process may use."""
+    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]
+    try:
+        listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return []
+    return [str(number) for number in range(len(listed.splitlines()))]
 
 
 def is_complete(teacher):
@@ -81,6 +119,8 @@ def perform(task):
     arguments = {key: value for key, value in task.items() if key != "task"}
     try:
         return {"value": _TASKS[task["task"]](**arguments)}
+    except BlockingIOError:
+        return {"busy": True}
     except Exception as error:  # Whatever it is, the other rows of the table go on.
         text = " ".join(str(error).split())
         if isinstance(error, (ValueError, OSError, FloatingPointError)) and text:
@@ -126,14 +166,18 @@ def _untrained(recipe, data_dir):
     return build(recipe.preset, recipe.scheme, facts.classes, channels=facts.channels, **size)
 
 
-def _cell(recipe, folder, teacher, runs, data_dir):
-    """Trains one run, or goes on with it, and evaluates it."""
+def _cell(recipe, folder, teacher, runs, data_dir, waits=True):
+    """Trains one run, or goes on with it, and evaluates it.
+
+    Raises:
+        BlockingIOError: another process is training it, and this one is not to wait for it.
+    """
     from acdbit_keras.models import recipes
     from acdbit_keras.models.loading import load_model
     from acdbit_keras.models.train import train
 
     recipe = recipes.Recipe(**recipe)
-    with _alone(folder):
+    with _alone(folder, waits):
         result = train(recipe, folder, data_dir=data_dir, teacher=teacher, runs=runs, verbose=0)
     kept = ("epochs", "best_accuracy", "training_seconds", "backend")
     return {**_facts(load_model(folder), recipe.dataset, data_dir), **{key: result[key] for key in kept if key in result}}
@@ -194,13 +238,13 @@ _TASKS = {"prepare": _prepare, "cell": _cell, "measure": _measure}
 
 
 @contextlib.contextmanager
-def _alone(folder):
-    """Waits until no other process trains into this folder; two tables may share a run."""
+def _alone(folder, waits=True):
+    """Waits until no other process trains into this folder, or raises BlockingIOError if one does; two tables may share a run."""
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
         yield
     finally:
         os.close(descriptor)

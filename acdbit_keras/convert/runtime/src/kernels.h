@@ -43,6 +43,9 @@ struct Kernels {
   void (*quantize)(const float* x, const float* threshold, int channels, uint32_t* words);
   // y[o] = counts[o] * multiplier[o] + bias[o]
   void (*affine)(const int32_t* counts, const float* multiplier, const float* bias, int outputs, float* y);
+  // y[o] = min(max(counts[o] * unit, low), high) * multiplier[o] + bias[o]; counts in units of 1 or 0.5, so exact.
+  void (*clamped)(const int32_t* counts, float unit, float low, float high, const float* multiplier, const float* bias,
+                  int outputs, float* y);
 
   // y[h * head_dim + d] = counts[..] * count_multiplier[..] + kept[h] * kept_multiplier[..], of one row of a context;
   // head_dim is a multiple of 32.

@@ -54,6 +54,7 @@ struct State {
   int pixels;
   int block;  // pixels at a time
   int counts_stride;
+  int64_t image_words;  // of the input
   size_t counts_bytes, rows_bytes;
 };
 
@@ -236,6 +237,7 @@ bool prepare(const Session& session, Node* node) {
                           output->type == kTfLiteInt32 ? words_for(outputs) : outputs};
   if (!set_shape(session, node, output, 4, dims)) return false;
 
+  state->image_words = int64_t{input->dims[1]} * input->dims[2] * input->dims[3];
   state->direct = state->taps == 1 && state->stride_height == 1 && state->stride_width == 1;
   const int tiles = (state->group_outputs + kOutputTile - 1) / kOutputTile;
   // A group writes whole tiles; what overhangs is overwritten by the next group.
@@ -261,28 +263,54 @@ struct Call {
   Shares shares;
 };
 
+// memcpy of a few words, without a call.
+inline uint32_t* copy(const uint32_t* from, int words, uint32_t* to) {
+  for (; words >= 4; words -= 4, from += 4, to += 4) memcpy(to, from, 16);
+  if (words & 2) {
+    memcpy(to, from, 8);
+    from += 2, to += 2;
+  }
+  if (words & 1) *to++ = *from;
+  return to;
+}
+
 // Gathers the bits under the window of `count` pixels from `first` on, one group, one row per pixel.
 void gather(const Call& call, int first, int count, int group, uint32_t* rows) {
   const State& state = *call.state;
   const uint32_t* input =
       reinterpret_cast<const uint32_t*>(call.node->inputs[0]->data) + int64_t{group} * state.group_words;
   const int64_t pixel_words = int64_t{state.groups} * state.group_words;
-  const size_t tap_bytes = state.group_words * sizeof(uint32_t);
+  const bool contiguous = state.groups == 1 && state.x.dilation == 1;  // the taps of a line of the filter
+  int column = first % state.x.output;
+  int line = first / state.x.output % state.y.output;
+  const uint32_t* image = input + first / state.x.output / state.y.output * state.image_words;
   for (int i = 0; i < count; i++) {
-    const int pixel = first + i;
-    const int column = pixel % state.x.output;
-    const int line = pixel / state.x.output % state.y.output;
-    const int64_t image = pixel / state.x.output / state.y.output;
+    const int64_t left = state.x.position(column, 0), right = state.x.position(column, state.x.filter - 1);
+    const bool inside = left >= 0 && right < state.x.input;
     for (int ky = 0; ky < state.y.filter; ky++) {
       const int64_t y = state.y.position(line, ky);
-      for (int kx = 0; kx < state.x.filter; kx++, rows += state.group_words) {
-        const int64_t x = state.x.position(column, kx);
-        if (y >= 0 && y < state.y.input && x >= 0 && x < state.x.input)
-          memcpy(rows, input + ((image * state.y.input + y) * state.x.input + x) * pixel_words, tap_bytes);
-        else
-          memset(rows, 0, tap_bytes);
+      int64_t from = (y * state.x.input + left) * pixel_words;
+      if (y < 0 || y >= state.y.input) {
+        memset(rows, 0, sizeof(uint32_t) * state.x.filter * state.group_words);
+        rows += state.x.filter * state.group_words;
+      } else if (inside && contiguous) {
+        rows = copy(image + from, state.x.filter * state.group_words, rows);
+      } else {
+        for (int64_t x = left; x <= right; x += state.x.dilation, from += state.x.dilation * pixel_words) {
+          if (x >= 0 && x < state.x.input) {
+            rows = copy(image + from, state.group_words, rows);
+          } else {
+            memset(rows, 0, sizeof(uint32_t) * state.group_words);
+            rows += state.group_words;
+          }
+        }
       }
     }
+    if (++column < state.x.output) continue;
+    column = 0;
+    if (++line < state.y.output) continue;
+    line = 0;
+    image += state.image_words;
   }
 }
 
@@ -314,15 +342,11 @@ void transform(const Kernels* kernels, const State& state, int pixel, int output
     kernels->affine(counts, state.multiplier, state.bias, outputs, y);
     return;
   }
-  for (int o = 0; o < outputs; o++) counts[o] *= 2;
-  if (padded) add_padding(state, column, line, outputs, counts);
-  const float low = state.clamped ? state.low : -1e9f, high = state.clamped ? state.high : 1e9f;
-  for (int o = 0; o < outputs; o++) {
-    float x = 0.5f * static_cast<float>(counts[o]);
-    x = x < low ? low : x;
-    x = high < x ? high : x;
-    y[o] = x * state.multiplier[o] + state.bias[o];
+  if (padded) {
+    for (int o = 0; o < outputs; o++) counts[o] *= 2;
+    add_padding(state, column, line, outputs, counts);
   }
+  kernels->clamped(counts, padded ? 0.5f : 1.0f, state.low, state.high, state.multiplier, state.bias, outputs, y);
 }
 
 // Nearest integers, halves away from zero, saturated. Adding the largest float below a half and cutting the fraction

@@ -53,7 +53,7 @@ T get(const T* value) {
 // overtake its releasing store, which the architecture forbids: a caller then slept after its last helper had looked.
 template <typename T>
 void set(T* value, T to) {
-  __atomic_exchange_n(value, to, __ATOMIC_SEQ_CST);
+  static_cast<void>(__atomic_exchange_n(value, to, __ATOMIC_SEQ_CST));
 }
 template <typename T>
 T add(T* value, T amount) {

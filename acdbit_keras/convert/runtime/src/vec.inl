@@ -8,6 +8,7 @@
 //   load, store, splat, convert (from 32-bit integers), +, -, *
 //   multiply_add:  a * b + c, rounded once
 //   absolute
+//   smaller:       b < a ? b : a, so NaN in a stays
 //   larger:        a < b ? b : a, so NaN in a stays
 //   prelu:         z > 0 ? z : slope * z
 //   less, less32:  bit i = a[i] < b[i], of one pair or two

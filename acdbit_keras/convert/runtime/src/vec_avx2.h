@@ -34,6 +34,7 @@ static inline F16 absolute(F16 a) {
   const __m256 sign = _mm256_set1_ps(-0.0f);
   return {{_mm256_andnot_ps(sign, a.v[0]), _mm256_andnot_ps(sign, a.v[1])}};
 }
+static inline F16 smaller(F16 a, F16 b) { return {{_mm256_min_ps(b.v[0], a.v[0]), _mm256_min_ps(b.v[1], a.v[1])}}; }
 static inline F16 larger(F16 a, F16 b) { return {{_mm256_max_ps(b.v[0], a.v[0]), _mm256_max_ps(b.v[1], a.v[1])}}; }
 static inline F16 prelu(F16 z, F16 slope) {
   F16 r;

@@ -26,6 +26,7 @@ static inline F16 operator*(F16 a, F16 b) { return {_mm512_mul_ps(a.v, b.v)}; }
 static inline F16 multiply_add(F16 a, F16 b, F16 c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
 static inline F16 absolute(F16 a) { return {_mm512_abs_ps(a.v)}; }
 // The instruction returns its second operand when in doubt.
+static inline F16 smaller(F16 a, F16 b) { return {_mm512_min_ps(b.v, a.v)}; }
 static inline F16 larger(F16 a, F16 b) { return {_mm512_max_ps(b.v, a.v)}; }
 static inline F16 prelu(F16 z, F16 slope) {
   return {_mm512_mask_mul_ps(z.v, _mm512_cmp_ps_mask(z.v, _mm512_setzero_ps(), _CMP_NGT_UQ), slope.v, z.v)};

@@ -37,6 +37,7 @@ ACDBIT_INLINE F16 convert(const int32_t* p) {
   ACDBIT_INLINE F16 name(F16 a, F16 b) {                                                             \
     return {function(a.v0, b.v0), function(a.v1, b.v1), function(a.v2, b.v2), function(a.v3, b.v3)}; \
   }
+ACDBIT_INLINE float32x4_t smaller(float32x4_t a, float32x4_t b) { return vbslq_f32(vcltq_f32(b, a), b, a); }
 ACDBIT_INLINE float32x4_t larger(float32x4_t a, float32x4_t b) { return vbslq_f32(vcltq_f32(a, b), b, a); }
 ACDBIT_INLINE float32x4_t prelu(float32x4_t z, float32x4_t slope) {
   return vbslq_f32(vcgtzq_f32(z), z, vmulq_f32(slope, z));
@@ -48,6 +49,7 @@ ACDBIT_INLINE float32x4_t scale2(float32x4_t a, float32x4_t shifted) {
 ACDBIT_BINARY(operator+, vaddq_f32)
 ACDBIT_BINARY(operator-, vsubq_f32)
 ACDBIT_BINARY(operator*, vmulq_f32)
+ACDBIT_BINARY(smaller, smaller)
 ACDBIT_BINARY(larger, larger)
 ACDBIT_BINARY(prelu, prelu)
 ACDBIT_BINARY(scale2, scale2)

@@ -54,6 +54,7 @@ static inline F16 multiply_add(F16 a, F16 b, F16 c) {
 }
 #endif
 static inline F16 absolute(F16 a) { ACDBIT_EACH(__builtin_fabsf(a.v[i])); }
+static inline F16 smaller(F16 a, F16 b) { ACDBIT_EACH(b.v[i] < a.v[i] ? b.v[i] : a.v[i]); }
 static inline F16 larger(F16 a, F16 b) { ACDBIT_EACH(a.v[i] < b.v[i] ? b.v[i] : a.v[i]); }
 static inline F16 prelu(F16 z, F16 slope) { ACDBIT_EACH(z.v[i] > 0.0f ? z.v[i] : slope.v[i] * z.v[i]); }
 static inline uint32_t less(F16 a, F16 b) {

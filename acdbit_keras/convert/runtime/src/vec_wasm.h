@@ -41,7 +41,8 @@ ACDBIT_INLINE v128_t scale2(v128_t a, v128_t shifted) { return wasm_i32x4_add(a,
 ACDBIT_BINARY(operator+, wasm_f32x4_add)
 ACDBIT_BINARY(operator-, wasm_f32x4_sub)
 ACDBIT_BINARY(operator*, wasm_f32x4_mul)
-ACDBIT_BINARY(larger, wasm_f32x4_pmax)  // a < b ? b : a
+ACDBIT_BINARY(smaller, wasm_f32x4_pmin)  // b < a ? b : a
+ACDBIT_BINARY(larger, wasm_f32x4_pmax)   // a < b ? b : a
 ACDBIT_BINARY(prelu, prelu)
 ACDBIT_BINARY(scale2, scale2)
 #undef ACDBIT_BINARY
