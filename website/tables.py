@@ -31,10 +31,16 @@ def filled(markdown):
 
 
 def value(file, keys, factor, form):
-    """A figure of a JSON file of the repository; keys are separated by " / ", a number counts in a list."""
+    """A figure of a JSON file of the repository.
+
+    Keys are separated by " / "; into a list leads a number, or the file that one of its records is of.
+    """
     found = read(file)
     for key in keys.split(" / "):
-        found = found[int(key) if isinstance(found, list) else key.strip()]
+        if isinstance(found, list) and not key.isdecimal():
+            found = next((each for each in found if key in (each.get("file"), each.get("path"))), {})
+        else:
+            found = found[int(key) if isinstance(found, list) else key.strip()]
     if not isinstance(found, (int, float)):
         raise ValueError(f"{file} has no number at {keys!r}")
     return format(found * float(factor or 1), form)
@@ -137,7 +143,7 @@ def bit_flips():
 
 
 def compact():
-    names = ("exact.tflite", "compact.tflite", "exact.acdm", "compact.acdm")
+    names = ("exact.tflite", "int8_stem.tflite", "compact.tflite", "exact.acdm", "compact.acdm")
     found = {name: read(f"results/compact_cifar10/{name}.json") for name in names}
     rows = [[f"`{name}`", percent(each["accuracy"]), each["images"]] for name, each in found.items()]
     return table(["file", "top-1 %", "images"], rows)
@@ -174,17 +180,25 @@ def kernels(name):
 
 
 def instructions():
-    found = read("results/instructions_arm64_vit_small.json")
-    first = found["models"][0]["instructions"]
-    rows = [
-        [
-            f"`{each['file']}`", f"{each['instructions'] / 1e6:.0f}", f"{first / each['instructions']:.1f}",
-            f"{each['simd'] / each['instructions']:.0%}", f"{each['file_bytes'] / 1e6:.1f}",
-        ]
-        for each in found["models"]
-    ]  # fmt: skip
-    header = ["file", "million instructions", "times fewer than float32", "of them vector", "file MB"]
-    return table(header, rows)
+    rows = []
+    for cpu in read("results/instructions_arm64_vit_small.json")["cpus"]:
+        counts = {each["file"]: each for each in cpu["models"]}
+        for name, each in counts.items():
+            fewer = [counts[other]["instructions"] / each["instructions"] for other in ("float32.tflite", "dynamic.tflite")]
+            rows.append([
+                cpu["cpu"], f"`{name}`", f"{each['instructions'] / 1e6:.0f}", *(f"{times:.1f}" for times in fewer),
+                f"{each['simd'] / each['instructions']:.0%}", f"{each['file_bytes'] / 1e6:.1f}",
+            ])  # fmt: skip
+    header = [
+        "core",
+        "file",
+        "million instructions",
+        "fewer than float32, times",
+        "than dynamic int8",
+        "of them vector",
+        "file MB",
+    ]
+    return table(header, rows, "llrrrrr")
 
 
 def boards(model):
