@@ -23,6 +23,7 @@ REDUCED = (
     (r"\bruns=\d+", "runs=3"),
     (r"\bsamples=\d+", "samples=40"),
     (r"recordings\(1200,", "recordings(64,"),
+    (r'\("mean_sign", "binary_vit", "acd_bit"\)', '("mean_sign",)'),
 )
 
 
