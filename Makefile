@@ -100,6 +100,23 @@ test-android: .venv/ready
 	.venv/bin/acdbit data prepare cifar10
 	ACDBIT_ANDROID=full TF_CPP_MIN_LOG_LEVEL=3 .venv/bin/python -m pytest tests/android
 
+# The documentation site, build/site, from docs/, the docstrings and the results; its tools need no TensorFlow.
+.PHONY: docs notebooks
+
+docs: build/docs-venv/ready
+	NO_MKDOCS_2_WARNING=1 build/docs-venv/bin/mkdocs build --quiet --config-file website/mkdocs.yml
+	@echo "python3 -m http.server --directory build/site"
+
+build/docs-venv/ready: website/requirements.txt
+	@test -n "$(PYTHON)" || { echo "make: Python 3.10, 3.11 or 3.12 is needed; set PYTHON=/path/to/python3.11" >&2; exit 2; }
+	"$(PYTHON)" -m venv build/docs-venv
+	build/docs-venv/bin/pip install $(PIP_FLAGS) -r website/requirements.txt
+	@touch $@
+
+# The notebooks as they stand, each in a kernel of its own; writes their outputs. `make test` runs them with one epoch.
+notebooks: .venv/ready
+	TF_CPP_MIN_LOG_LEVEL=3 .venv/bin/python tests/notebooks/run_notebooks.py notebooks/*.ipynb
+
 # The models of the zoo on emulated microcontrollers: classes, instructions, flash, arena and stack; results/mcu.json.
 mcu: .venv/ready
 	.venv/bin/python tests/mcu/measure.py --out results/mcu.json

@@ -238,6 +238,9 @@ def _limits(found, model):
         *(
             []
             if model.scheme.name == FLOAT_TWIN
-            else ["Its weights are signs; it can be evaluated and converted, not trained further."]
+            else [
+                "Its weights are signs; what is trained further begins with real weights made of them: "
+                "from_zoo(name, trainable=True), or acdbit train --from NAME."
+            ]
         ),
     ]
