@@ -41,6 +41,7 @@ def pytest_configure(config):
 
 # Where processes take file after file, a long one begun last leaves the others idle.
 _LONGEST_FIRST = (
+    "test_notebooks.py",
     "test_end_to_end.py",
     "test_experiments_run.py",
     "test_arm64.py",
@@ -58,6 +59,7 @@ _LONGEST_FIRST = (
     "test_runtime_cpp.py",
     "test_distribution.py",
     "test_vit.py",
+    "test_docs.py",
     "test_readme.py",
 )
 

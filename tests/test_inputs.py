@@ -157,3 +157,54 @@ def test_keras_carries_the_mask_through_the_layers(tmp_path):
     h = dense(masking(x))
     _, probabilities = attention(h, h, h, return_probabilities=True)
     assert np.all(array(probabilities)[1, :, :, 4:] == 0) and np.any(array(probabilities)[0, :, :, 4:] != 0)
+
+
+# === Layers in time, and layers used twice ===
+def classifier(inputs, hidden):
+    product = acd.BinaryDense(32, "ste_sign", "ste_sign")(hidden)
+    return keras.Model(inputs, L.Dense(3)(L.BatchNormalization()(product)))
+
+
+def test_recurrent_layers_stay_in_float_and_the_file_says_so(tmp_path):
+    inputs = keras.Input((12, 8))
+    model = classifier(inputs, L.LSTM(32, name="memory")(inputs))
+    conversion = acd.convert.to_tflite(model, tmp_path / "m.tflite")
+    assert conversion.in_float["memory/lstm_cell"] == "an ordinary LSTMCell" and conversion.packed_layers == 1
+    assert acd.convert.verify(model, tmp_path / "m.tflite", rng.normal(size=(6, 12, 8)).astype("float32")).ok
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class CellOfBits(keras.layers.Layer):
+    state_size = output_size = 32
+
+    def build(self, shape):
+        self.product = acd.BinaryDense(32, "ste_sign", "ste_sign", name="product")
+        self.product.build((None, shape[-1] + 32))
+
+    def call(self, x, states, training=None):
+        state = keras.ops.tanh(self.product(keras.ops.concatenate([x, states[0]], -1)))
+        return state, [state]
+
+
+def test_bits_in_a_loop_are_refused_by_their_true_reason(tmp_path):
+    inputs = keras.Input((12, 8))
+    model = classifier(inputs, L.RNN(CellOfBits(), name="memory")(inputs))
+    with pytest.raises(acd.convert.ConversionError, match="product cannot be packed: it is part of the recurrent layer memory"):
+        acd.convert.to_tflite(model, tmp_path / "m.tflite")
+
+
+def test_a_layer_of_bits_that_is_used_twice_is_packed_at_both_places(tmp_path):
+    left, right = keras.Input((32,), name="left"), keras.Input((32,), name="right")
+    shared = acd.BinaryDense(32, acd.AlignedSign(), "weight_sign")
+    model = keras.Model([left, right], L.Dense(3)(L.Concatenate()([shared(left), shared(right)])))
+    assert acd.convert.to_tflite(model, tmp_path / "m.tflite").op_counts["LceBconv2d"] == 2
+    both = {name: rng.normal(size=(6, 32)).astype("float32") for name in ("left", "right")}
+    assert acd.convert.verify(model, tmp_path / "m.tflite", both).ok
+    assert acd.summary(model).bit_macs == 2 * 32 * 32
+
+
+def test_a_layer_of_bits_that_is_called_at_every_time_step_is_counted(capsys):
+    inputs = keras.Input((12, 32))
+    model = keras.Model(inputs, L.TimeDistributed(acd.BinaryDense(16, "ste_sign", "ste_sign"))(inputs))
+    assert acd.summary(model).bit_macs == 12 * 32 * 16
+    assert "BinaryDense" in capsys.readouterr().out

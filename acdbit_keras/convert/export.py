@@ -23,7 +23,7 @@ import tensorflow as tf
 from keras import ops
 
 from acdbit_keras import checks, code, device_ops, execution, files, masking
-from acdbit_keras.convert import doors, flatbuffer, fusion, metadata, remaining, rewrite, runtime
+from acdbit_keras.convert import cards, doors, flatbuffer, fusion, metadata, remaining, rewrite, runtime
 from acdbit_keras.convert.interpreter import choose_engine, start_engine
 from acdbit_keras.convert.kernels import kernel_code, packable_kernel, signed
 from acdbit_keras.typing import Dataset, Path
@@ -343,7 +343,7 @@ def to_tflite(
     checks.choice("attention", attention, ATTENTIONS)
     checks.choice("input", input, INPUTS)
     checks.choice("stem", stem, STEMS)
-    metadata.check_card(card or {})
+    cards.check(card or {})
     if precision is None:
         wanted = getattr(getattr(model, "scheme", None), "precision", "bits")
         precision = None if wanted == "bits" else wanted
@@ -383,7 +383,7 @@ def to_tflite(
         if precision == "bits":
             file = flatbuffer.parse(_convert_bits(folder), "the converted model")
             _edit(file, rounding, stem)
-            packed = _check_packed(file, executor.products)
+            packed = _check_packed(file, executor.products, model)
         else:
             saved = _save(model, inputs, IntegerExecutor() if precision == "int8" else FloatExecutor(), folder, pixels)
             file, packed = flatbuffer.parse(_convert_float(folder, precision, calibration), "the converted model"), []
@@ -478,7 +478,7 @@ def _normalisation(card, inputs, precision):
         raise ValueError(f"the card's mean must have one number for each of the {channels} channels, not {len(card['mean'])}")
     if inputs.dtypes != ("float32",):
         raise ValueError(f"input='uint8' is for a model of normalised images, and this one takes {inputs.dtypes[0]} itself")
-    return metadata.normalisation(card)
+    return cards.normalisation(card)
 
 
 def _save(model, inputs, executor, folder, pixels=None):
@@ -553,15 +553,29 @@ def _edit(file, rounding, stem):
         rewrite.store_compact(file)
 
 
-def _check_packed(file, products):
+def _check_packed(file, products, model):
     """The packed kernels in the file, one for each product of bits; raises `ConversionError` for a missing one."""
     for (name, _), found in zip(products, match_products(file, products)):
         if found is None:
+            loop = _loop_around(name, model)
+            if loop:
+                raise ConversionError(
+                    f"layer {name} cannot be packed: it is part of the recurrent layer {loop}, and only what lies outside of a "
+                    "loop is; give it whole recordings, or leave the cell in float"
+                )
             raise ConversionError(
                 f"layer {name} was left in float by the converter: its input is not recognised as a sign, "
                 "tf.sign(tf.sign(x) + 0.1), that the convolution reads directly"
             )
     return [words for _, words in products]
+
+
+def _loop_around(name, model):
+    """Path of the recurrent layer whose cell the layer of this path is, or is part of; `None` if there is none."""
+    for layer in model._flatten_layers(include_self=False):
+        if isinstance(layer, keras.layers.RNN) and name in {part.path for part in layer._flatten_layers(include_self=False)}:
+            return layer.path
+    return None
 
 
 def match_products(file, products):

@@ -114,6 +114,10 @@ class Trace:
         return outputs
 
     def record(self, layer):
+        if id(layer) not in self.records:
+            # TimeDistributed uses its layer's `call`.
+            self.records[id(layer)] = Record(layer, output_shape=(layer.units,) if isinstance(layer, BinaryDense) else ())
+            self._stack[-1].children.append(self.records[id(layer)])
         return self.records[id(layer)]
 
     def join_norms(self):
