@@ -69,7 +69,7 @@ def validate_arrays(images: npt.ArrayLike, labels: npt.ArrayLike, classes: int) 
     """Checks numpy images and labels.
 
     Args:
-        images: (N, height, width, channels), finite.
+        images: (N, height, width, channels) or sequences (N, steps, channels), finite.
         labels: (N,) integers in [0, classes).
         classes: number of classes.
 
@@ -77,7 +77,7 @@ def validate_arrays(images: npt.ArrayLike, labels: npt.ArrayLike, classes: int) 
         ValueError: naming the first offence.
     """
     images, labels = np.asarray(images), np.asarray(labels)
-    if images.ndim != 4:
+    if images.ndim not in (3, 4):
         raise ValueError(f"images of shape {images.shape} must have the shape (N, height, width, channels).")
     if labels.shape != images.shape[:1]:
         raise ValueError(f"labels of shape {labels.shape} must be one integer for each of the {len(images)} images.")

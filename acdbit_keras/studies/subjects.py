@@ -105,7 +105,7 @@ def pixels_of(dataset, image_size, samples=None, data_dir=None):
     if samples is not None and not 1 <= samples <= facts.test_examples:
         raise ValueError(f"samples must be from 1 to {facts.test_examples}, the test images of {facts.name}, not {samples}")
     samples = facts.test_examples if samples is None else samples
-    if not facts.varying_size and image_size == facts.image_size:
+    if not facts.varying_size and facts.side(image_size) == facts.image_size:
         images, labels = data.arrays(dataset, "test", data_dir)
         return images[:samples], labels[:samples]
     batches = data.pipeline(dataset, "test", image_size=image_size, data_dir=data_dir).unbatch().take(samples).batch(256)

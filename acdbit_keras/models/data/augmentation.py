@@ -88,8 +88,8 @@ def resolve(augment, facts):
     """The `Augmentation` for a preset's name, or the given one.
 
     "light" is a shift of an eighth of the side (4 pixels of 32) and a flip where the dataset allows it; for ImageNet and
-    imagenette, of which evaluation sees the middle, a random resized crop and a flip. "mirror" is "light" whose shifts are
-    filled with the mirrored image in place of black. "strong" adds to "light" the recipe of DeiT (https://arxiv.org/abs/2012.12877):
+    imagenette, of which evaluation sees the middle, a random resized crop and a flip; for sequences nothing. "mirror" is
+    "light" whose shifts are filled with the mirrored image in place of black. "strong" adds to "light" the recipe of DeiT (https://arxiv.org/abs/2012.12877):
     RandAugment of strength 9, MixUp 0.8, CutMix 1, random erasing 0.25. In brackets behind a name any field may be changed:
     `"mirror[cutmix=1,erasing=0.25]"`.
 
@@ -101,6 +101,8 @@ def resolve(augment, facts):
         ValueError: if the name or a field in brackets is not known, or a value is of the wrong type or out of its range.
     """
     if isinstance(augment, Augmentation):
+        if facts.sequence and augment != Augmentation():
+            raise ValueError(f"the recordings of {facts.name} are not augmented: augment must be 'none', not {augment!r}")
         return augment
     if isinstance(augment, str) and augment.endswith("]") and "[" in augment:
         name, _, changes = augment[:-1].partition("[")
@@ -109,6 +111,10 @@ def resolve(augment, facts):
         raise unknown("augmentation", augment, PRESETS)
     if augment == "none":
         return Augmentation()
+    if facts.sequence:
+        if augment == "light":
+            return Augmentation()
+        raise ValueError(f"the recordings of {facts.name} are not augmented: augment must be 'none' or 'light', not {augment!r}")
     if facts.central_share < 1:
         light = Augmentation(crop_area=0.08, flip=facts.flip)
     else:

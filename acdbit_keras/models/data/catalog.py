@@ -10,6 +10,8 @@ import dataclasses
 
 import numpy as np
 
+from acdbit_keras.models.data import movements
+
 # A square of 224 from the shorter side scaled to 256, the usual evaluation on ImageNet.
 _IMAGENET_SHARE = 224 / 256
 
@@ -35,6 +37,8 @@ class DatasetInfo:
         varying_size: whether native image sizes vary; such images are cropped to a square. Default False.
         central_share: side of that square over the shorter side of the image, in evaluation. Below 1, training takes random
             crops instead, and images are streamed from disk. Default 1.
+        sequence: whether an example is no image but a recording (image_size, channels): as many time steps, each of so many
+            readings. Default False.
     """
 
     name: str
@@ -51,6 +55,26 @@ class DatasetInfo:
     flip: bool = True
     varying_size: bool = False
     central_share: float = 1.0
+    sequence: bool = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of an example: (image_size, image_size, channels), of a sequence (image_size, channels)."""
+        return (self.image_size, self.channels) if self.sequence else (self.image_size, self.image_size, self.channels)
+
+    def side(self, image_size: int | tuple[int, int] | None) -> int:
+        """What an asked image size is for the pipelines: the native one for None; of a sequence no other is possible.
+
+        Raises:
+            ValueError: another length of a sequence.
+        """
+        if image_size is None:
+            return self.image_size
+        if self.sequence:
+            if image_size not in (self.image_size, (self.image_size, 1)):
+                raise ValueError(f"{self.name} has recordings of {self.image_size} time steps, not of {image_size}")
+            return self.image_size
+        return image_size
 
     def steps_per_epoch(self, batch_size: int) -> int:
         """Number of full training batches in an epoch; the incomplete last one is dropped."""
@@ -83,6 +107,8 @@ DATASETS = (
                 None, "tiny_imagenet", "validation"),
     DatasetInfo("imagenette", 10, 224, 3, _IMAGENET_MEAN, _IMAGENET_STD, 9_469, 3_925,
                 None, "imagenette/320px-v2", "validation", varying_size=True, central_share=_IMAGENET_SHARE),
+    DatasetInfo("movements", 6, movements.LENGTH, movements.READINGS, (0.5,) * 9, (0.156,) * 9, movements.TRAIN, movements.TEST,
+                movements.CLASSES, flip=False, sequence=True),
     DatasetInfo("imagenet2012", 1000, 224, 3, _IMAGENET_MEAN, _IMAGENET_STD, 1_281_167, 50_000,
                 None, "imagenet2012", "validation", varying_size=True, central_share=_IMAGENET_SHARE),
 )  # fmt: skip

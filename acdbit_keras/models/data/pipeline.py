@@ -102,7 +102,7 @@ def pipeline(
     found = source(name, data_dir)
     check_split(split)
     facts = found.info()
-    image_size = facts.image_size if image_size is None else image_size
+    image_size = facts.side(image_size)
     checks.integer("image_size", image_size, 1, 4096)
     # Training batches are full; of testing there is at least one, whatever its size.
     checks.integer("batch_size", batch_size, 1, facts.train_examples if split == "train" else 2**31 - 1)

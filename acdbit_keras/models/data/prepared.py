@@ -1,11 +1,12 @@
-"""Datasets in the format of TensorFlow Datasets as sources: those whose facts are known here, and any other. And the digits."""
+"""Datasets in the format of TensorFlow Datasets as sources, those whose facts are known here and any other; and those without
+files."""
 
 import functools
 
 import numpy as np
 
 from acdbit_keras.checks import validate_arrays
-from acdbit_keras.models.data import storage
+from acdbit_keras.models.data import movements, storage
 from acdbit_keras.models.data.base import Options, Source, check_split, facts_from_dict, facts_to_dict
 from acdbit_keras.models.data.catalog import DatasetInfo
 from acdbit_keras.models.data.records import ShardRecords
@@ -48,10 +49,10 @@ class Known(Source):
     def read(self, split, image_size):
         check_split(split)
         facts = self._facts
-        images, labels = _digits(split) if facts.tfds_name is None else self._read(split)
-        expected = (facts.image_size, facts.image_size, facts.channels)
-        if images.shape[1:] != expected:
-            raise ValueError(f"dataset={self.name!r} holds images of shape {images.shape[1:]} instead of {expected}.")
+        embedded = {"digits": _digits, "movements": movements.read}
+        images, labels = embedded[facts.name](split) if facts.tfds_name is None else self._read(split)
+        if images.shape[1:] != facts.shape:
+            raise ValueError(f"dataset={self.name!r} holds images of shape {images.shape[1:]} instead of {facts.shape}.")
         validate_arrays(images, labels, facts.classes)
         return images, labels
 

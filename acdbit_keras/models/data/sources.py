@@ -247,7 +247,7 @@ def normalize(images: npt.ArrayLike, dataset: DatasetLike) -> np.ndarray:
     """Normalises images as the training pipelines do.
 
     Args:
-        images: (..., height, width, channels), pixel values 0 to 255, uint8 or float.
+        images: (..., height, width, channels), of sequences (..., steps, channels), values 0 to 255, uint8 or float.
         dataset: the dataset whose constants are used, what `source` takes.
 
     Returns:
@@ -259,10 +259,11 @@ def normalize(images: npt.ArrayLike, dataset: DatasetLike) -> np.ndarray:
     found = dataset if isinstance(dataset, Source) else _resolved.get(str(dataset))
     facts = (found or source(dataset)).info()
     images = np.asarray(images, "float32")
-    if images.ndim < 3 or images.shape[-1] != facts.channels:
+    if images.ndim < len(facts.shape) or images.shape[-1] != facts.channels:
+        sides = "steps" if facts.sequence else "height, width"
         raise ValueError(
             f"images of shape {images.shape} cannot be normalised for {facts.name}: "
-            f"the shape must be (..., height, width, {facts.channels})."
+            f"the shape must be (..., {sides}, {facts.channels})."
         )
     return catalog.standardize(images, facts)
 

@@ -150,6 +150,8 @@ def _check(recipe, found):
     for kind, own, asked in (("preset", sizes.registry.own(), recipe.preset), ("scheme", schemes.registry.own(), named)):
         if asked is not None and asked not in own:
             raise ValueError(f"{name} needs the {kind} {asked!r}, which is not part of acdbit-keras and does not go along")
+    if facts.sequence:
+        raise ValueError(f"{name} trains on the recordings of {facts.name}; a bundle takes images")
     if facts.varying_size or found.is_streamed(facts.image_size):
         raise ValueError(f"{name} reads the images of {facts.name} in every epoch; a bundle takes images that fit into memory")
     augmentation = resolve(recipe.augment, facts)
