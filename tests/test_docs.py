@@ -5,6 +5,7 @@ The site is built here as `make docs` builds it, with its own tools, strictly: a
 
 import ast
 import configparser
+import importlib
 import inspect
 import json
 import pathlib
@@ -143,10 +144,11 @@ def site():
 def test_every_public_name_has_its_place_in_the_reference(site):
     inventory = zlib.decompress((site / "objects.inv").read_bytes().split(b"\n", 4)[4]).decode()
     places = {line.split(" ")[0]: line.split(" ")[3].replace("$", line.split(" ")[0]) for line in inventory.splitlines()}
-    rooms = ("layers", "quantizers", "schemes", "distillation", "models", "models.data", "models.recipes", "convert", "training")
-    for room in (acd, *(f"acdbit_keras.{name}" for name in rooms)):
-        module = room if room is acd else sys.modules.get(room) or __import__(room, fromlist=["__all__"])
-        for name in module.__all__:
+    rooms = ("layers", "quantizers", "schemes", "distillation", "models", "convert", "execution", "training")
+    for room in ("", *rooms, "models.data", "models.recipes"):
+        module = importlib.import_module(f"acdbit_keras.{room}".rstrip("."))
+        own = [name for name, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__]
+        for name in getattr(module, "__all__", [name for name in own if name[0] != "_"]):
             dotted = f"{module.__name__}.{name}"
             if name.startswith("__") or inspect.ismodule(getattr(module, name)):
                 continue
