@@ -112,7 +112,7 @@ page: .venv/ready
 	@echo "python3 -m http.server --directory build/page"
 
 clean:
-	rm -rf .venv .venv-jax .venv-lint .venv-device .android build/android runs .pytest_cache .hypothesis *.egg-info
+	rm -rf .venv .venv-jax .venv-lint .venv-device .android build/android build/docs-venv build/site runs .pytest_cache .hypothesis *.egg-info
 
 # For work on the runtime (acdbit_keras/convert/runtime): its tests, those in Python and those of the training kernels included,
 # under the address, undefined-behaviour and thread sanitizers (packages g++, cmake, ninja-build, googletest), and its fuzzer (clang, libclang-rt-14-dev): make fuzz SECONDS=600.
