@@ -1,8 +1,9 @@
 """Compiles the runtime (acdbit_keras/convert/runtime) and the training kernels (acdbit_keras/training); all else is in setup.cfg.
 
 Without a C++ compiler the package installs all the same: it converts, but runs its files on Larq Compute Engine's interpreter
-only, and it trains, but slowly. ACDBIT_PRESET names a preset of acdbit_keras/convert/runtime/CMakePresets.json to cross-compile
-the runtime alone, for instance `ACDBIT_PRESET=linux-arm64 pip wheel .`.
+only, and it trains, but slowly. ACDBIT_PRESET names a preset of acdbit_keras/convert/runtime/CMakePresets.json to compile the
+runtime alone for another machine, for instance `ACDBIT_PRESET=linux-arm64 pip wheel .`; ACDBIT_TRAINING_PRESET one of
+acdbit_keras/training/CMakePresets.json. `make wheels` builds all wheels of a release so.
 """
 
 import os
@@ -19,12 +20,17 @@ from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 ROOT = pathlib.Path(__file__).parent.resolve()
-PRESET = os.environ.get("ACDBIT_PRESET")
-# The folder of each library's sources and of itself, and its name. Nobody trains on what is cross-compiled for.
-LIBRARIES = {"acdbit_keras/convert/runtime": "acdbit_runtime"} | ({} if PRESET else {"acdbit_keras/training": "acdbit_training"})
+# The folder of each library's sources and of itself, its name, and the variable that names its preset.
+LIBRARIES = {
+    "acdbit_keras/convert/runtime": ("acdbit_runtime", "ACDBIT_PRESET"),
+    "acdbit_keras/training": ("acdbit_training", "ACDBIT_TRAINING_PRESET"),
+}
+PRESETS = {name: os.environ.get(variable) for name, variable in LIBRARIES.values()}
+if PRESETS["acdbit_runtime"] and not PRESETS["acdbit_training"]:
+    del LIBRARIES["acdbit_keras/training"]  # nobody trains on what is cross-compiled for
 # Beside where the library would be: why it is not there. pip shows warnings of a build that succeeds to nobody.
 REASON = "not_compiled.txt"
-MACHINES = {62: "x86_64", 183: "aarch64"}  # ELF's numbers
+MACHINES = {62: "x86_64", 183: "aarch64", 40: "armv7l"}  # ELF's numbers
 MANYLINUX = (2, 17)
 
 
@@ -45,7 +51,7 @@ class BuildLibraries(build_ext):
         target.unlink(missing_ok=True)
         target.with_name(REASON).unlink(missing_ok=True)
         target.parent.mkdir(parents=True, exist_ok=True)
-        kind = ["--preset", PRESET] if PRESET else ["-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release"]
+        kind = ["--preset", PRESETS[name]] if PRESETS[name] else ["-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release"]
         try:
             _run(sources, "cmake", "-S", sources, "-B", build, *kind)
             _run(sources, "cmake", "--build", build, "--target", name)
@@ -96,7 +102,7 @@ def _reason(error, name):
 
 setup(
     ext_modules=[
-        Extension(f"{folder.replace('/', '.')}.{name}", sources=[], optional=True) for folder, name in LIBRARIES.items()
+        Extension(f"{folder.replace('/', '.')}.{name}", sources=[], optional=True) for folder, (name, _) in LIBRARIES.items()
     ],
     cmdclass={"build_ext": BuildLibraries, "bdist_wheel": Wheel},
 )

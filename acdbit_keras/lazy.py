@@ -38,3 +38,16 @@ def attributes(module, names):
         return sorted({*vars(sys.modules[module]), *names})
 
     return getattr_, dir_
+
+
+def module(name):
+    """A module that is imported when the first thing in it is asked for."""
+    return _Module(name)
+
+
+class _Module:
+    def __init__(self, name):
+        self._name = name
+
+    def __getattr__(self, attribute):
+        return getattr(importlib.import_module(self._name), attribute)

@@ -67,7 +67,7 @@ def emit(options, text, value):
 
 
 def _parser():
-    from acdbit_keras.cli import analysis, bench, bundle, data, experiments, files, training, watch, zoo
+    from acdbit_keras.cli import analysis, bench, bundle, data, experiments, files, serve, training, watch, zoo
 
     parser = argparse.ArgumentParser(
         prog="acdbit", description="Binary vision transformers: train, convert, verify, measure, run."
@@ -75,7 +75,7 @@ def _parser():
     parser.add_argument("--version", action="version", version=f"acdbit-keras {__version__}")
     parser.set_defaults(run=lambda options: parser.print_help())
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for room in (training, files, watch, data, bench, experiments, analysis, zoo, bundle):
+    for room in (training, files, watch, serve, data, bench, experiments, analysis, zoo, bundle):
         for add in room.COMMANDS:
             add(subparsers)
     return parser

@@ -121,11 +121,11 @@ def add_verify(subparsers):
         subparsers,
         "verify",
         verify,
-        "Compare a .tflite file with the Keras model on real samples; exit 1 beyond tolerance.",
+        "Compare a .tflite or flat file with the Keras model on real samples; exit 1 beyond tolerance.",
         data=True,
     )
     parser.add_argument("model", help=MODEL)
-    parser.add_argument("file", help="the .tflite file")
+    parser.add_argument("file", help="the .tflite or flat (.acdm) file")
     parser.add_argument("--dataset", help="default: the one the model was trained on")
     parser.add_argument("--samples", type=int, help="number of test images (default: all)")
     parser.add_argument("--tolerance", type=float, default=1e-3, help="of a logit (default: %(default)s)")

@@ -23,7 +23,7 @@ import tensorflow as tf
 from keras import ops
 
 from acdbit_keras import checks, code, device_ops, execution, files, masking
-from acdbit_keras.convert import doors, flatbuffer, fusion, metadata, remaining, rewrite, runtime
+from acdbit_keras.convert import cards, doors, flatbuffer, fusion, metadata, remaining, rewrite, runtime
 from acdbit_keras.convert.interpreter import choose_engine, start_engine
 from acdbit_keras.convert.kernels import kernel_code, packable_kernel, signed
 from acdbit_keras.typing import Dataset, Path
@@ -343,7 +343,7 @@ def to_tflite(
     checks.choice("attention", attention, ATTENTIONS)
     checks.choice("input", input, INPUTS)
     checks.choice("stem", stem, STEMS)
-    metadata.check_card(card or {})
+    cards.check(card or {})
     if precision is None:
         wanted = getattr(getattr(model, "scheme", None), "precision", "bits")
         precision = None if wanted == "bits" else wanted
@@ -478,7 +478,7 @@ def _normalisation(card, inputs, precision):
         raise ValueError(f"the card's mean must have one number for each of the {channels} channels, not {len(card['mean'])}")
     if inputs.dtypes != ("float32",):
         raise ValueError(f"input='uint8' is for a model of normalised images, and this one takes {inputs.dtypes[0]} itself")
-    return metadata.normalisation(card)
+    return cards.normalisation(card)
 
 
 def _save(model, inputs, executor, folder, pixels=None):

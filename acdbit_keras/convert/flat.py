@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from acdbit_keras import checks, contract, files
-from acdbit_keras.convert import flatbuffer, metadata, rewrite
+from acdbit_keras.convert import cards, flatbuffer, metadata, rewrite
 from acdbit_keras.convert.flat_engine import MAGIC, FlatError
 from acdbit_keras.typing import Path
 
@@ -192,7 +192,7 @@ def _build(source, compact, input):
             raise FlatError(f"{name} does not say the mean and std that {why}: convert it with a card")
         if len(card["mean"]) not in (1, channels):
             raise FlatError(f"the card's mean must have one number for each of the {channels} channels, not {len(card['mean'])}")
-        offset, factor = (np.broadcast_to(part, (channels,)) for part in metadata.normalisation(card))
+        offset, factor = (np.broadcast_to(part, (channels,)) for part in cards.normalisation(card))
         size = [height, width, channels]
         if compact:
             steps = [*_integer_stem(steps, size, offset, factor, input), *_rounded(steps)]
@@ -538,6 +538,19 @@ def _halves(step, number, place):
 
 
 # === Bytes ===
+
+_BLOCK_STORAGE = 12  # among the words of a block's parameters
+
+
+def is_compact(content):
+    """Whether a flat file, its bytes, which the engine has accepted, has vectors in half precision and an integer stem."""
+    [steps] = struct.unpack_from("<I", content, 12)
+    for number in range(steps):
+        place = _HEADER + _STEP * number
+        [storage] = struct.unpack_from("<i", content, place + _STEP - 4 * (_PARAMETERS - _BLOCK_STORAGE))
+        if struct.unpack_from("<i", content, place)[0] == _BLOCK and storage == _HALF:
+            return True
+    return False
 
 
 def _packed(steps, shape, input, outputs, card):

@@ -15,9 +15,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from acdbit_keras import checks
-from acdbit_keras.convert import flat_engine, flatbuffer, metadata, ops, pictures, rewrite, runtime
+from acdbit_keras import checks, lazy
+from acdbit_keras.convert import cards, flat_engine, pictures, runtime
+from acdbit_keras.convert.tensors import Tensor, contents
 from acdbit_keras.typing import Path
+
+# Flat files run where there is no reader of `.tflite` files.
+flatbuffer, metadata, ops, rewrite = (
+    lazy.module(f"acdbit_keras.convert.{name}") for name in ("flatbuffer", "metadata", "ops", "rewrite")
+)
 
 
 class _LceEngine:
@@ -273,7 +279,7 @@ class Interpreter:
         spin: bool = True,
         untrusted: bool = False,
     ) -> None:
-        content, name = flatbuffer.contents(path_or_bytes)
+        content, name = contents(path_or_bytes)
         self._open(content, name, num_threads, engine, spin, untrusted)
 
     def _open(self, content, name, num_threads, engine, spin, untrusted):
@@ -319,7 +325,7 @@ class Interpreter:
         self._session = flat_engine.FlatEngine(content, name)
         try:
             self.card = json.loads(self._session.card or b"{}")
-            metadata.check_card(self.card)
+            cards.check(self.card)
         except ValueError as error:
             raise ValueError(f"{name}: its card is damaged: {error}") from error
         self.classes = tuple(self.card.get("classes", ()))
@@ -327,8 +333,8 @@ class Interpreter:
         self.input_shape, self.input_dtype = self._session.input_shape, self._session.input_dtype
         self.input_names, self._as_dict = ["images"], False
         self._shapes, self._dtypes = {"images": self.input_shape}, {"images": self.input_dtype}
-        self._inputs = [flatbuffer.Tensor(0, "images", (1, *self.input_shape), self.input_dtype)]
-        self._outputs = [flatbuffer.Tensor(1, "logits", (1, self._session.outputs), "float32")]
+        self._inputs = [Tensor(0, "images", (1, *self.input_shape), self.input_dtype)]
+        self._outputs = [Tensor(1, "logits", (1, self._session.outputs), "float32")]
 
     def __reduce__(self):
         return _reopened, self._opened
@@ -457,12 +463,12 @@ def _reopened(*opened):
 
 
 def _taken(tensor):
-    """The type that `predict` takes for an input, a `flatbuffer.Tensor`."""
+    """The type that `predict` takes for an input, a `Tensor`."""
     return "float32" if tensor.scale is not None or tensor.dtype.startswith("float") else tensor.dtype
 
 
 def quantize(values, tensor):
-    """float32 values in the stored type of a `flatbuffer.Tensor`: round(x / scale) + zero_point, saturated."""
+    """float32 values in the stored type of a `Tensor`: round(x / scale) + zero_point, saturated."""
     stored = np.dtype(tensor.dtype)
     if stored.kind not in "iu" or tensor.scale is None:
         return values.astype(stored, copy=False)
@@ -471,7 +477,7 @@ def quantize(values, tensor):
 
 
 def dequantize(values, tensor):
-    """Stored values of a `flatbuffer.Tensor` as float32 reals, scale * (q - zero_point); unquantized ones unchanged."""
+    """Stored values of a `Tensor` as float32 reals, scale * (q - zero_point); unquantized ones unchanged."""
     if values.dtype.kind not in "iu" or tensor.scale is None:
         return values
     return np.float32(tensor.scale) * (values.astype(np.float32) - np.float32(tensor.zero_point))

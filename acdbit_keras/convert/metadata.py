@@ -1,27 +1,19 @@
 """What a file says of itself: this package's own entry, and TFLite's standard metadata beside it.
 
-`card` is for whoever runs the file. Its keys that are known here, each optional:
-
-    classes         list of str, the labels in the order of the logits
-    mean, std       per channel, of pixel values from 0 to 1: the model's input is (pixel / 255 - mean) / std
-    central_share   side of the central square that is looked at, over the shorter side of the picture; default 1.0
-    dataset         what the model was trained on
-    scheme          how it was quantized
-
-Size and channels are those of the model's input, and the colour order is RGB. The standard entry (`TFLITE_METADATA` with the
-associated file `labels.txt`) says the same as far as TFLite's schema can; Netron, the TFLite task library and MediaPipe read it.
+`card` is for whoever runs the file; `acdbit_keras.convert.cards` has its keys. Size and channels are those of
+the model's input, and the colour order is RGB. The standard entry (`TFLITE_METADATA` with the associated file `labels.txt`) says
+the same as far as TFLite's schema can; Netron, the TFLite task library and MediaPipe read it.
 
 Source: metadata_schema.fbs of TensorFlow Lite Support, version 1.0.0 of it, whose tables are written here by their field numbers.
 """
 
 import io
 import json
-import math
 
 import flatbuffers
 import numpy as np
 
-from acdbit_keras.convert import flatbuffer
+from acdbit_keras.convert import cards, flatbuffer
 from acdbit_keras.convert.flatbuffer import schema
 
 NAME = "acdbit_keras"
@@ -79,45 +71,8 @@ def card(model):
         ValueError: as `read`, and for a card whose known keys do not fit each other or the model.
     """
     found = read(model).get("card", {})
-    check_card(found)
+    cards.check(found)
     return found
-
-
-def check_card(card):
-    """Checks the keys of a card that are known here.
-
-    Raises:
-        ValueError: naming the key and what it must be.
-    """
-    if not isinstance(card, dict):
-        raise ValueError(f"a card must be a dict, not {type(card).__name__}")
-    classes = card.get("classes", [])
-    if not isinstance(classes, (list, tuple)) or not all(isinstance(name, str) and "\n" not in name for name in classes):
-        raise ValueError(f"the card's classes must be a list of one-line strings, not {classes!r}")
-    for key in ("mean", "std"):
-        values = card.get(key, [1.0])
-        if not isinstance(values, (list, tuple)) or not values or not all(_is_number(value) for value in values):
-            raise ValueError(f"the card's {key} must be a list of finite numbers, one per channel, not {values!r}")
-    if ("mean" in card) != ("std" in card) or len(card.get("mean", [])) != len(card.get("std", [])):
-        raise ValueError("the card must have both mean and std, of one length, or neither")
-    if any(value <= 0 for value in card.get("std", [])):
-        raise ValueError(f"the card's std must be positive, not {card['std']!r}")
-    share = card.get("central_share", 1.0)
-    if not _is_number(share) or not 0 < share <= 1:
-        raise ValueError(f"the card's central_share must be a number above 0 and at most 1, not {share!r}")
-
-
-def normalisation(card):
-    """`(offset, factor)`, float32 per channel, of a card with mean and std: (pixel - offset) * factor, pixels from 0 to 255.
-
-    In the order and precision in which `acdbit_keras.models.data` normalises, so that a file's images are those of training.
-    """
-    mean, std = (np.asarray(card[key], np.float32) * np.float32(255) for key in ("mean", "std"))
-    return mean, np.float32(1) / std
-
-
-def _is_number(value):
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def add_standard(model, card, normalised_inside=False):

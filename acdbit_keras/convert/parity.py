@@ -9,12 +9,17 @@ if not, or if no sign differs, something is wrong.
 Signs are found in the file without names: a binary layer is the node that holds its packed kernel, and the bits that
 node reads are the layer's input. The codes that enter attention are kept track of by the exporter (`metadata`).
 This project's own ops hand out the signs inside them as a second output (`rewrite.add_taps`).
+
+A flat file hands out no signs. It computes the bits of the `.tflite` file of the same model, so that one is traced in its place,
+and a sample is explained only if both have the same logits.
 """
 
 from __future__ import annotations
 
 import collections
 import dataclasses
+import os
+import tempfile
 from typing import Any
 
 import keras
@@ -23,8 +28,9 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from acdbit_keras import checks, execution
-from acdbit_keras.convert import doors, export, flatbuffer, kernels, metadata, pictures, rewrite
+from acdbit_keras.convert import doors, export, flat, flat_engine, flatbuffer, kernels, metadata, pictures, rewrite
 from acdbit_keras.convert.interpreter import Interpreter
+from acdbit_keras.convert.tensors import contents
 from acdbit_keras.typing import Dataset, Path, Progress
 
 # Sizes of the hair, relative to the mean magnitude of the tensor; the last is the largest that explains.
@@ -34,6 +40,7 @@ _COMPACT_MOVES = (*_MOVES, 1e-3, 1e-2)
 _WATCHED_AT_ONCE = 8
 AFTER_LAST_SIGN = "after the last sign"
 BATCH_ALONE = "Keras itself, in batches of another size"
+FLAT_ALONE = "the flat file, whose logits are not those of the model's .tflite file"
 NO_SIGNS = "a layer that cannot be named, for there are no signs to compare"
 
 
@@ -78,7 +85,8 @@ class Parity:
         unexplained: the others.
         cause: why the file and the model cannot agree, if that is known; otherwise empty.
         partings: a `Parting` for each sample beyond the tolerance, in order.
-        stem: "int8" if the file quantizes what is in front of its blocks, so that signs turn; else "float32".
+        stem: "int8" if the file quantizes what is in front of its blocks, so that signs turn, as compact flat files do; else
+            "float32".
     """
 
     path: str
@@ -144,7 +152,7 @@ def verify(
     num_threads: int = 1,
     progress: Progress | None = None,
 ) -> Parity:
-    """Compares a `.tflite` file with the Keras model it was made from.
+    """Compares a `.tflite` file, or a flat one (`.acdm`), with the Keras model it was made from.
 
     Args:
         model: the built Keras model.
@@ -177,13 +185,17 @@ def verify(
         raise ValueError(f"tolerance must be positive, not {tolerance!r}")
     checks.integer("batch_size", batch_size, 1)
     inputs = doors.of(model)
-    content, name = flatbuffer.contents(path)
-    file = flatbuffer.parse(content, name)
+    content, name = contents(path)
     interpreter = Interpreter(content, num_threads)
     if interpreter.input_shape != inputs.shape:
         raise ValueError(
             f"{name} takes images of shape {interpreter.input_shape}, the model {inputs.shape}: it is of another model"
         )
+    is_flat = flat_engine.is_flat(content)
+    if is_flat:
+        content = _tflite(model, interpreter, flat.is_compact(content))
+    file = flatbuffer.parse(content, name)
+    alike = Interpreter(content, num_threads) if is_flat else None
     model, stored = export.in_float32(model), metadata.read(file)
     rounding = next((name for name in ("half", "compact") if stored.get(name)), None)
     if rounding:
@@ -219,10 +231,12 @@ def verify(
     largest, mean = np.array(differences, np.float64).T
     moves = _COMPACT_MOVES if rounding == "compact" else _MOVES
     tracer = _Tracer(model, file, num_threads, pixels, moves)
-    partings = [
-        Parting(sample, float(largest[sample]), *where)
-        for (sample, _, _), where in zip(suspicious, tracer.trace(suspicious, tolerance))
-    ]
+    partings = []
+    for (sample, image, logits), where in zip(suspicious, tracer.trace(suspicious, tolerance)):
+        if is_flat:
+            [expected] = _in_order(alike, inputs, pixels, [part[None] for part in image]).values()
+            where = where if np.abs(expected.reshape(-1) - logits).max() <= tolerance else (FLAT_ALONE,)
+        partings.append(Parting(sample, float(largest[sample]), *where))
     explained = sum(parting.on_threshold for parting in partings)
     return Parity(
         path=name,
@@ -237,8 +251,17 @@ def verify(
         unexplained=len(partings) - explained,
         cause=tracer.cause,
         partings=tuple(partings),
-        stem=metadata.read(file).get("stem", "float32"),
+        stem="int8" if is_flat and rounding == "compact" else stored.get("stem", "float32"),
     )
+
+
+def _tflite(model, interpreter, compact):
+    """The bytes of the `.tflite` file of a model, of the form that an interpreter's flat file has."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = os.path.join(folder, "model.tflite")
+        options = dict(card=interpreter.card or None, input=interpreter.input_dtype, compact=compact)
+        export.to_tflite(model, file, precision="bits", attention="binary", **options)
+        return contents(file)[0]
 
 
 class _Watch(execution.KerasExecutor):

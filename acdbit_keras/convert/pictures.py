@@ -7,7 +7,7 @@ that evaluation counted.
 
 import numpy as np
 
-from acdbit_keras.convert import metadata
+from acdbit_keras.convert import cards
 
 
 def prepare(picture, shape, card, dtype="float32"):
@@ -31,7 +31,7 @@ def prepare(picture, shape, card, dtype="float32"):
     pixels = resized(central(pixels, height, width, card.get("central_share", 1.0)), height, width)
     if dtype == "uint8":
         return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
-    offset, factor = metadata.normalisation(card)
+    offset, factor = cards.normalisation(card)
     return (pixels - offset) * factor
 
 
@@ -120,7 +120,7 @@ class Pixels:
     """
 
     def __init__(self, card, shape):
-        self._offset, self._factor = metadata.normalisation(card)
+        self._offset, self._factor = cards.normalisation(card)
         self._shape = shape
 
     def of(self, images):

@@ -73,6 +73,8 @@ def add(run, name, zoo, data_dir=None, precision="float24", limits=(), say=print
     folder.mkdir(parents=True, exist_ok=True)
     # The weights last: without them there is no entry.
     _write_card(made, folder)
+    history = run.history_path.read_bytes()
+    write_beside(folder / entries.HISTORY, lambda path: path.write_bytes(history))
     write_beside(folder / entries.WEIGHTS, lambda path: path.write_bytes(content))
     if twin_of is not None:
         _write_card({**entries.card(twin_of, zoo), "float_twin": name}, pathlib.Path(zoo) / twin_of)

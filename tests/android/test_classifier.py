@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from acdbit_keras.convert import Interpreter, metadata, pictures
+from acdbit_keras.convert import Interpreter, cards, pictures
 
 CLASSIFIER = "org.acdbit.classifier"
 
@@ -33,7 +33,7 @@ def test_pictures_get_the_class_that_python_gives_them(jvm, student, tmp_path, k
     assert "TFLite 2.16.1" in printed
     looked, logits = harness.read_batch(tmp_path / "out", images[0].size, len(interpreter.classes))
     np.testing.assert_array_equal(looked.reshape(images.shape), images)
-    offset, factor = metadata.normalisation(interpreter.card)
+    offset, factor = cards.normalisation(interpreter.card)
     expected = interpreter.predict((images - offset) * factor)
     assert len(logits) == harness.PICTURES and len(set(expected.argmax(1))) >= 5
     np.testing.assert_array_equal(logits.argmax(1), expected.argmax(1))
@@ -61,7 +61,7 @@ def test_frames_of_a_camera_look_as_they_do_to_python(jvm, student, tmp_path, wi
     assert np.abs(looked.reshape(images.shape) - expected).mean() < 1e-3
     # What was looked at is the picture, upright: not only equal to another rotation of the same mistake.
     assert np.abs(looked.reshape(images.shape) - images).mean() < 16
-    offset, factor = metadata.normalisation(interpreter.card)
+    offset, factor = cards.normalisation(interpreter.card)
     again = interpreter.predict((looked.reshape(images.shape) - offset) * factor)
     np.testing.assert_array_equal(logits.argmax(1), again.argmax(1))
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import shim
 
-from acdbit_keras.convert import Interpreter, metadata
+from acdbit_keras.convert import Interpreter, cards
 
 MODEL = "assets/models/cifar10_vit_micro_acd_bit.bits.tflite"
 PICTURES = 100 if harness.FULL else 8
@@ -34,7 +34,7 @@ def phone(signed, tmp_path_factory):
 def expected(phone):
     """The logits of Python on this machine, `(n, 10)`."""
     interpreter = Interpreter(phone / "model.tflite")
-    offset, factor = metadata.normalisation(interpreter.card)
+    offset, factor = cards.normalisation(interpreter.card)
     images = (harness.pictures(harness.PICTURES)[:PICTURES] - offset) * factor
     images.astype(np.float32).tofile(phone / "images")
     return interpreter.predict(images)

@@ -4,9 +4,10 @@
     python tests/arm64/userland.py [--folder FOLDER] run PROGRAM [ARGUMENT ...]
     python tests/arm64/userland.py [--folder FOLDER] count PROGRAM [ARGUMENT ...]
 
-PROGRAM is an arm64 binary, or `python` for the userland's own Python. `count` prints the executed instructions of every
-region that the program marks (instructions.c): with a deterministic program they repeat to the instruction, which makes
-them the one speed figure that an emulator can give.
+With `--python 3.13` it is a userland of Debian 13, in a folder of its own; with `--machine armv7l` one of 32 bits, with Debian's
+numpy and Pillow, for which PyPI has no wheels. PROGRAM is a binary for that machine, or `python` for the userland's own Python.
+`count` prints the executed instructions of every region that the program marks (instructions.c): with a deterministic program
+they repeat to the instruction, which makes them the one speed figure that an emulator can give.
 
 `setup` needs Debian 12 on x86_64, apt's and PyPI's mirrors, and root for the packages that are missing. It uses no
 chroot and registers nothing with the kernel, takes a minute and 200 MB, and returns at once where it has run before.
@@ -36,7 +37,13 @@ CPUS = {
     "sve256": ("max,sve-default-vector-length=32", 0xD40, ""),  # the vectors of a Neoverse V1
     "i8mm": ("max,sve=off,sme=off", 0xD4D, "atomics fphp asimdhp asimdrdm lrcpc dcpop asimddp i8mm bf16"),
 }
-PYTHON = "usr/bin/python3.11"
+# By version of Python: the release of Debian that has it.
+PYTHONS = {"3.11": "bookworm", "3.13": "trixie"}
+# By machine: Debian's name for it, qemu's, and the guest's packages beside Python.
+MACHINES = {
+    "aarch64": ("arm64", "qemu-aarch64", ["libstdc++6"]),
+    "armv7l": ("armhf", "qemu-arm", ["python3-numpy", "python3-pil"]),
+}
 
 # What the host needs: program that shows it is there -> Debian package.
 HOST_PACKAGES = {
@@ -48,7 +55,6 @@ HOST_PACKAGES = {
     "ninja": "ninja-build",
     "/usr/src/googletest/CMakeLists.txt": "googletest",
 }
-GUEST_PACKAGES = ["python3.11", "libstdc++6"]
 GUEST_WHEELS = [
     "ai-edge-litert==2.3.0",
     "backports.strenum",
@@ -78,12 +84,18 @@ class Userland:
     """The userland in a folder.
 
     Args:
-        folder: where it is or shall be.
-        cpu: the emulated processor, one of `CPUS`.
+        folder: where it is or shall be; by default `.arm64` at the repository's root, or for another Python or machine than the
+            first ones a folder within.
+        cpu: the emulated processor, one of `CPUS`; of a 32-bit machine it is a Cortex-A7.
+        python: version of the userland's Python, one of `PYTHONS`.
+        machine: one of `MACHINES`.
     """
 
-    def __init__(self, folder=DEFAULT_FOLDER, cpu=CPU):
-        self.cpu = cpu
+    def __init__(self, folder=None, cpu=CPU, python="3.11", machine="aarch64"):
+        self.cpu, self.python, self.machine = cpu, python, machine
+        if folder is None:
+            first = (python, machine) == ("3.11", "aarch64")
+            folder = DEFAULT_FOLDER if first else DEFAULT_FOLDER / f"{machine}-{python}"
         self.folder = pathlib.Path(folder).resolve()
         self.root = self.folder / "root"
         self.site = self.folder / "site"
@@ -155,7 +167,7 @@ class Userland:
 
     def _emulate(self, flags, program, arguments, environment, options):
         if program == "python":
-            program = self.root / PYTHON
+            program = self.root / f"usr/bin/python{self.python}"
         guest = {
             "HOME": str(self.folder),
             "LANG": "C.UTF-8",
@@ -166,43 +178,56 @@ class Userland:
             "PYTHONPATH": str(self.site),
             **(environment or {}),
         }
-        command = ["qemu-aarch64", "-cpu", CPUS[self.cpu][0], *flags, "-L", self._root_of_cpu(), program, *arguments]
+        _, emulator, _ = MACHINES[self.machine]
+        cpu = CPUS[self.cpu][0] if self.machine == "aarch64" else "cortex-a7"
+        command = [emulator, "-cpu", cpu, *flags, "-L", self._root_of_cpu(), program, *arguments]
         return subprocess.run([shutil.which(command[0]) or command[0], *map(str, command[1:])], env=guest, **options)
 
     def _install_debian(self):
-        """Unpacks arm64 packages and what they depend on below `root`, with an apt of their own."""
+        """Unpacks packages of the guest and what they depend on below `root`, with an apt of their own."""
+        architecture, _, packages = MACHINES[self.machine]
         state = self.folder / "apt"
         for folder in (self.root, state / "lists/partial", state / "archives/partial"):
             folder.mkdir(parents=True, exist_ok=True)
         (state / "status").write_text("")
+        (state / "sources.list").write_text(_sources(architecture, PYTHONS[self.python]))
         apt = ["apt-get", "-qq", "-y"]
         for option in (
-            "APT::Architecture=arm64",
-            "APT::Architectures=arm64",
+            f"APT::Architecture={architecture}",
+            f"APT::Architectures={architecture}",
             "APT::Install-Recommends=false",
             "APT::Sandbox::User=root",
             "Debug::NoLocking=true",
+            f"Dir::Etc::SourceList={state / 'sources.list'}",
+            "Dir::Etc::SourceParts=/dev/null",
             f"Dir::State::Lists={state / 'lists'}",
             f"Dir::State::status={state / 'status'}",
             f"Dir::Cache={state}",
             f"Dir::Cache::archives={state / 'archives'}",
         ):
             apt += ["-o", option]
-        # A repository without arm64 makes this fail although all others were read.
-        subprocess.run([*apt, "update"], check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        _call(*apt, "install", "--download-only", *GUEST_PACKAGES)
+        _call(*apt, "update")
+        _call(*apt, "install", "--download-only", f"python{self.python}", *packages)
         for package in sorted((state / "archives").glob("*.deb")):
             _call("dpkg-deb", "--extract", package, self.root)
+        # Since Debian 13 packages leave this link to base-files.
+        if not (self.root / "lib").exists():
+            (self.root / "lib").symlink_to("usr/lib")
         shutil.rmtree(state)
 
     def _install_wheels(self):
         shutil.rmtree(self.site, ignore_errors=True)
-        platforms = [f"--platform={tag}_aarch64" for tag in GLIBC_TAGS]
+        if (self.python, self.machine) == ("3.11", "aarch64"):
+            self.install(self.site, "--no-deps", *GUEST_WHEELS)
+
+    def install(self, folder, *arguments):
+        """Installs wheels for the userland's Python into a folder, to be named in its PYTHONPATH; arguments are pip's."""
+        platforms = [f"--platform={tag}_{self.machine}" for tag in GLIBC_TAGS]
         _call(
-            *(sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target", self.site),
-            *("--only-binary=:all:", "--no-deps", "--implementation=cp", "--python-version=3.11"),
+            *(sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target", folder),
+            *("--only-binary=:all:", "--implementation=cp", f"--python-version={self.python}"),
             *platforms,
-            *GUEST_WHEELS,
+            *arguments,
         )
 
     def _root_of_cpu(self):
@@ -248,6 +273,19 @@ class Userland:
             path.write_text(text if text.endswith("\n") else text + "\n")
 
 
+def _sources(architecture, release):
+    """A sources.list for a release of Debian, from where this machine has its own packages."""
+    codename = platform.freedesktop_os_release()["VERSION_CODENAME"]
+    fields = "$(REPO_URI)|$(CODENAME)|$(COMPONENT)|$(ORIGIN)"
+    command = ["apt-get", "indextargets", "--format", fields, "Created-By: Packages"]
+    targets = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
+    found = {target for target in targets if target.split("|")[1:] == [codename, "main", "Debian"]}
+    if not found:
+        raise RuntimeError("apt has no lists of Debian's packages: apt-get update")
+    address, *_ = min(found).split("|")
+    return f"deb [arch={architecture}] {address} {release} main\n"
+
+
 def _fingerprint():
     sources = (HERE / "userland.py").read_bytes() + (HERE / "instructions.c").read_bytes()
     return hashlib.sha256(sources).hexdigest()
@@ -280,11 +318,13 @@ def _call(*command, **options):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--folder", default=DEFAULT_FOLDER, help="where the userland is (default: %(default)s)")
+    parser.add_argument("--folder", help=f"where the userland is (default: {DEFAULT_FOLDER}, or a folder within)")
+    parser.add_argument("--python", choices=PYTHONS, default="3.11", help="default: %(default)s")
+    parser.add_argument("--machine", choices=MACHINES, default="aarch64", help="default: %(default)s")
     parser.add_argument("action", choices=["setup", "run", "count"])
     parser.add_argument("program", nargs=argparse.REMAINDER, help="program and its arguments")
     options = parser.parse_args()
-    userland = Userland(options.folder)
+    userland = Userland(options.folder, python=options.python, machine=options.machine)
     try:
         userland.setup()
     except (RuntimeError, subprocess.CalledProcessError) as error:

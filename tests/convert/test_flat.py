@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from acdbit_keras import models
-from acdbit_keras.convert import Interpreter, flat, flat_source, to_flat, to_tflite
+from acdbit_keras.convert import Interpreter, flat, flat_source, to_flat, to_tflite, verify
+from acdbit_keras.convert.parity import FLAT_ALONE
 
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path += [str(HERE), str(HERE.parent)]
@@ -237,3 +238,32 @@ def test_a_flat_file_is_evaluated_as_a_tflite_is(tmp_path, capsys):
         assert main(["evaluate", path, "--json"]) == 0
         answers.append(json.loads(capsys.readouterr().out))
     assert answers[0] == answers[1] and answers[0]["images"] == 355 and answers[0]["accuracy"] > 0.9
+
+
+# === Against Keras ===
+
+
+@pytest.mark.parametrize("input", ["float32", "uint8"])
+def test_a_flat_file_is_verified_against_keras_as_its_tflite_file_is(input, tmp_path):
+    model = build(depth=1)
+    to_flat(model, tmp_path / "m.acdm", card=CARD, input=input)
+    samples = (pixels(16) / np.float32(255) - np.float32(0.3)) / np.float32(0.38)
+    parity = verify(model, tmp_path / "m.acdm", samples)
+    assert parity.ok and parity.samples == 16 and parity.stem == "float32" and parity.largest_difference < 1e-3
+
+
+def test_a_flat_file_of_other_weights_is_not_equal(tmp_path):
+    model = build(depth=1)
+    to_flat(model, tmp_path / "m.acdm")
+    model.layers[-1].weights[0].assign_add(model.layers[-1].weights[0] + 1.0)
+    parity = verify(model, tmp_path / "m.acdm", images(8))
+    assert not parity.ok and set(parity.first_layers) == {FLAT_ALONE}
+
+
+def test_a_compact_flat_file_says_that_its_stem_turns_signs(tmp_path):
+    model = build(depth=1)
+    to_flat(model, tmp_path / "m.acdm", compact=True, card=CARD, input="uint8")
+    samples = (pixels(32) / np.float32(255) - np.float32(0.3)) / np.float32(0.38)
+    parity = verify(model, tmp_path / "m.acdm", samples)
+    assert parity.stem == "int8" and parity.equal_argmax > 0.9
+    assert parity.beyond_tolerance == 0 or "the file's stem computes in 8 bits" in str(parity)

@@ -82,7 +82,7 @@ def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(flatbuffer.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
         flatbuffer.write(flatbuffer.read(small_models.float_model()), path)
     assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["model.tflite"]

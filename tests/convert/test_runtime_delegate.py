@@ -481,7 +481,7 @@ def test_a_library_for_another_machine_is_told(monkeypatch, tmp_path):
     path = tmp_path / "other.so"
     path.write_bytes(content)
     monkeypatch.setenv(runtime.VARIABLE, str(path))
-    with pytest.raises(ImportError, match="is built for .*, this machine is "):
+    with pytest.raises(ImportError, match="is built for .*, this Python for .*; install the wheel for "):
         runtime.library_path()
     path.write_bytes(b"text")
     with pytest.raises(ImportError, match="is built for no machine"):

@@ -21,7 +21,7 @@ sys.path += [str(pathlib.Path(__file__).resolve().parent)]
 
 from boards import KINDS, MCU, Boards
 
-from acdbit_keras.convert import Interpreter, flat, metadata
+from acdbit_keras.convert import Interpreter, cards, flat
 from acdbit_keras.files import write_json
 from acdbit_keras.models import data, zoo
 from acdbit_keras.studies import zoo as zoo_files
@@ -88,7 +88,7 @@ def main():
                 card = zoo.card(name)["data"]
                 interpreter = Interpreter(exact)
                 images, real = pictures(card["dataset"], interpreter.input_shape, options.images, options.data_dir)
-                offset, factor = metadata.normalisation(card)
+                offset, factor = cards.normalisation(card)
                 normalised = ((images.astype(np.float32) - offset) * factor).astype(np.float32)
                 classes = zoo.from_zoo(name).predict(normalised, verbose=0).argmax(1)
                 for form, content in files.items():

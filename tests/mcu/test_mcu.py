@@ -9,11 +9,12 @@ import pytest
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path += [str(HERE), str(HERE.parent / "convert")]
 
+import test_flat
 from boards import Boards
 from flat_models import VARIANTS, random_flat
 from measure import forms, pictures, twin_instructions
 
-from acdbit_keras.convert import Interpreter, metadata
+from acdbit_keras.convert import Interpreter, cards, flat, to_tflite
 from acdbit_keras.models import zoo
 
 CIFAR10, DIGITS = "cifar10_vit_micro_acd_bit", "digits_vit_nano_acd_bit"
@@ -37,7 +38,7 @@ def test_twenty_images_get_the_classes_of_keras(boards, files, name, board):
     contents, exact = files[name]
     interpreter = Interpreter(exact)
     images, _ = pictures(zoo.card(name)["data"]["dataset"], interpreter.input_shape, 20)
-    offset, factor = metadata.normalisation(interpreter.card)
+    offset, factor = cards.normalisation(interpreter.card)
     normalised = (images.astype(np.float32) - offset) * factor
     logits = zoo.from_zoo(name).predict(normalised, verbose=0)
     found = boards[board].classify(contents["exact"], images)
@@ -54,6 +55,25 @@ def test_the_compact_model_on_a_cortex_m4(boards, files):
     assert found.instructions <= MOST_INSTRUCTIONS
     assert found.flash_bytes <= MOST_FLASH and found.arena_bytes <= MOST_ARENA and found.stack_bytes <= MOST_STACK
     assert found.instructions < twin_instructions(boards["cortex-m4"])
+
+
+@pytest.mark.parametrize("form", ["exact", "compact"])
+def test_a_pooled_stem_gives_the_classes_of_this_machine(boards, tmp_path, form):
+    model = test_flat.build("binary_vit", preset="vit_mini_pooled4_32", depth=1, width=64, num_heads=2)
+    card = {**test_flat.CARD, "mean": [0.3] * 3, "std": [0.38] * 3}
+    to_tflite(model, tmp_path / "m.tflite", attention="binary", card=card)
+    content = flat.build(tmp_path / "m.tflite", compact=form == "compact", input="uint8")
+    images = test_flat.pixels(2, (32, 32, 3))
+    here, found = Interpreter(content).predict(images), boards["cortex-m4"].classify(content, images)
+    np.testing.assert_array_equal(found.logits.argmax(1), here.argmax(1))
+    # The float stem fuses multiplications and additions there; integers are the same everywhere.
+    assert (np.abs(found.logits - here) <= (0 if form == "compact" else 1e-3 * np.abs(here).max())).all()
+
+
+def test_a_core_without_floats_or_vectors_runs_a_model_of_the_zoo(boards, files):
+    content = files[DIGITS][0]["compact"]
+    images, _ = pictures("digits", Interpreter(content).input_shape, 3)
+    np.testing.assert_array_equal(boards["rv32imc"].classify(content, images).logits, Interpreter(content).predict(images))
 
 
 @pytest.mark.parametrize("board", ["cortex-m3", "cortex-m33", "cortex-m55", "rv32imc"])

@@ -1,7 +1,5 @@
 """The page in headless Chromium: pictures get the classes that the same file gives here, and errors are sentences."""
 
-import functools
-import http.server
 import pathlib
 import re
 import shutil
@@ -22,6 +20,8 @@ from debian import install_packages
 
 from acdbit_keras.convert import Interpreter, flat
 from acdbit_keras.models import data
+from acdbit_keras.models.zoo import entries
+from acdbit_keras.studies import page as pages
 from acdbit_keras.studies import zoo
 
 PACKAGES = {
@@ -32,11 +32,7 @@ PACKAGES = {
     "chromedriver": "chromium-driver",
 }
 COUNT = 20
-
-
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *arguments):
-        pass
+ZOO = ["cifar10_vit_micro_acd_bit", "cifar10_vit_micro_float32", "digits_vit_nano_acd_bit"]
 
 
 @pytest.fixture(scope="module")
@@ -44,15 +40,19 @@ def site(tmp_path_factory):
     """Folder with the page, the digits' model and pictures of digits; and its address."""
     install_packages(PACKAGES)
     folder = tmp_path_factory.mktemp("site")
-    subprocess.run([WEB / "build.sh", folder], check=True)
-    for name in ("index.html", "acdbit.mjs"):
-        shutil.copy(WEB / name, folder)
+    with pytest.MonkeyPatch.context() as patch:
+        web = tmp_path_factory.mktemp("web") / "web"
+        shutil.copytree(WEB, web)
+        subprocess.run([WEB / "build.sh", web], check=True)
+        patch.setattr(pages, "WEB", web)
+        patch.setattr(entries, "zoo_names", lambda *_: ZOO)
+        pages.write_zoo(folder)
     flat.write(zoo.converted("digits_vit_nano_acd_bit", folder), folder / "model.acdm", compact=True, input="uint8")
     for number, image in enumerate(data.arrays("digits", "test")[0][:COUNT]):
         Image.fromarray(image[..., 0]).save(folder / f"{number}.png")
     (folder / "no.png").write_text("no picture")
     (folder / "short.acdm").write_bytes((folder / "model.acdm").read_bytes()[:-100])
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder))
+    server = pages.server(folder, port=0)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield folder, f"http://127.0.0.1:{server.server_port}/"
     server.shutdown()
@@ -87,6 +87,37 @@ def test_what_is_wrong_is_said_in_the_page(site, chromium):
     assert "there is no camera that this page may use" in page(chromium, address, "camera")
 
 
+def test_the_zoo_s_page_shows_every_model_s_card_and_curves_and_where_to_try_it(site, chromium):
+    _, address = site
+    chromium.open(f"{address}zoo.html")
+    chromium.wait("document.body.dataset.ready || document.querySelector('#state.error')")
+    assert chromium.run("return [...document.querySelectorAll('h2')].map((title) => title.textContent)") == [ZOO[0], ZOO[2]]
+    told = chromium.run("return document.body.innerText")
+    for name in (ZOO[0], ZOO[2]):
+        card = entries.card(name)
+        assert f"top-1 {card['accuracy']['top1']:.2%}".replace("%", " %") in told
+        assert all(limit in told for limit in card["limits"])
+    lines = chromium.run("return [...document.querySelectorAll('polyline')].map((line) => line.getAttribute('points'))")
+    assert lines and all(re.fullmatch(r"([\d.]+,[\d.]+ ?)+", line) for line in lines)
+
+
+def test_a_model_and_its_float_twin_classify_the_same_picture_beside_each_other(site, chromium, tmp_path):
+    folder, address = site
+    images = np.random.default_rng(0).integers(0, 256, (4, 4, 4, 3), np.uint8)
+    for number, image in enumerate(images):
+        Image.fromarray(image).resize((32, 32), Image.Resampling.BICUBIC).save(folder / f"colour{number}.png")
+    chromium.open(f"{address}zoo.html")
+    chromium.wait("document.body.dataset.ready")
+    query = chromium.run("return document.querySelector('article a').search").removeprefix("?")
+    text = page(chromium, address, "&".join([query, *(f"picture=colour{number}.png" for number in range(len(images)))]))
+    files = {"best": folder / f"{ZOO[0]}.acdm", "twin": zoo.converted(ZOO[1], tmp_path, precision="float32")}
+    for key, file in files.items():
+        interpreter = Interpreter(file)
+        theirs = [interpreter.classify(np.asarray(Image.open(folder / f"colour{n}.png")), 1)[0].name for n in range(len(images))]
+        assert re.findall(rf'data-{key}="(.+?)"', text) == theirs
+    assert len(re.findall(r"[\d.]+ ms", text)) == 2 * len(images)
+
+
 @pytest.mark.parametrize("number", [0, 1, 2])
 def test_what_a_camera_shows_is_classified(site, tmp_path, number):
     folder, address = site
@@ -108,4 +139,4 @@ def test_the_page_without_a_model_is_small(site):
     import gzip
 
     folder, _ = site
-    assert sum(len(gzip.compress((folder / name).read_bytes())) for name in ("index.html", "acdbit.mjs", "acdbit.wasm")) < 150_000
+    assert sum(len(gzip.compress((folder / name).read_bytes())) for name in (*pages.PAGE, pages.ZOO_PAGE)) < 150_000

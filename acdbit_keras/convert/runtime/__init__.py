@@ -10,6 +10,7 @@ import os
 import pathlib
 import platform
 import struct
+import sys
 
 from acdbit_keras.version import __version__
 
@@ -18,7 +19,7 @@ REASON = "not_compiled.txt"  # written by the package's installation where it co
 # Path of a library to take instead, such as one built with sanitizers.
 VARIABLE = "ACDBIT_RUNTIME"
 
-_MACHINES = {62: "x86_64", 183: "aarch64", 40: "arm", 3: "i386"}  # ELF's numbers
+_MACHINES = {62: "x86_64", 183: "aarch64", 40: "armv7l", 3: "i386"}  # ELF's numbers
 
 
 class RuntimeMissingError(ImportError):
@@ -46,13 +47,23 @@ def library_path():
                 " the acdbit-keras folder again to build it"
             )
         path = installed
-    machine = _machine(path)
-    if machine != platform.machine():
+    machine, here = _machine(path), this_machine()
+    if machine != here:
         raise RuntimeMissingError(
-            f"{path} is built for {machine}, this machine is {platform.machine()}; run `pip install .` in the acdbit-keras"
-            " folder here to build it"
+            f"{path} is built for {machine}, this Python for {here}; install the wheel for {here}, or run `pip install .` in the"
+            " acdbit-keras folder here to build it"
         )
     return path
+
+
+@functools.cache
+def this_machine():
+    """What this Python is built for, such as "aarch64": under a 64-bit kernel it may be a 32-bit one, "armv7l"."""
+    try:
+        machine = _machine(sys.executable or "")
+    except OSError:
+        return platform.machine()
+    return machine if machine in _MACHINES.values() else platform.machine()
 
 
 def _installed_library():

@@ -1,7 +1,8 @@
 """The entries of a zoo: trained 1-bit backbones, each a folder with its weights and what was measured about them.
 
 `models/zoo/<name>/` holds `weights.acdbit` (`acdbit_keras.models.zoo.compact`), `card.json` and the same as text,
-`card.md`. `acdbit zoo add` makes an entry from a finished run.
+`card.md`, and the curves that were measured, `history.csv` and `robustness.csv`. `acdbit zoo add` makes an entry from a
+finished run.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 FOLDER = pathlib.Path(__file__).parent
 WEIGHTS, CARD, CARD_TEXT = f"weights{SUFFIX}", "card.json", "card.md"
+HISTORY, ROBUSTNESS = "history.csv", "robustness.csv"  # where there are curves: a run's epochs, `acdbit robustness --tests noise`
 
 
 def zoo_names(zoo: Path = FOLDER) -> list[str]:

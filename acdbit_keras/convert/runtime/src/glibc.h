@@ -18,6 +18,8 @@
 #define ACDBIT_OLDEST "GLIBC_2.2.5"
 #elif defined(__aarch64__)
 #define ACDBIT_OLDEST "GLIBC_2.17"
+#elif defined(__arm__)
+#define ACDBIT_OLDEST "GLIBC_2.4"
 #endif
 #endif
 
