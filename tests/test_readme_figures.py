@@ -99,24 +99,36 @@ def comparison(row):
 
 
 def latency(row):
-    """`results/latency_x86_vit_small.json` and `..._vit_tiny.json`, of `acdbit bench --model`."""
-    name = "vit_tiny" if "vit_tiny_patch4_32" in row[0] else "vit_small"
+    """One thread of `results/latency_x86_vit_small.json` and its siblings, of `acdbit bench --model`."""
+    name = next((name for name in ("vit_tiny", "vit_micro") if name in row[0]), "vit_small")
     unit, figure, factor = next(
         each
         for each in (("heap MB", "heap_bytes", 1e-6), ("file MB", "file_bytes", 1e-6), ("ms", "median_ms", 1.0))
         if row[0].endswith(each[0])
     )
-    measured = {(each["path"], each["engine"]): each[figure] * factor for each in timed(f"latency_x86_{name}.json")}
+    alone = [each for each in timed(f"latency_x86_{name}.json") if each["num_threads"] == 1]
+    measured = {(each["path"], each["engine"]): each[figure] * factor for each in alone}
     contenders = [
         [("float32.tflite", "litert")],
         [("dynamic.tflite", "litert")],
         [("float32.onnx", "onnx")],
         [("dynamic.onnx", "onnx"), ("int8.onnx", "onnx")],
+        [("openvino_float32.onnx", "openvino"), ("openvino_int8.xml", "openvino")],
         [("bits_float_attention.tflite", "lce")],
         [("bits.tflite", "acdbit:avx512")],
+        [("bits_int8_stem.tflite", "acdbit")],
         [("bits.tflite", "acdbit:avx2")],
     ]
-    return [None, *([measured[each] for each in cell] for cell in contenders)]
+    return [None, *([measured[each] for each in cell if each in measured] for cell in contenders)]
+
+
+def threads(path, count, figure="median_ms"):
+    rows = timed("latency_x86_threads.json")
+    return next(each[figure] for each in rows if (each["path"], each["num_threads"]) == (f"{path}.tflite", count))
+
+
+def gain(path, figure="median_ms"):
+    return threads(path, 1, figure) / threads(path, 2, figure)
 
 
 # Header of the table (first cells) -> function from a row's texts to the values that each cell prints, `None` for the cell
@@ -239,9 +251,17 @@ def shrinking():
     return [found["size"]["float32_over_compact"] for found in cards if found["model"]["scheme"] != "float32"]
 
 
+def transferred():
+    """Accuracies that the notebook on transfer printed, in percent, in its order."""
+    notebook = json.loads((ROOT / "notebooks" / "2_own_pictures_and_transfer.ipynb").read_text())
+    texts = ["".join(out.get("text", "")) for cell in notebook["cells"] for out in cell.get("outputs", ())]
+    return [float(found) for text in texts for found in re.findall(r"trained weights: ([\d.]+)%", text)]
+
+
 X86, XEON = "kernels_x86.json", "kernels_xeon.json"
 # Text of the README, {} for a figure -> the values.
 SENTENCES = {
+    "{} % from nothing, {} % with a new head behind the frozen body, {} % with all of it trained": transferred(),
     "network takes {} ms of processor time against {} for the Keras form under XLA": [
         results("speed_training.json")["contenders"][name]["cpu_milliseconds_per_step"]
         for name in ("acd_bit, labels, kernels", "acd_bit, labels")
@@ -305,6 +325,14 @@ SENTENCES = {
     ],
     "depends on the core: {} to {} times fewer instructions": [
         instructions("dynamic", cpu) / instructions("acd_bit", cpu) for cpu in ("i8mm", "cortex-a72")
+    ],
+    "on two threads DeiT-S takes {} instead of {} ms ({} times as fast; {} in the fastest of 150 turns), "
+    "its dynamic int8 {} instead of {}, `vit_tiny_patch4_32` {} instead of {} and `vit_micro_patch8_32` {} instead of {}": [
+        threads("acd_bit", 2),
+        threads("acd_bit", 1),
+        gain("acd_bit"),
+        gain("acd_bit", "min_ms"),
+        *(threads(path, count) for path in ("dynamic", "vit_tiny_patch4_32", "vit_micro_patch8_32") for count in (2, 1)),
     ],
     "On the A72 `binary_vit` takes {} million, and `acd_bit[restore=dynamic]`": [instructions("binary_vit")],
     "of each input, {} million, {} times the frozen form": [

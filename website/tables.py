@@ -15,7 +15,13 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 ZOO = "acdbit_keras/models/zoo"
 _VALUE = re.compile(r"\{\{\s*([\w./-]+\.json)\s*:\s*(.+?)\s*\|\s*(?:([\de.-]+)\s+)?([\w.,+%]+)\s*\}\}")
 _MARK = re.compile(r"<!-- (table|scheme): ([\w.]+) -->")
-_ENGINES = {"litert": "LiteRT", "onnx": "ONNX Runtime", "lce": "Larq Compute Engine", "acdbit": "this runtime"}
+_ENGINES = {
+    "litert": "LiteRT",
+    "onnx": "ONNX Runtime",
+    "openvino": "OpenVINO",
+    "lce": "Larq Compute Engine",
+    "acdbit": "this runtime",
+}
 
 
 def filled(markdown):
@@ -156,13 +162,23 @@ def latency(name):
     found = read(f"results/{name}.json")
     rows = [
         [
-            f"`{each['path']}`", engine(each["engine"]), f"{each['median_ms']:.2f}", f"{1 / each['ratio']:.1f}",
+            f"`{each['path']}`", engine(each["engine"]), each["num_threads"],
+            f"{each['median_ms']:.3g}", f"{each['min_ms']:.3g}", f"{1 / each['ratio']:.1f}",
             f"{each['heap_bytes'] / 1e6:.1f}", f"{each['file_bytes'] / 1e6:.1f}",
         ]
         for each in found["results"]
     ]  # fmt: skip
-    header = ["file", f"engine, one thread of an {found['processor']}", "median ms", "times as fast", "heap MB", "file MB"]
-    return table(header, rows, "llrrrr")
+    header = [
+        "file",
+        f"engine, on an {found['processor']}",
+        "threads",
+        "median ms",
+        "least",
+        "times as fast",
+        "heap MB",
+        "file MB",
+    ]
+    return table(header, rows, "llrrrrrr")
 
 
 def engine(name):
@@ -245,6 +261,8 @@ TABLES = {
     "compact": compact,
     "latency_small": functools.partial(latency, "latency_x86_vit_small"),
     "latency_tiny": functools.partial(latency, "latency_x86_vit_tiny"),
+    "latency_micro": functools.partial(latency, "latency_x86_vit_micro"),
+    "latency_threads": functools.partial(latency, "latency_x86_threads"),
     "latency_xeon": functools.partial(latency, "latency_xeon_vit_small"),
     "kernels_x86": functools.partial(kernels, "kernels_x86"),
     "kernels_xeon": functools.partial(kernels, "kernels_xeon"),

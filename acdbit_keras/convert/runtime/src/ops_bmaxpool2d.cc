@@ -36,12 +36,11 @@ bool prepare(const Session& session, Node* node) {
   const int64_t dims[] = {input->dims[0], state->y.output, state->x.output, input->dims[3]};
   if (!set_shape(session, node, node->outputs[0], 4, dims)) return false;
   if (node->outputs[0]->count >= kMaxSize) return refuse(session, node, "output 0 is too large");
-  // Of a window no more is read than its input has.
-  const auto within = [](int filter, int size) { return filter < size ? filter : size; };
+  // Of a window, and between two, no more is read than the input has.
+  const auto within = [](int length, int size) { return static_cast<double>(length < size ? length : size); };
+  const double rows = within(state->y.filter, state->y.input) * within(state->x.stride, state->x.input);
   node->nanoseconds = estimate(
-      session,
-      static_cast<double>(node->outputs[0]->count) *
-          (within(state->y.filter, state->y.input) * state->x.stride + within(state->x.filter, state->x.input)) / 4);
+      session, static_cast<double>(node->outputs[0]->count) * (rows + within(state->x.filter, state->x.input)) / 4);
   return true;
 }
 
