@@ -135,7 +135,8 @@ web: .venv/ready
 	TF_CPP_MIN_LOG_LEVEL=3 .venv/bin/python tests/web/measure.py --out results/web.json
 
 clean:
-	rm -rf .venv .venv-jax .venv-lint .venv-device .venv-wheels .android build/android dist runs .pytest_cache .hypothesis *.egg-info
+	rm -rf .venv .venv-jax .venv-lint .venv-device .venv-wheels .android build/android build/docs-venv build/site dist runs .pytest_cache \
+		.hypothesis *.egg-info
 
 # For work on the runtime (acdbit_keras/convert/runtime): its tests, those in Python and those of the training kernels included,
 # under the address, undefined-behaviour and thread sanitizers (packages g++, cmake, ninja-build, googletest), and its fuzzer (clang, libclang-rt-14-dev): make fuzz SECONDS=600.

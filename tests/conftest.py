@@ -60,6 +60,7 @@ _LONGEST_FIRST = (
     "test_distribution.py",
     "test_vit.py",
     "test_docs.py",
+    "test_site.py",
     "test_readme.py",
 )
 

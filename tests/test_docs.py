@@ -5,8 +5,10 @@ The site is built here as `make docs` builds it, with its own tools, strictly: a
 
 import ast
 import configparser
+import importlib
 import inspect
 import json
+import os
 import pathlib
 import re
 import shlex
@@ -25,6 +27,12 @@ from acdbit_keras import cli
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted(path for path in DOCS.rglob("*.md"))
+# Packages with public names; each has a page.
+ROOMS = (
+    "acdbit_keras",
+    *(f"acdbit_keras.{room}" for room in ("layers", "quantizers", "schemes", "distillation", "models", "models.data")),
+    *(f"acdbit_keras.{room}" for room in ("models.recipes", "convert", "execution", "training")),
+)
 # Its code is the README's, which tests/test_readme.py runs; here its names and arguments are looked up.
 LOOKED_UP = ("tutorial.md",)
 # What stands in the commands of pages besides our own; none of them is ours to check.
@@ -131,6 +139,16 @@ def check(program, arguments):
         assert program in OTHERS, program
 
 
+# === Links of what is read without the site ===
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", *(f"docs/{named(page)}" for page in PAGES)])
+def test_the_links_of_a_page_lead_to_files(name):
+    made = {f"docs/api/{module.rpartition('.')[2]}.md" for module in ROOMS}
+    text = re.sub(r"^```.*?^```", "", (ROOT / name).read_text(), flags=re.M | re.S)
+    for link in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text):
+        target = pathlib.Path(os.path.normpath((ROOT / name).parent / link))
+        assert ":" in link or target.exists() or target.relative_to(ROOT).as_posix() in made, link
+
+
 # === The site ===
 @pytest.fixture(scope="module")
 def site():
@@ -143,10 +161,10 @@ def site():
 def test_every_public_name_has_its_place_in_the_reference(site):
     inventory = zlib.decompress((site / "objects.inv").read_bytes().split(b"\n", 4)[4]).decode()
     places = {line.split(" ")[0]: line.split(" ")[3].replace("$", line.split(" ")[0]) for line in inventory.splitlines()}
-    rooms = ("layers", "quantizers", "schemes", "distillation", "models", "models.data", "models.recipes", "convert", "training")
-    for room in (acd, *(f"acdbit_keras.{name}" for name in rooms)):
-        module = room if room is acd else sys.modules.get(room) or __import__(room, fromlist=["__all__"])
-        for name in module.__all__:
+    for room in ROOMS:
+        module = importlib.import_module(room)
+        own = [name for name, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__]
+        for name in getattr(module, "__all__", [name for name in own if name[0] != "_"]):
             dotted = f"{module.__name__}.{name}"
             if name.startswith("__") or inspect.ismodule(getattr(module, name)):
                 continue

@@ -251,9 +251,17 @@ def shrinking():
     return [found["size"]["float32_over_compact"] for found in cards if found["model"]["scheme"] != "float32"]
 
 
+def transferred():
+    """Accuracies that the notebook on transfer printed, in percent, in its order."""
+    notebook = json.loads((ROOT / "notebooks" / "2_own_pictures_and_transfer.ipynb").read_text())
+    texts = ["".join(out.get("text", "")) for cell in notebook["cells"] for out in cell.get("outputs", ())]
+    return [float(found) for text in texts for found in re.findall(r"trained weights: ([\d.]+)%", text)]
+
+
 X86, XEON = "kernels_x86.json", "kernels_xeon.json"
 # Text of the README, {} for a figure -> the values.
 SENTENCES = {
+    "{} % from nothing, {} % with a new head behind the frozen body, {} % with all of it trained": transferred(),
     "network takes {} ms of processor time against {} for the Keras form under XLA": [
         results("speed_training.json")["contenders"][name]["cpu_milliseconds_per_step"]
         for name in ("acd_bit, labels, kernels", "acd_bit, labels")

@@ -1,11 +1,14 @@
-"""What griffe is told about the docstrings of this package: `Example:` is its section of examples."""
+"""What griffe is told about the docstrings of this package: which of its sections two headings of ours are."""
 
 import re
 
 import griffe
 
+_SECTIONS = (("Example:", "Examples:"), ("Call arguments:", "Other Args: Call arguments:"))
 
-class Examples(griffe.Extension):
+
+class Sections(griffe.Extension):
     def on_object(self, *, obj, **kwargs):
         if obj.docstring:
-            obj.docstring.value = re.sub(r"^Example:$", "Examples:", obj.docstring.value, flags=re.MULTILINE)
+            for ours, theirs in _SECTIONS:
+                obj.docstring.value = re.sub(f"^{ours}$", theirs, obj.docstring.value, flags=re.MULTILINE)

@@ -21,19 +21,20 @@ ROOMS = (
     ("acdbit_keras.models.data", "Data", "`acd.models.data`: from a name or a folder to pipelines."),
     ("acdbit_keras.models.recipes", "Recipes", "`acd.models.recipes`: records of a training."),
     ("acdbit_keras.convert", "Conversion", "`acd.convert`: to files, and running them."),
+    ("acdbit_keras.execution", "Execution", "`acd.execution`: who carries out the products of codes."),
     ("acdbit_keras.training", "Training kernels", "`acd.training`: binary blocks on compiled kernels."),
 )
 
 
 def public_names(module):
-    """The names of a module's `__all__`, without importing it."""
+    """The names of a module's `__all__`, or what is defined in it without an underscore; the module is not imported."""
     tree = ast.parse(source(module).read_text())
     for node in tree.body:
         if isinstance(node, ast.Assign) and any(
             isinstance(target, ast.Name) and target.id == "__all__" for target in node.targets
         ):
             return ast.literal_eval(node.value)
-    raise ValueError(f"{module} has no __all__")
+    return [node.name for node in tree.body if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and node.name[0] != "_"]
 
 
 def source(module):
@@ -67,10 +68,8 @@ def api():
                 # A function with the name of its module.
                 lines += [f"::: {home}", ""]
             elif is_module(dotted):
-                there = pages_of.get(dotted)
-                modules.append(
-                    f"- `{name}`: [its page]({there.removeprefix('api/')})" if there else f"- `{name}`: {about(dotted)}"
-                )
+                there = pages_of.get(dotted, "").removeprefix("api/")
+                modules.append(f"- {f'[`{name}`]({there})' if there else f'`{name}`'}: {about(dotted)}")
             else:
                 lines += [f"::: {dotted}", ""]
         if modules:

@@ -46,6 +46,13 @@ def commands():
         yield from (line for line in block.replace("\\\n", "").splitlines() if line.startswith("acdbit "))
 
 
+def test_deit_s_in_a_browser_s_engine_takes_a_sixth_of_float32_and_its_compact_file_4_2_mb():
+    found = read("web.json")
+    times = found["milliseconds"]["vit_small_patch16_224"]
+    assert times["float32 over bits"] == round(times["onnxruntime-web float32"] / times["acdbit"], 2) >= 6
+    assert found["bytes"]["vit_small_patch16_224_compact.acdm"] <= 4_200_000
+
+
 def test_there_are_commands_to_try():
     assert len(list(commands())) > 15
 

@@ -26,6 +26,12 @@ class Browser:
     def open(self, address):
         self._ask(f"{self._session}/url", {"url": address})
 
+    def resize(self, width, height):
+        """Makes the window's inside so large, in pixels; narrow ones are a phone's."""
+        metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
+        command = {"cmd": "Emulation.setDeviceMetricsOverride", "params": metrics}
+        self._ask(f"{self._session}/goog/cdp/execute", command)
+
     def run(self, script):
         """What a script returns in the page."""
         return self._ask(f"{self._session}/execute/sync", {"script": script, "args": []})

@@ -6,7 +6,6 @@ import sys
 
 import numpy as np
 import pytest
-from PIL import Image
 
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path += [str(HERE.parents[1] / "tools")]
@@ -34,11 +33,14 @@ def built(tmp_path_factory):
 @pytest.fixture(scope="session")
 def work(tmp_path_factory):
     """Folder with a file of the zoo, `.tflite` and flat, and pictures; and the classes that they get here."""
-    folder = tmp_path_factory.mktemp("work")
+    # Not above: every backend reads this file, and not all have Pillow.
+    from PIL import Image
+
     from acdbit_keras.convert import Interpreter, flat
     from acdbit_keras.models import data
     from acdbit_keras.studies import zoo
 
+    folder = tmp_path_factory.mktemp("work")
     file = zoo.converted("digits_vit_nano_acd_bit", folder)
     file.rename(folder / "model.tflite")
     flat.write(folder / "model.tflite", folder / "model.acdm", input="uint8")
