@@ -215,7 +215,9 @@ def test_a_run_goes_on_with_the_devices_that_it_was_begun_on(tmp_path):
     run = Run(tmp_path)
     run.write_recipe(QUICK)
     run.plan_path.write_text(json.dumps({"devices": 2, "epochs": 2}))
-    with pytest.raises(ValueError, match="was begun on 2 devices, not on 1; pass --devices 2, or as many over all hosts, or another folder"):
+    with pytest.raises(
+        ValueError, match="was begun on 2 devices, not on 1; pass --devices 2, or as many over all hosts, or another folder"
+    ):
         train(QUICK, tmp_path, verbose=0)
 
 
