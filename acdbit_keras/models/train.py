@@ -280,6 +280,7 @@ class _Training:
                     shuffle=False,
                     verbose=self.verbose,
                     callbacks=[
+                        hosts.Settled(),
                         StopOnNonFinite(),
                         Speed(made.steps * self.batch_size),
                         TestAveragedWeights(),
