@@ -132,12 +132,12 @@ class Parity:
         ]
         if self.steps:
             said = ", ".join(f"{name} in steps of {step:.3g}" for name, step in self.steps.items())
-            more = f"; {self.saturated} samples reach beyond what these hold and saturate" if self.saturated else ""
+            more = f"; samples beyond what these hold, which saturate: {self.saturated}" if self.saturated else ""
             lines.append(f"integers at its doors: {said}{more}")
         if self.beyond_tolerance:
             lines.append(
-                f"beyond {self.tolerance:g}: {self.beyond_tolerance} samples, {self.on_threshold} with a sign on its "
-                f"threshold, {self.unexplained} unexplained"
+                f"beyond {self.tolerance:g}{' and half a step' * bool(self.steps)}: {self.beyond_tolerance} samples, "
+                f"{self.on_threshold} with a sign on its threshold, {self.unexplained} unexplained"
             )
             wrong = next((parting for parting in self.partings if not parting.on_threshold), self.partings[0])
             lines.append(f"sample {wrong.sample} parts first at {wrong.layer}")

@@ -129,7 +129,7 @@ def test_what_lies_beyond_the_range_is_counted(student, tmp_path):
     to_tflite(student, tmp_path / "m.tflite", output="int8", calibration=x[:1])
     parity = verify(student, tmp_path / "m.tflite", x)
     assert parity.ok and parity.saturated > 30 and parity.largest_difference > parity.steps["logits"]
-    assert f"{parity.saturated} samples reach beyond what these hold and saturate" in str(parity)
+    assert f"samples beyond what these hold, which saturate: {parity.saturated}" in str(parity)
 
 
 def test_a_file_of_other_weights_is_found_out(student, tmp_path):
