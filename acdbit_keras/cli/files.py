@@ -179,8 +179,13 @@ def predict(options):
     with contextlib.ExitStack() as stack:
         file = options.file
         if not pathlib.Path(file).suffix and not pathlib.Path(file).exists():
+            from acdbit_keras.models.zoo import entries
             from acdbit_keras.studies import zoo
 
+            # Before the model is converted, which takes its time.
+            entries.card(file)
+            if missing := [path for path in options.images if not pathlib.Path(path).exists()]:
+                raise ValueError(f"there is no file {missing[0]}")
             file = zoo.converted(file, stack.enter_context(tempfile.TemporaryDirectory()))
         interpreter = Interpreter(file, options.threads)
     answers = [
