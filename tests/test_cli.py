@@ -1,5 +1,7 @@
 """Bad input on the command line: exit status 2, one line on standard error, nothing half-written."""
 
+import re
+
 import numpy as np
 import pytest
 
