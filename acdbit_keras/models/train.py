@@ -14,7 +14,7 @@ import keras
 from acdbit_keras import execution, schemes
 from acdbit_keras.distillation import Distiller, LabelDistillation, QueryKeyDistillation
 from acdbit_keras.files import read_json, write_beside, write_json
-from acdbit_keras.models import budget, data, distribution, hosts, optimization, recipes
+from acdbit_keras.models import budget, data, distribution, hosts, norms, optimization, recipes
 from acdbit_keras.models.callbacks import (
     Checkpoints,
     Speed,
@@ -184,6 +184,8 @@ class _Training:
 
     def begin(self):
         """Settles the number of epochs, and says what is to come."""
+        if self.recipe.statistics_batches and self.all_devices > 1:
+            raise ValueError("statistics_batches of a recipe is for one device; pass --set statistics_batches=0 with several")
         if self.scheme.post_training and hosts.count() > 1:
             raise ValueError(f"the scheme {self.scheme.name!r} is not trained, so it is made on one host")
         self.planned = self.plan()
@@ -284,6 +286,7 @@ class _Training:
                         StopOnNonFinite(),
                         Speed(made.steps * self.batch_size),
                         TestAveragedWeights(),
+                        *self._statistics(network),
                         *self._log(epoch),
                         Checkpoints(self.run, network, best=best),
                         *self._told(),
@@ -337,6 +340,16 @@ class _Training:
         if not self.recipe.kernels or self.all_devices > 1:
             return execution.KerasExecutor()
         return executor_for(network.blocks)
+
+    def _statistics(self, network):
+        """Of the averaged weights, where there are some: behind what puts them in place."""
+        count = self.recipe.statistics_batches
+        if not count:
+            return []
+        # The same batches each time, so that a resumed run measures what an unbroken one does.
+        options = dict(image_size=network.image_size, batch_size=self.batch_size, seed=self.recipe.seed, epochs=1)
+        batches, _ = data.load(self.shown, augment=self.recipe.augment, **options)
+        return [norms.StandingStatistics(network, lambda: (images for images, *_ in batches.take(count).as_numpy_iterator()))]
 
     def _log(self, epoch):
         """Before the state: a row too many is dropped when the run is resumed, a missing one would stay missing."""

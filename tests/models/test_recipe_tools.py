@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from acdbit_keras.models import budget, data, optimization, recipes, register_preset, sizes
+from acdbit_keras.models import budget, data, norms, optimization, recipes, register_preset, sizes
 from acdbit_keras.models import train as room
 from acdbit_keras.models.data.validation import HeldOut
 from acdbit_keras.models.loading import load_model
@@ -178,6 +178,43 @@ def test_a_run_starts_from_the_run_of_another_recipe_which_is_made(tmp_path, mon
     kept = load_model(tmp_path / first.name)
     for ours, theirs in zip(source.trainable_variables, kept.trainable_variables, strict=True):
         np.testing.assert_array_equal(np.asarray(ours.value), np.asarray(theirs.value))
+
+
+# === Statistics of weights that stand still ===
+
+
+@pytest.mark.any_backend
+def test_norms_are_measured_as_means_over_batches():
+    network = sizes.build("one_block_8", "binary_vit", classes=4)
+    norm = network.norm
+    norm.moving_mean.assign(keras.ops.full(norm.moving_mean.shape, 7.0))
+    batches = np.random.default_rng(0).normal(size=(3, 16, 8, 8, 1)).astype("float32")
+    weights = [np.array(variable.value) for variable in network.trainable_variables]
+    assert norms.measure(network, batches) == 3
+    measured = np.array(norm.moving_mean.value)
+    # One batch alone, at momentum 0.9, moves what was measured by a tenth of the way to that batch's own mean.
+    inputs = []
+    for images in batches:
+        norm.moving_mean.assign(keras.ops.zeros(measured.shape))
+        network(images, training=True)
+        inputs.append(np.array(norm.moving_mean.value) / (1 - norm.momentum))
+    np.testing.assert_allclose(measured, np.mean(inputs, axis=0), rtol=1e-3, atol=1e-4)
+    for before, variable in zip(weights, network.trainable_variables, strict=True):
+        np.testing.assert_array_equal(before, np.array(variable.value))
+
+
+def test_a_run_keeps_the_measured_statistics(tmp_path):
+    recipe = QUICK.replace(name="measured", scheme="binary_vit", teacher=None, statistics_batches=4)
+    train(recipe, tmp_path / "run", verbose=0)
+    network, again = load_model(tmp_path / "run"), load_model(tmp_path / "run")
+    options = dict(image_size=8, batch_size=recipe.batch_size, seed=recipe.seed, augment=recipe.augment, epochs=1)
+    images, _ = data.load("digits", **options)
+    assert norms.measure(again, [batch for batch, *_ in images.take(4).as_numpy_iterator()]) == 4
+    for ours, theirs in zip(network.non_trainable_variables, again.non_trainable_variables, strict=True):
+        if ours.name.startswith("moving"):
+            np.testing.assert_allclose(np.asarray(ours.value), np.asarray(theirs.value), rtol=1e-3, atol=1e-4)
+    with pytest.raises(ValueError, match="statistics_batches of a recipe is for one device"):
+        train(recipe, tmp_path / "two", verbose=0, devices=2)
 
 
 # === A teacher of the labels ===

@@ -61,6 +61,8 @@ class Recipe:
         accumulate: number of batches whose gradients make one step of the optimizer; default 1.
         validation_share: share of the training images of each class, in [0, 1), that is held out and validated on in place of
             the test images, which are then looked at once, by the final model; default 0.
+        statistics_batches: number of training batches on which BatchNorm's statistics are measured anew, with weights that stand
+            still, before every validation, see `acdbit_keras.models.norms`; default 0: moving averages, as Keras has them.
         image_size: side in pixels; `None`, the default, is that of the preset.
         drop_path: stochastic-depth rate of the last block, in [0, 1); default 0.
         label_weight, query_key_weight, query_key_form: weights and form of the distillation terms; `None`, the default, is
@@ -114,6 +116,7 @@ class Recipe:
     start: str | None = None
     freeze: bool = False
     label_teacher: str | None = None
+    statistics_batches: int = 0
 
     def __post_init__(self):
         if isinstance(self.scheme, dict):
@@ -121,6 +124,7 @@ class Recipe:
             object.__setattr__(self, "scheme", schemes.get(self.scheme))
         checks.choice("schedule of a recipe", self.schedule, optimization.SCHEDULES)
         checks.integer("accumulate of a recipe", self.accumulate, 1)
+        checks.integer("statistics_batches of a recipe", self.statistics_batches, 0)
         for field, holds, allowed in _RANGES:
             value = getattr(self, field)
             if value is not None and not holds(value):

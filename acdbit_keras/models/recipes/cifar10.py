@@ -50,6 +50,7 @@ MINI = Recipe(
     learning_rate=8e-3,
     warmup_share=0.15,
     augment="mirror",
+    statistics_batches=100,
 )
 SIZES = tuple(
     recipe.replace(name=recipe.name.replace("mini", size), preset=f"vit_{size}_pooled4_32")
