@@ -45,17 +45,31 @@ def using(count, batch_size):
     backend = keras.config.backend()
     if backend not in ("jax", "tensorflow"):
         raise ValueError(f"devices={count} needs the JAX or the TensorFlow backend, not {backend}")
-    spread = _on_jax if backend == "jax" else _on_tensorflow
+    found = _found()
+    if count > len(found):
+        there = f"there {'is' if len(found) == 1 else 'are'} {len(found)}"
+        raise ValueError(f"devices={count}, but {there}: {', '.join(found)}")
     if batch_size % total:
         raise ValueError(f"batch_size={batch_size} cannot be divided by devices={total}")
-    with spread(count, total):
+    with _on_jax(count, total) if backend == "jax" else _on_tensorflow(found[:count]):
         yield
+
+
+def _found():
+    """Names of this host's devices."""
+    if keras.config.backend() == "jax":
+        import jax
+
+        return [f"{device.platform}:{device.id}" for device in jax.local_devices()]
+    import tensorflow as tf
+
+    logical = tf.config.list_logical_devices
+    return [device.name.removeprefix("/device:") for device in logical("GPU") or logical("CPU")]
 
 
 def _on_jax(count, total):
     import jax
 
-    _check_there_are(count, [f"{device.platform}:{device.id}" for device in jax.local_devices()])
     # The first of every host.
     chosen, of_host = [], {}
     for device in jax.devices():
@@ -67,18 +81,21 @@ def _on_jax(count, total):
     return _WholeBatches(devices=chosen, auto_shard_dataset=False).scope()
 
 
-def _on_tensorflow(count, _):
+_strategy = None
+
+
+def _on_tensorflow(devices):
+    global _strategy
     import tensorflow as tf
 
-    logical = tf.config.list_logical_devices
-    found = [device.name.removeprefix("/device:") for device in logical("GPU") or logical("CPU")]
-    _check_there_are(count, found)
-    return tf.distribute.MirroredStrategy(found[:count]).scope()
-
-
-def _check_there_are(count, found):
-    if count > len(found):
-        raise ValueError(f"devices={count}, but there {'is 1' if len(found) == 1 else f'are {len(found)}'}: {', '.join(found)}")
+    # One in a process: a second would number its collective operations like the first, and TensorFlow take them for the same.
+    _strategy = _strategy or tf.distribute.MirroredStrategy(devices)
+    if _strategy.num_replicas_in_sync != len(devices):
+        raise ValueError(
+            f"devices={len(devices)}, but this process has trained on {_strategy.num_replicas_in_sync}; "
+            "on TensorFlow another number needs another process"
+        )
+    return _strategy.scope()
 
 
 def test_batch_size(examples, batch_size, count):

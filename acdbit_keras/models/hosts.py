@@ -7,6 +7,9 @@ command on every machine goes on after the last finished epoch.
 They first find each other over a plain socket: `jax.distributed` kills the process where one does not come, without a word
 that helps. The sockets stay open, host 0 with every other, so that who is lost is known at once and by number, where collective
 operations would wait for long, or end the process, too.
+
+Not on TensorFlow: under its `MultiWorkerMirroredStrategy` `fit` of Keras 3.15 fails on the first batch, for it takes the parts of
+the batch for a tensor.
 """
 
 import contextlib
@@ -99,7 +102,7 @@ def join(hosts, task):
     global _joined
     if keras.config.backend() != "jax":
         raise ValueError(
-            f"hosts={hosts.count} needs the JAX backend, not {keras.config.backend()}; "
+            f"hosts={hosts.count} needs the JAX backend, not {keras.config.backend()}, where Keras' fit knows no several machines; "
             "set KERAS_BACKEND=jax in an environment with jax"
         )
     import jax
