@@ -50,7 +50,7 @@ def total(x):
     return x if replica is None else replica.all_reduce("SUM", x)
 
 
-def sum(x, axis):  # noqa: A001 - as in `keras.ops`
+def sum(x, axis):
     """Sum over axes, dimensions kept; where the first is among them, over the whole batch."""
     summed = ops.sum(x, axis=axis, keepdims=True)
     return total(summed) if _over_batch(axis, x) else summed

@@ -214,10 +214,15 @@ def add_speed(subparsers):
         "--only", action="append", help="a contender to measure besides binary_vit; may be repeated (default: all)"
     )
     parser.add_argument("--parts", metavar="SCHEME", help="show where the processor time of a scheme's step goes instead")
+    parser.add_argument(
+        "--paper", action="store_true", help="time a step of every scheme, and reckon what the paper's tables cost, instead"
+    )
     parser.add_argument("--out", help="also write the JSON value to this file")
 
 
 def speed(options):
+    if options.paper:
+        return _paper_cost(options)
     from acdbit_keras.studies.speed import measure, measure_parts
 
     for name in ("batch_size", "steps", "rounds"):
@@ -240,6 +245,16 @@ def speed(options):
         for name, row in rows.items()
     )
     emit(options, text, value)
+
+
+def _paper_cost(options):
+    from acdbit_keras.studies import training_cost
+
+    measured = training_cost.measure()
+    value = {"measured": measured, **training_cost.reckoned(measured)}
+    if options.out:
+        write_json(options.out, value)
+    emit(options, training_cost.table(value), value)
 
 
 COMMANDS = (

@@ -102,7 +102,7 @@ def join(hosts, task):
     global _joined
     if keras.config.backend() != "jax":
         raise ValueError(
-            f"hosts={hosts.count} needs the JAX backend, not {keras.config.backend()}, where Keras' fit knows no several machines; "
+            f"hosts={hosts.count} needs the JAX backend, not {keras.config.backend()}, on which Keras trains on one machine; "
             "set KERAS_BACKEND=jax in an environment with jax"
         )
     import jax

@@ -84,9 +84,7 @@ def optimizer(recipe, rate):
     """
     averaged = {} if recipe.ema is None else {"use_ema": True, "ema_momentum": recipe.ema}
     accumulated = {} if recipe.accumulate == 1 else {"gradient_accumulation_steps": recipe.accumulate}
-    made = WholeBatchAdamW(
-        rate, weight_decay=recipe.weight_decay, global_clipnorm=recipe.clip_norm, **averaged, **accumulated
-    )
+    made = WholeBatchAdamW(rate, weight_decay=recipe.weight_decay, global_clipnorm=recipe.clip_norm, **averaged, **accumulated)
     made.exclude_from_weight_decay(var_names=_WITHOUT_DECAY)
     return made
 

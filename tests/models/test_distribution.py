@@ -96,11 +96,12 @@ class Kept(keras.layers.Layer):
 
 
 def layers():
+    noisy = quantizers.UniformQuantizer
     places = {
         "running": acd.BinaryDense(16, acd.AlignedSign(batch_share=0.7), "weight_sign"),
         "deviation": acd.BinaryDense(16, acd.AlignedSign(threshold="mean", scale="std"), "weight_sign"),
         "exact_median": acd.BinaryDense(16, acd.AlignedSign(tracking="batch"), "weight_sign"),
-        "range": acd.BinaryDense(16, quantizers.UniformQuantizer(range="average", noise=0.5), quantizers.UniformQuantizer(noise=0.5)),
+        "range": acd.BinaryDense(16, noisy(range="average", noise=0.5), noisy(noise=0.5)),
         "extremes": acd.BinaryDense(16, quantizers.PowerOfTwoFactor()),
         "elastic": acd.BinaryDense(16, acd.ElasticBinary(None, bits=2, lsq=True), acd.WeightSign(scale="learned")),
         "kept": Kept(),
@@ -141,7 +142,7 @@ acd.models.register_preset("tiny", width=32, num_heads=1, depth=1, mlp_ratio=2, 
 folder = sys.argv[1]
 acd.models.build("tiny", "float32").save(f"{folder}/teacher.keras")
 recipe = recipes.get("digits_acd_bit").replace(
-    preset="tiny", epochs=2, batch_size=128, kernels=False, drop_path=0.1, clip_norm=0.05, validation_share=None
+    preset="tiny", epochs=2, batch_size=128, kernels=False, drop_path=0.1, clip_norm=0.05, validation_share=0.0
 )
 for devices in (1, 2):
     train(recipe, f"{folder}/{devices}", teacher=f"{folder}/teacher.keras", devices=devices, verbose=0)
