@@ -60,7 +60,7 @@ def add_train(subparsers):
         "--hosts",
         type=int,
         default=1,
-        help="machines, with JAX, that share every batch and see a run folder, each started with this command (default: %(default)s)",
+        help="machines, on JAX, that share every batch and see a run folder, all started with this command (default: %(default)s)",
     )
     parser.add_argument("--host", type=int, metavar="I", help="with --hosts: this one's number, from 0; host 0 writes")
     parser.add_argument("--coordinator", metavar="ADDRESS:PORT", help="with --hosts: where host 0 is reached")
