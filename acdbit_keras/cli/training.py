@@ -60,7 +60,7 @@ def add_train(subparsers):
         "--hosts",
         type=int,
         default=1,
-        help="machines, on JAX, that share every batch and see a run folder, all started with this command (default: %(default)s)",
+        help="machines, on JAX, that share every batch and see a run folder, each started with this (default: %(default)s)",
     )
     parser.add_argument("--host", type=int, metavar="I", help="with --hosts: this one's number, from 0; host 0 writes")
     parser.add_argument("--coordinator", metavar="ADDRESS:PORT", help="with --hosts: where host 0 is reached")
@@ -251,7 +251,8 @@ def _paper_cost(options):
     from acdbit_keras.studies import training_cost
 
     measured = training_cost.measure()
-    value = {"measured": measured, **training_cost.reckoned(measured)}
+    counted = {name: training_cost.flops_per_image(measured["preset"], name) for name in measured["schemes"]}
+    value = {"measured": measured, "flops_per_image": counted, **training_cost.reckoned(measured)}
     if options.out:
         write_json(options.out, value)
     emit(options, training_cost.table(value), value)

@@ -76,18 +76,30 @@ def _training(table, scheme, dataset):
     images = (
         0 if schemes.get(scheme).post_training else recipe.epochs * facts.steps_per_epoch(recipe.batch_size) * recipe.batch_size
     )
-    return Training(table, dataset, scheme, images, images * flops_per_image(recipe.preset, scheme, facts.classes))
+    return Training(table, dataset, scheme, images, images * flops_per_image(recipe.preset, scheme))
 
 
-def flops_per_image(preset, scheme, classes=10, **sizes):
-    """Operations that one image takes in a training step of a preset in a scheme, its teacher's pass among them."""
-    taught = 2 * _macs(preset, "float32", classes, **sizes) if schemes.get(scheme).distillation else 0
-    return 6 * _macs(preset, scheme, classes, **sizes) + taught
+def flops_per_image(preset, scheme, blocks=12):
+    """Operations that one image takes in a training step in a scheme, its teacher's pass among them.
+
+    Args:
+        preset: of an isotropic backbone.
+        scheme: its name.
+        blocks: number of its blocks.
+    """
+    taught = 2 * _macs(preset, "float32", blocks) if schemes.get(scheme).distillation else 0
+    return 6 * _macs(preset, scheme, blocks) + taught
+
+
+def _macs(preset, scheme, blocks):
+    # All blocks are alike.
+    one, two = (_counted(preset, scheme, depth) for depth in (1, 2))
+    return one + (blocks - 1) * (two - one)
 
 
 @functools.cache
-def _macs(preset, scheme, classes, **sizes):
-    counted = cost.analyse(build(preset, scheme, classes, **sizes))
+def _counted(preset, scheme, depth):
+    counted = cost.analyse(build(preset, scheme, depth=depth))
     return counted.bit_macs + counted.float_macs
 
 
@@ -110,7 +122,7 @@ def measure(preset="vit_small_patch16_224", batch_size=4, steps=3):
     for name in paper.COMPARISON:
         if schemes.get(name).post_training:
             continue
-        flops = batch_size * flops_per_image(preset, name, depth=_BLOCKS)
+        flops = batch_size * flops_per_image(preset, name, _BLOCKS)
         seconds = _seconds(_step(preset, name, batch_size), steps)
         found[name] = {"flops": flops, "seconds": seconds, "share": flops / seconds / rate}
     return {

@@ -73,7 +73,7 @@ import numpy as np
 
 import acdbit_keras as acd
 from acdbit_keras import quantizers, replicas
-from acdbit_keras.models import distribution, recipes
+from acdbit_keras.models import distribution, optimization, recipes
 from acdbit_keras.models.blocks import DropPath
 from acdbit_keras.models.train import train
 """
@@ -116,11 +116,15 @@ def layers():
 def run(devices):
     with distribution.using(devices, 16):
         keras.utils.set_random_seed(1)
-        model = keras.Sequential([keras.Input((2, 2, 16)), *layers(), keras.layers.Flatten(), keras.layers.Dense(10)])
-        model.compile(keras.optimizers.SGD(0.1), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-        # Of 38 images the last batch has 6, and no part for the second device.
+        inputs, outputs = keras.Input((2, 2, 16)), lambda: (keras.layers.Flatten(), keras.layers.Dense(10))
+        teacher, student = keras.Sequential([inputs, *outputs()]), keras.Sequential([inputs, *layers(), *outputs()])
+        model = acd.Distiller(teacher, student)
+        optimizer = optimization.WholeBatchAdamW(1e-3, global_clipnorm=0.3)
+        model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
+        # Of 38 images the last batch has 6.
         history = model.fit(images, labels, batch_size=16, epochs=2, shuffle=False, verbose=0)
-    return {"loss": history.history["loss"], **{v.path: v.numpy().tolist() for v in model.non_trainable_variables}}
+    weights = {variable.path: variable.numpy().tolist() for variable in student.variables if "seed" not in variable.path}
+    return {**history.history, **weights}
 
 
 found = [run(1), run(2)]
@@ -138,14 +142,20 @@ print(json.dumps(found))
 """
 
 WHOLE_RUN = """
-acd.models.register_preset("tiny", width=32, num_heads=1, depth=1, mlp_ratio=2, image_size=8, patch_size=2, channels=1)
-folder = sys.argv[1]
-acd.models.build("tiny", "float32").save(f"{folder}/teacher.keras")
-recipe = recipes.get("digits_acd_bit").replace(
-    preset="tiny", epochs=2, batch_size=128, kernels=False, drop_path=0.1, clip_norm=0.05, validation_share=0.0
-)
-for devices in (1, 2):
-    train(recipe, f"{folder}/{devices}", teacher=f"{folder}/teacher.keras", devices=devices, verbose=0)
+acd.models.register_preset("tiny", width=32, num_heads=1, depth=2, mlp_ratio=2, image_size=8, patch_size=2, channels=1)
+recipe = recipes.get("digits_teacher").replace(preset="tiny", epochs=3, jit_compile=False, drop_path=0.1, clip_norm=0.5)
+
+
+def stop(name, epoch, total, logs):
+    if epoch == 2:
+        raise InterruptedError
+
+
+train(recipe, f"{sys.argv[1]}/1", verbose=0)
+try:
+    train(recipe, f"{sys.argv[1]}/2", devices=2, verbose=0, progress=stop)
+except InterruptedError:
+    print(train(recipe, f"{sys.argv[1]}/2", devices=2, verbose=0)["epochs"])
 """
 
 
@@ -159,20 +169,19 @@ def on_tensorflow(script, *arguments):
 
 def test_whatever_is_measured_on_two_devices_of_tensorflow_is_measured_on_one():
     one, two = json.loads(on_tensorflow(MEASURING).splitlines()[-1])
-    assert one["loss"] == pytest.approx(two["loss"], rel=1e-4)
     assert sum("running_" in name for name in one) > 5
     for (name, ours), theirs in zip(two.items(), one.values(), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4, err_msg=name)
 
 
-def test_a_run_on_two_devices_of_tensorflow_has_the_loss_curve_of_one(tmp_path):
-    on_tensorflow(WHOLE_RUN, tmp_path)
+def test_a_run_on_two_devices_of_tensorflow_has_the_loss_curve_of_one_although_it_was_stopped(tmp_path):
+    assert on_tensorflow(WHOLE_RUN, tmp_path).split() == ["3"]
     one, two = (Run(tmp_path / devices).history for devices in "12")
-    assert len(one) == len(two) == 2 and float(one[1]["loss"]) < float(one[0]["loss"])
+    assert len(one) == len(two) == 3 and float(one[2]["loss"]) < float(one[0]["loss"])
     for ours, theirs in zip(two, one):
-        for name in ("loss", "label_loss", "query_key_loss", "val_loss"):
+        for name in ("loss", "val_loss"):
             assert float(ours[name]) == pytest.approx(float(theirs[name]), rel=2e-3), name
-        assert float(ours["val_accuracy"]) == pytest.approx(float(theirs["val_accuracy"]), abs=0.02)
+        assert float(ours["val_accuracy"]) == pytest.approx(float(theirs["val_accuracy"]), abs=0.01)
     assert read_json(tmp_path / "2" / "plan.json")["devices"] == 2
 
 
@@ -188,7 +197,7 @@ def test_test_images_are_laid_out_alike_in_every_batch(examples, batch_size, dev
 
 def test_a_number_of_devices_that_cannot_be_is_refused(tmp_path):
     quick = recipes.get("digits_teacher").replace(epochs=1)
-    with pytest.raises(ValueError, match="devices=64, but there (are|is) .*CPU:0|batch_size"):
+    with pytest.raises(ValueError, match="devices=64, but there is 1: CPU:0"):
         train(quick, tmp_path / "run", devices=64, verbose=0)
     with pytest.raises(ValueError, match="devices must be an integer of at least 1, not 0"):
         train(quick, tmp_path / "run", devices=0, verbose=0)
