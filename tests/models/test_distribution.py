@@ -142,7 +142,7 @@ print(json.dumps(found))
 """
 
 WHOLE_RUN = """
-acd.models.register_preset("tiny", width=32, num_heads=1, depth=2, mlp_ratio=2, image_size=8, patch_size=2, channels=1)
+acd.models.register_preset("tiny", width=32, num_heads=1, depth=1, mlp_ratio=2, image_size=8, patch_size=2, channels=1)
 recipe = recipes.get("digits_teacher").replace(preset="tiny", epochs=3, jit_compile=False, drop_path=0.1, clip_norm=0.5)
 
 
