@@ -40,6 +40,10 @@ def label_loss(distiller, x=IMAGES, y=CLASSES, **options):
     return compiled(distiller, **options).evaluate(x, y, batch_size=16, verbose=0, return_dict=True)["label_loss"]
 
 
+def losses_of(distiller):
+    return compiled(distiller).evaluate(IMAGES, CLASSES, batch_size=16, verbose=0, return_dict=True)
+
+
 def cross_entropy(teacher, ours):
     p = np.exp(teacher) / np.exp(teacher).sum(-1, keepdims=True)
     return -(p * (ours - np.log(np.exp(ours).sum(-1, keepdims=True)))).sum(-1).mean()
@@ -76,10 +80,28 @@ def test_several_teachers_count_by_their_weights(tmp_path):
     expected = 0.75 * cross_entropy(theirs[0], own) + 0.25 * cross_entropy(theirs[1], own)
     assert label_loss(distiller) == pytest.approx(expected, rel=1e-4)
     again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(distiller))
-    assert again.shares == [0.75, 0.25] and len(again.teachers) == 2
+    assert again.shares == {"label": [0.75, 0.25]} and len(again.teachers) == 2
     for weights in ([1], [1, -1], [0, 0]):
         with pytest.raises(ValueError, match="teacher_weights must be 2 numbers of at least 0"):
             Distiller(teachers, binary(), teacher_weights=weights)
+
+
+@pytest.mark.any_backend
+def test_one_teacher_teaches_the_labels_and_another_query_and_key():
+    network, twin, ours = ordinary(), acd.models.VisionTransformer("float32", 4, **SIZES), student()
+    weights = {"label": [1, 0], "query_key": [0, 1]}
+    both = Distiller([network, twin], ours, teacher_weights=weights)
+    found = losses_of(both)
+    for teacher, term in ((network, LabelDistillation()), (twin, QueryKeyDistillation())):
+        alone = losses_of(Distiller(teacher, ours, [term]))
+        assert found[f"{term.name}_loss"] == pytest.approx(alone[f"{term.name}_loss"], rel=1e-4)
+    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(both))
+    assert again.shares == {"label": [1.0, 0.0], "query_key": [0.0, 1.0]}
+    for wrong in ({"label": [1, 0]}, {**weights, "hidden": [1, 1]}):
+        with pytest.raises(ValueError, match="teacher_weights must name the terms label, query_key, each once"):
+            Distiller([network, twin], student(), teacher_weights=wrong)
+    with pytest.raises(ValueError, match="the term 'query_key' compares taps of the blocks, and the teacher .* has none"):
+        Distiller([network, twin], student(), teacher_weights=[1, 1])
 
 
 @pytest.mark.any_backend

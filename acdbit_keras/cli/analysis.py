@@ -1,6 +1,7 @@
-"""Commands that look closely at trained models: `robustness` and `visualize`."""
+"""Commands that look closely at trained models: `robustness`, `visualize` and `curves`."""
 
 import pathlib
+import shlex
 import sys
 
 from acdbit_keras.cli import emit
@@ -100,4 +101,32 @@ def visualize(options):
     emit(options, f"{table(results)}\nopen {pathlib.Path(options.out) / 'index.html'}", results)
 
 
-COMMANDS = (add_robustness, add_visualize)
+def add_curves(subparsers):
+    parser = command(
+        subparsers,
+        "curves",
+        curves,
+        "Accuracy against hours of training, and what each model cost; figure.png, table.md, results.json.",
+    )
+    parser.add_argument(
+        "models",
+        nargs="+",
+        metavar="MODEL",
+        help="run folders or names of the zoo; RUN+RUN where the second began with what the first had trained",
+    )
+    parser.add_argument("--out", required=True, help="folder of the results")
+
+
+def curves(options):
+    from acdbit_keras.machine import processor
+    from acdbit_keras.studies import curves as study
+
+    made_by = {
+        "command": shlex.join(["acdbit", "curves", *options.models, "--out", options.out]),
+        "processor": processor(),
+    }
+    results = study.run(options.models, pathlib.Path(options.out), made_by)
+    emit(options, f"{study.markdown(results)}\nin {pathlib.Path(options.out)}", results)
+
+
+COMMANDS = (add_robustness, add_visualize, add_curves)

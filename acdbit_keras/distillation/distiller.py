@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -37,7 +37,10 @@ class Distiller(QuickStart):
         student: model to train, in place.
         terms: sequence of terms such as `LabelDistillation()`; default: those of the student's scheme, and
             `LabelDistillation()` of a student without one.
-        teacher_weights: of several teachers, at least 0 each; what counts is their share of the sum. Default: equal ones.
+        teacher_weights: of several teachers, at least 0 each; what counts is their share of the sum. Or a dict from the name of
+            a term to such weights: then one teacher, say a fast convolutional network, teaches the labels and another query and
+            key, `{"label": [1, 0], "query_key": [0, 1]}`. A teacher needs only what the terms compare that it has a weight in.
+            Default: equal ones.
         teacher_preprocessing: function or layer that makes the teacher's inputs of the student's, e.g. what undoes a
             normalisation; of several teachers a sequence, `None` for as they are. Default: as they are.
 
@@ -59,7 +62,7 @@ class Distiller(QuickStart):
         teacher: keras.Model | Path | Sequence[keras.Model | Path],
         student: keras.Model,
         terms: Sequence[Term] | None = None,
-        teacher_weights: Sequence[float] | None = None,
+        teacher_weights: Sequence[float] | Mapping[str, Sequence[float]] | None = None,
         teacher_preprocessing: Callable[[Tensor], Tensor] | Sequence[Callable[[Tensor], Tensor] | None] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -70,7 +73,7 @@ class Distiller(QuickStart):
         self.teachers = [_model(each, "teacher") for each in teachers]
         if not teachers:
             raise ValueError("teacher must be a model or several, not none")
-        self.shares = _shares(teacher_weights, len(teachers))
+        self.shares = _shares_of_terms(teacher_weights, self.terms, len(teachers))
         several = isinstance(teacher_preprocessing, (list, tuple))
         self.preprocessing = list(teacher_preprocessing) if several else [teacher_preprocessing] * len(teachers)
         if len(self.preprocessing) != len(teachers):
@@ -186,13 +189,15 @@ class Distiller(QuickStart):
         if not isinstance(outputs, dict):
             # JAX's evaluation hands over the logits alone. Compiled, this second call merges with the first.
             outputs = self._student_outputs(x, False) if self._taps else {"logits": outputs}
-        references = [self._reference(index, x) for index in range(len(self.teachers))]
+        references = [self._reference(index, x) if self._terms_of(index) else None for index in range(len(self.teachers))]
         total = 0.0
         for term in self._active:
             if term.needs_labels and y is None:
                 raise ValueError(f"the term {term.name!r} needs labels, and the data has none")
             per_image = 0.0
-            for share, reference in zip(self.shares, references):
+            for share, reference in zip(self.shares[term.name], references):
+                if share == 0.0:
+                    continue
                 distance = term(reference, outputs, y) if term.needs_labels else term(reference, outputs)
                 per_image = per_image + (distance if share == 1.0 else share * distance)
             if sample_weight is not None:
@@ -210,7 +215,12 @@ class Distiller(QuickStart):
         """What a teacher says to a batch, as constants."""
         teacher, prepare = self.teachers[index], self.preprocessing[index]
         inputs = _resized(teacher, x if prepare is None else prepare(x))
-        return keras.tree.map_structure(ops.stop_gradient, _outputs(teacher, inputs, False, self._taps))
+        taps = any(term.taps for term in self._terms_of(index))
+        return keras.tree.map_structure(ops.stop_gradient, _outputs(teacher, inputs, False, taps))
+
+    def _terms_of(self, index):
+        """The terms that a teacher takes part in."""
+        return [term for term in self.terms if self.shares[term.name][index] > 0.0]
 
     def compute_metrics(self, x: Tensor, y: Tensor, y_pred: Tensor, sample_weight: Tensor = None) -> dict[str, Any]:
         logits = y_pred["logits"] if isinstance(y_pred, dict) else y_pred
@@ -248,13 +258,14 @@ class Distiller(QuickStart):
     def _check_compatible(self):
         """Checks that every term has what it compares; returns the number of outputs."""
         ours = _example_outputs(self.student, "student", self.terms, None)
-        for teacher, prepare in zip(self.teachers, self.preprocessing):
+        for index, (teacher, prepare) in enumerate(zip(self.teachers, self.preprocessing)):
             _check_inputs(teacher, self.student, prepare)
-            theirs = _example_outputs(teacher, "teacher", self.terms, self.student)
+            terms = self._terms_of(index)
+            theirs = _example_outputs(teacher, "teacher", terms, self.student)
             if ours["logits"].shape[-1] != theirs["logits"].shape[-1]:
                 counts = theirs["logits"].shape[-1], ours["logits"].shape[-1]
                 raise ValueError(f"the teacher has {counts[0]} classes, the student {counts[1]}; they must agree")
-            _check_taps(ours, theirs, self.terms)
+            _check_taps(ours, theirs, terms)
         return ours["logits"].shape[-1]
 
 
@@ -288,6 +299,16 @@ def _model(model, role):
     if not model.built:
         raise ValueError(f"the {role} {model.name!r} is not built: call it on a batch first")
     return model
+
+
+def _shares_of_terms(weights, terms, count):
+    """Dict from a term's name to the share of each teacher."""
+    if not isinstance(weights, Mapping):
+        return {term.name: _shares(weights, count) for term in terms}
+    names = [term.name for term in terms]
+    if missing := [name for name in weights if name not in names] or [name for name in names if name not in weights]:
+        raise ValueError(f"teacher_weights must name the terms {', '.join(names)}, each once; {missing[0]!r} is in one of both")
+    return {name: _shares(weights[name], count) for name in names}
 
 
 def _shares(weights, count):

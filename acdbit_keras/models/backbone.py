@@ -10,12 +10,12 @@ from keras import layers
 
 from acdbit_keras import checks, freezing, replicas, schemes
 from acdbit_keras.layers.attention import check_heads
-from acdbit_keras.layers.stem import ConvolutionalStem, PatchEmbedding, PooledStem
+from acdbit_keras.layers.stem import ConvolutionalStem, PatchEmbedding, PooledStem, WidePooledStem
 from acdbit_keras.models.blocks import BLOCKS, BinaryBlock, FloatBlock, PatchMerging
 from acdbit_keras.quick_start import QuickStart
 from acdbit_keras.typing import SchemeLike, Shape, Tensor
 
-STEMS = {"patch": PatchEmbedding, "convolutional": ConvolutionalStem, "pooled": PooledStem}
+STEMS = {"patch": PatchEmbedding, "convolutional": ConvolutionalStem, "pooled": PooledStem, "wide_pooled": WidePooledStem}
 
 
 class Stage(NamedTuple):
@@ -48,8 +48,8 @@ class Backbone(QuickStart):
         image_size: side of the square image in pixels, or height and width; divisible by `patch_size`.
         patch_size: side of a square patch in pixels, or height and width.
         channels: number of image channels.
-        stem: `"patch"`, one convolution per patch, `"convolutional"`, 3x3 convolutions of stride 2, or `"pooled"`, 3x3
-            convolutions of stride 1 with max-pooling.
+        stem: `"patch"`, one convolution per patch, `"convolutional"`, 3x3 convolutions of stride 2, `"pooled"`, 3x3
+            convolutions of stride 1 with max-pooling, or `"wide_pooled"`, the same of twice the width.
         drop_path: stochastic-depth rate of the last block, in [0, 1); it grows linearly from 0.
         float_merging: whether the merging of tokens is a float product in a binary scheme, too; default False.
         frozen: names of the parts that stand still while the others are trained, see `frozen`; default: none.

@@ -6,12 +6,14 @@ command on every machine goes on after the last finished epoch.
 
 They first find each other over a plain socket: `jax.distributed` kills the process where one does not come, without a word
 that helps. The sockets stay open, host 0 with every other, so that who is lost is known at once and by number, where collective
-operations would wait for long, or end the process, too.
+operations would wait for long. Or they end the process, too, from a thread of theirs that nothing can be caught in: so a second
+process, which does nothing else, has the last word.
 
 Not on TensorFlow: under its `MultiWorkerMirroredStrategy` `fit` of Keras 3.15 fails on the first batch, for it takes the parts of
 the batch for a tensor.
 """
 
+import atexit
 import contextlib
 import dataclasses
 import itertools
@@ -20,10 +22,12 @@ import os
 import pathlib
 import re
 import socket
+import subprocess
 import sys
 import tempfile
 import threading
 import time
+import zlib
 
 import keras
 
@@ -73,6 +77,14 @@ class Hosts:
         return name.strip("[]"), int(port)
 
 
+_AGAIN = "start all of them again with the same commands: the run goes on after its last finished epoch"
+# Reads until the training process ends, and speaks if that said nothing before.
+_LAST_WORD = f"""
+import sys
+if not sys.stdin.buffer.read():
+    sys.exit("acdbit: this host or another was lost; {_AGAIN}")
+"""
+
 _joined = None
 _connections = {}  # by number of the host at the other end
 
@@ -107,9 +119,9 @@ def join(hosts, task):
         )
     import jax
 
+    last_word = subprocess.Popen([sys.executable, "-I", "-S", "-c", _LAST_WORD], stdin=subprocess.PIPE, start_new_session=True)
+    atexit.register(_speak_for_oneself, last_word)
     connections = _gather(hosts, task) if hosts.index == 0 else {0: _report(hosts, task)}
-    # The processor's collectives must run in the order of the program, which is the same on all hosts.
-    jax.config.update("jax_cpu_enable_async_dispatch", False)
     jax.distributed.initialize(
         coordinator_address=hosts.coordinator,
         num_processes=hosts.count,
@@ -121,7 +133,7 @@ def join(hosts, task):
     _joined = hosts
     _connections.update(connections)
     for number, connection in connections.items():
-        threading.Thread(target=_watch, args=(number, connection), daemon=True).start()
+        threading.Thread(target=_watch, args=(number, connection, last_word), daemon=True).start()
 
 
 def leave():
@@ -131,37 +143,73 @@ def leave():
         _send(connection, {"done": True})
 
 
-def _watch(number, connection):
+def _speak_for_oneself(last_word):
+    with contextlib.suppress(OSError, ValueError):
+        last_word.stdin.write(b"said")
+        last_word.stdin.close()
+    last_word.wait()
+
+
+def _watch(number, connection, last_word):
     """Ends the process when another host is lost."""
     connection.settimeout(None)
     said = _receive(connection)
     if isinstance(said, dict) and said.get("done"):
         return
-    print(
-        f"acdbit: host {number} was lost; start all of them again with the same commands: "
-        "the run goes on after its last finished epoch",
-        file=sys.stderr,
-        flush=True,
-    )
+    _speak_for_oneself(last_word)
+    print(f"acdbit: host {number} was lost; {_AGAIN}", file=sys.stderr, flush=True)
     os._exit(2)
+
+
+def settle():
+    """Waits until all devices of this host have computed what they were given.
+
+    Two programs that need nothing of each other may run at once on a device, and what they send to other hosts then gets mixed
+    up, which ends the process. A value that is read waits for one device only.
+    """
+    if _joined:
+        import jax
+
+        jax.block_until_ready(jax.live_arrays())
+
+
+class Settled(keras.callbacks.Callback):
+    """Settles wherever `fit` begins a program that does not need what the one before computes."""
+
+    def on_epoch_begin(self, epoch, logs=None):
+        settle()
+
+    def on_test_begin(self, logs=None):
+        settle()
+
+    def on_test_end(self, logs=None):
+        settle()
 
 
 def barrier(name):
     """Waits for all hosts to reach the place of this name."""
     if _joined:
-        from jax.experimental import multihost_utils
-
-        multihost_utils.sync_global_devices(name)
+        here = zlib.crc32(name.encode())
+        if _of_host_0(here) != here:
+            raise RuntimeError(f"host {index()} has come to the barrier '{name}', host 0 to another")
 
 
 def agreed(number):
-    """Host 0's value of an integer."""
-    if not _joined:
-        return number
-    import numpy as np
-    from jax.experimental import multihost_utils
+    """Host 0's value of an integer of at most 32 bits."""
+    return _of_host_0(number) if _joined else number
 
-    return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
+
+def _of_host_0(number):
+    """Host 0's number, when the program that carries it has ended on all devices of this host."""
+    import jax
+    import numpy as np
+
+    settle()
+    mesh = jax.sharding.Mesh(np.asarray(jax.devices()), ("device",))
+    spread = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("device"))
+    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    said = jax.make_array_from_callback((mesh.size,), spread, lambda part: np.full(1, 0 if part[0].start else number, np.uint32))
+    return int(jax.block_until_ready(jax.jit(jax.numpy.sum, out_shardings=everywhere)(said)).addressable_data(0))
 
 
 def save(path, network):
@@ -252,7 +300,8 @@ def _report(hosts, task):
         with contextlib.suppress(OSError):
             connection = socket.create_connection(hosts.address, timeout=left)
             _send(connection, {"host": hosts.index, "hosts": hosts.count, "task": task})
-            connection.settimeout(max(0.01, end - time.monotonic()))
+            # Host 0 may have begun to wait only now, and says itself who is missing.
+            connection.settimeout(hosts.wait + _WORD_SECONDS)
             said = _receive(connection)
         if isinstance(said, dict) and said.get("fault", "") is None:
             return connection

@@ -68,7 +68,7 @@ class PyramidVisionTransformer(Backbone):
         mlp_ratios: Sequence[int] = (8, 8, 4, 4),
         reductions: Sequence[int] = (8, 4, 1, 1),
         merging: Literal["binary", "float"] = "binary",
-        stem: Literal["patch", "convolutional", "pooled"] = "patch",
+        stem: Literal["patch", "convolutional", "pooled", "wide_pooled"] = "patch",
         drop_path: float = 0.0,
         **kwargs: Any,
     ) -> None:

@@ -53,6 +53,12 @@ _ISOTROPIC = {
     "vit_nano_pooled4_32": dict(image_size=32, patch_size=4, width=64, depth=6, num_heads=2, mlp_ratio=2, stem="pooled"),
     "vit_mini_pooled4_32": dict(image_size=32, patch_size=4, width=128, depth=4, num_heads=4, mlp_ratio=2, stem="pooled"),
     "vit_midi_pooled4_32": dict(image_size=32, patch_size=4, width=192, depth=6, num_heads=6, mlp_ratio=2, stem="pooled"),
+    # 16 tokens: a third of its cost, for tables of many runs.
+    "vit_mini_pooled8_32": dict(image_size=32, patch_size=8, width=128, depth=4, num_heads=4, mlp_ratio=2, stem="pooled"),
+    # Mini behind the tokenizer of CCT: three times the float arithmetic.
+    "vit_mini_wide_pooled4_32": dict(
+        image_size=32, patch_size=4, width=128, depth=4, num_heads=4, mlp_ratio=2, stem="wide_pooled"
+    ),
     # The same on larger images: 64 and 144 tokens.
     "vit_mini_pooled8_64": dict(image_size=64, patch_size=8, width=128, depth=4, num_heads=4, mlp_ratio=2, stem="pooled"),
     "vit_mini_pooled8_96": dict(image_size=96, patch_size=8, width=128, depth=4, num_heads=4, mlp_ratio=2, stem="pooled"),
@@ -74,6 +80,11 @@ _PYRAMIDS = {
     "pyramid_micro_patch2_32": dict(
         image_size=32, patch_size=2, widths=(32, 64, 128), depths=(1, 2, 2), num_heads=(1, 2, 4), mlp_ratios=(4, 4, 2),
         reductions=(4, 2, 1), stem="convolutional",
+    ),
+    # Behind one pooled convolution: 256, 64 and 16 tokens, 16 keys in all, for the fewest float products per accuracy.
+    "pyramid_mini_pooled2_32": dict(
+        image_size=32, patch_size=2, widths=(64, 128, 256), depths=(1, 2, 2), num_heads=(2, 4, 8), mlp_ratios=(2, 2, 2),
+        reductions=(4, 2, 1), stem="pooled",
     ),
     # BinaryViT's pyramid. With its patch of 4, 32 pixels would end in a single token and 64 in 4; with 2 the stages
     # have 256, 64, 16 and 4 tokens (16 keys, 4 in the last) and 1024, 256, 64 and 16 (16 keys, 64 in the third).

@@ -225,8 +225,8 @@ class _Training:
                 network.freeze_body()
             previous = load_model(self.run.stage_path(index - 1)) if index else None
             terms = terms_of(recipe, scheme)
-            if terms and self.has_teacher:
-                model = Distiller(previous if stage.teacher == "previous" else self._teacher(), network, terms)
+            if terms and (self.has_teacher or recipe.label_teacher):
+                model = self._distiller(lambda: previous if stage.teacher == "previous" else self._teacher(), network, terms)
             train_set, test_set = data.load(
                 self.shown,
                 image_size=network.image_size,
@@ -281,6 +281,7 @@ class _Training:
                     shuffle=False,
                     verbose=self.verbose,
                     callbacks=[
+                        hosts.Settled(),
                         StopOnNonFinite(),
                         Speed(made.steps * self.batch_size),
                         TestAveragedWeights(),
@@ -294,20 +295,43 @@ class _Training:
             optimization.keep_averages(model.optimizer)
         return network
 
-    def _start_from(self, start, network):
-        """Gives a network the body of a trained model: a name of the zoo, a run's folder, a file, or a recipe."""
+    def _distiller(self, teacher, network, terms):
+        """The student in the hands of its teachers: of one, or the labels from one and everything else from another."""
+        if self.recipe.label_teacher is None:
+            return Distiller(teacher(), network, terms)
+        labels = [term for term in terms if isinstance(term, LabelDistillation)]
+        if not labels:
+            raise ValueError(
+                f"label_teacher={self.recipe.label_teacher} has nothing to teach: "
+                f"the scheme {self.scheme.name!r} has no label term, or the recipe takes it away"
+            )
         try:
-            if pathlib.Path(start).exists():
-                source = load_model(start)
-            elif start in zoo_names():
-                source = from_zoo(start)
-            elif start.partition("@")[0] in recipes.names():
-                source = self._of_recipe(start)
-            else:
-                source = load_model(start)
-            copy_body(source, network)
+            label_teacher = self._found(self.recipe.label_teacher)
+        except (ValueError, OSError) as error:
+            raise ValueError(f"cannot learn the labels from {self.recipe.label_teacher}: {error}") from error
+        # The student's random numbers must not depend on what was loaded or trained for it.
+        keras.utils.set_random_seed(self.recipe.seed)
+        if not self.has_teacher or len(labels) == len(terms):
+            return Distiller(label_teacher, network, labels)
+        weights = {term.name: [1, 0] if term in labels else [0, 1] for term in terms}
+        return Distiller([label_teacher, teacher()], network, terms, weights)
+
+    def _start_from(self, start, network):
+        """Gives a network the body of a trained model."""
+        try:
+            copy_body(self._found(start), network)
         except (ValueError, OSError) as error:
             raise ValueError(f"cannot start from {start}: {error}") from error
+
+    def _found(self, name):
+        """The trained model that a name of the zoo, a run's folder, a file, or a recipe stands for."""
+        if pathlib.Path(name).exists():
+            return load_model(name)
+        if name in zoo_names():
+            return from_zoo(name)
+        if name.partition("@")[0] in recipes.names():
+            return self._of_recipe(name)
+        return load_model(name)
 
     def _executor(self, network):
         """Compiled kernels, where the recipe wants them and they know the network; they do not share a batch between devices."""

@@ -49,7 +49,7 @@ class VisionTransformer(Backbone):
         depth: int = 12,
         num_heads: int = 3,
         mlp_ratio: int = 4,
-        stem: Literal["patch", "convolutional", "pooled"] = "patch",
+        stem: Literal["patch", "convolutional", "pooled", "wide_pooled"] = "patch",
         drop_path: float = 0.0,
         **kwargs: Any,
     ) -> None:

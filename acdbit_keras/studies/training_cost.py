@@ -24,7 +24,7 @@ from acdbit_keras.models.sizes import build
 from acdbit_keras.studies.experiments import paper
 
 # Products of halves in dense matrices per second, as their makers say; nobody has run this package on one.
-ACCELERATORS = {"A100": 312e12, "H100 SXM": 989e12}
+ACCELERATORS = {"V100": 125e12, "A100": 312e12, "H100 SXM": 989e12}
 # Recipes at the paper's scale, of the images as the paper seems to take them; see `acdbit_keras.models.recipes.cifar10`.
 RECIPES = {"cifar10": "cifar10_224", "cifar100": "cifar100_224", "tiny_imagenet": "tiny_imagenet", "imagenet2012": "imagenet"}
 _SIDE = 2048  # of the matrices

@@ -66,15 +66,16 @@ def test_which_ops_carry_out_a_backbone(form, tmp_path):
     assert ("0 attention products in float, 0 float copies of bits" in str(report)) is in_bits
 
 
+@pytest.mark.parametrize("stem, convolutions", [("pooled", 3), ("wide_pooled", 2)])
 @pytest.mark.parametrize("form", [FORMS["blocks"], FORMS["layers"]], ids=["blocks", "layers"])
-def test_a_pooled_stem_is_two_ops_per_halving(form, tmp_path):
+def test_a_pooled_stem_is_two_ops_per_halving(form, stem, convolutions, tmp_path):
     keras.utils.set_random_seed(3)
-    model = jittered(models.build("vit_nano_pooled4_32", "acd_bit", depth=1))
+    model = jittered(models.build("vit_nano_pooled4_32", "acd_bit", depth=1, stem=stem))
     report = to_tflite(model, tmp_path / "student.tflite", **form)
     if form == FORMS["blocks"]:
         # Positions, mean over tokens, classifier; norm and ReLU are in the convolutions.
         others = {"ADD": 1, "MEAN": 1, "FULLY_CONNECTED": 1}
-        assert report.op_counts == {"CONV_2D": 3, "MAX_POOL_2D": 2, "AcdBinaryBlock": 1, **others}
+        assert report.op_counts == {"CONV_2D": convolutions, "MAX_POOL_2D": 2, "AcdBinaryBlock": 1, **others}
     samples = np.random.default_rng(0).normal(size=(8, 32, 32, 3)).astype(np.float32)
     assert verify(model, report.path, samples).ok
 

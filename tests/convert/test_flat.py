@@ -63,7 +63,14 @@ def test_a_flat_file_gives_the_logits_of_the_delegate(scheme, tmp_path):
     assert difference(flat_file.predict(images(20)), Interpreter(tmp_path / "m.tflite").predict(images(20))) < 1e-6
 
 
-@pytest.mark.parametrize("preset, sizes", [("vit_micro_patch4_32", {}), ("vit_mini_pooled4_32", dict(width=64, num_heads=2))])
+@pytest.mark.parametrize(
+    "preset, sizes",
+    [
+        ("vit_micro_patch4_32", {}),
+        ("vit_mini_pooled4_32", dict(width=64, num_heads=2)),
+        ("vit_mini_wide_pooled4_32", dict(width=64, num_heads=2)),
+    ],
+)
 def test_convolutional_and_pooled_stems(preset, sizes, tmp_path):
     to_tflite(build(preset=preset, depth=1, **sizes), tmp_path / "m.tflite", attention="binary")
     flat.write(tmp_path / "m.tflite", tmp_path / "m.acdm")

@@ -7,7 +7,7 @@ from numerics import array, gradient
 
 from acdbit_keras import layers
 from acdbit_keras.layers.pooling import average_channels, tile_channels
-from acdbit_keras.layers.stem import ConvolutionalStem, PooledStem, halve_by_maximum
+from acdbit_keras.layers.stem import ConvolutionalStem, PooledStem, WidePooledStem, halve_by_maximum
 
 pytestmark = pytest.mark.any_backend
 
@@ -90,7 +90,7 @@ def test_starts():
     np.testing.assert_allclose(array(layers.LayerScale()(x)), 0.1 * x, rtol=1e-6)
 
 
-@pytest.mark.parametrize("stem", [ConvolutionalStem, PooledStem])
+@pytest.mark.parametrize("stem", [ConvolutionalStem, PooledStem, WidePooledStem])
 @pytest.mark.parametrize("patch_size", [1, 3, 6, 0])
 def test_stem_refuses_other_patches(stem, patch_size):
     with pytest.raises(ValueError, match=f"patch_size must be a power of 2 from 2 up .* not {patch_size}"):
@@ -115,11 +115,12 @@ def test_halving_is_the_same_pooling_in_xla_and_outside(shape, monkeypatch):
     np.testing.assert_array_equal(*gradients)
 
 
+@pytest.mark.parametrize("kind", [PooledStem, WidePooledStem])
 @pytest.mark.parametrize("patch_size", [2, 4])
-def test_a_pooled_stem_may_pool_before_or_behind_its_norms(patch_size):
+def test_a_pooled_stem_may_pool_before_or_behind_its_norms(patch_size, kind):
     """Where no gain is negative, which training keeps so."""
     x = draw(3, 8, 8, 3)
-    stem = randomised(PooledStem(16, patch_size), x.shape)
+    stem = randomised(kind(16, patch_size), x.shape)
     stem(x, training=True)
     for norm in stem.norms:
         norm.gamma.assign(norm.gamma.constraint(norm.gamma))

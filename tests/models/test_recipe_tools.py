@@ -180,6 +180,30 @@ def test_a_run_starts_from_the_run_of_another_recipe_which_is_made(tmp_path, mon
         np.testing.assert_array_equal(np.asarray(ours.value), np.asarray(theirs.value))
 
 
+# === A teacher of the labels ===
+
+
+def test_the_labels_have_a_teacher_of_their_own(tmp_path, monkeypatch):
+    network = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)])
+    network.save(tmp_path / "network.keras")
+    sizes.build("one_block_8", "float32", classes=10).save(tmp_path / "twin.keras")
+    made = []
+    real = room.Distiller
+    monkeypatch.setattr(room, "Distiller", lambda *arguments: made.append(real(*arguments)) or made[-1])
+    student = QUICK.replace(name="student", scheme="acd_bit", epochs=1, label_teacher=str(tmp_path / "network.keras"))
+    train(student, tmp_path / "labels", verbose=0)
+    train(student, tmp_path / "both", teacher=tmp_path / "twin.keras", verbose=0)
+    labels, both = made
+    assert labels.shares == {"label": [1.0]}
+    assert both.shares == {"label": [1.0, 0.0], "query_key": [0.0, 1.0]}
+    for distiller in made:
+        np.testing.assert_array_equal(*(np.asarray(each.weights[0].value) for each in (distiller.teacher, network)))
+    with pytest.raises(ValueError, match="label_teacher=.* has nothing to teach: the scheme 'acd_bit' has no label term"):
+        train(student.replace(label_weight=0.0), tmp_path / "none", verbose=0)
+    with pytest.raises(ValueError, match="cannot learn the labels from nowhere: there is no file nowhere"):
+        train(student.replace(label_teacher="nowhere"), tmp_path / "none", verbose=0)
+
+
 # === Budgets ===
 
 

@@ -38,6 +38,9 @@ class Recipe:
         preset: a name of `acdbit_keras.models.presets()`.
         scheme: a name of `acdbit_keras.schemes.names()`, a variant of one, `"acd_bit[threshold=mean]"`, or a `Scheme`.
         teacher: the recipe whose result is the teacher, as `recipes.get` takes it; `None`, the default: the labels alone.
+        label_teacher: another model whose logits the label term follows, where the other terms follow the teacher: the file of
+            any Keras model, a run's folder, a name of the zoo, or a recipe whose run is made where it is not there. Without a
+            teacher beside it, the label term is the only one. `None`, the default: the teacher teaches the labels, too.
         epochs: passes over the training set; default 10.
         batch_size: images per step; incomplete batches are dropped; default 128.
         learning_rate: peak of the cosine schedule of AdamW; default 1e-3.
@@ -110,6 +113,7 @@ class Recipe:
     seed: int = 0
     start: str | None = None
     freeze: bool = False
+    label_teacher: str | None = None
 
     def __post_init__(self):
         if isinstance(self.scheme, dict):
