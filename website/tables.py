@@ -264,7 +264,8 @@ def training_cost():
             rows.append([name, dataset, f"{row['flops']:.1e}", *(f"{hours:,.0f}" for hours in row["hours"].values())])
     sums = [sum(row["hours"][device] for row in found["trainings"]) for device in found["assumed_flops_per_second"]]
     rows.append(["all", "", f"{sum(row['flops'] for row in found['trainings']):.1e}", *(f"{hours:,.0f}" for hours in sums)])
-    return table(["table", "dataset", "operations", *(f"hours, {device}" for device in found["assumed_flops_per_second"])], rows)
+    devices = [f"hours, {device}" for device in found["assumed_flops_per_second"]]
+    return table(["table", "dataset", "operations", *devices], rows, "llr" + "r" * len(devices))
 
 
 def training_systems():
@@ -272,7 +273,7 @@ def training_systems():
     of = collections.defaultdict(dict)
     for row in found["trainings"]:
         if row["table"] == "comparison":
-            of[row["scheme"]][row["dataset"]] = f"{row['hours']['A100']:,.0f}"
+            of[row["scheme"]][row["dataset"]] = f"{row['hours']['A100']:,.1f}"
     datasets = list(next(iter(of.values())))
     return table(
         ["scheme", *(f"{dataset}, A100 hours" for dataset in datasets)], [[f"`{n}`", *h.values()] for n, h in of.items()]
