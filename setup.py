@@ -14,10 +14,14 @@ import shutil
 import struct
 import subprocess
 import sys
+import warnings
 
 from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
+
+# Of an editable installation setuptools warns that a folder here is named like the package, which it is.
+warnings.filterwarnings("ignore", "Editable installation")
 
 ROOT = pathlib.Path(__file__).parent.resolve()
 # The folder of each library's sources and of itself, its name, and the variable that names its preset.
@@ -28,7 +32,7 @@ LIBRARIES = {
 PRESETS = {name: os.environ.get(variable) for name, variable in LIBRARIES.values()}
 if PRESETS["acdbit_runtime"] and not PRESETS["acdbit_training"]:
     del LIBRARIES["acdbit_keras/training"]  # nobody trains on what is cross-compiled for
-# Beside where the library would be: why it is not there. pip shows warnings of a build that succeeds to nobody.
+# Beside where the library would be: why it is not there. most pips show warnings of a build that succeeds to nobody.
 REASON = "not_compiled.txt"
 MACHINES = {62: "x86_64", 183: "aarch64", 40: "armv7l"}  # ELF's numbers
 MANYLINUX = (2, 17)

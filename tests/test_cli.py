@@ -1,5 +1,7 @@
 """Bad input on the command line: exit status 2, one line on standard error, nothing half-written."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -77,6 +79,9 @@ def test_every_command_explains_itself(command, capsys):
 
 def test_lists(capsys):
     assert main(["train", "--list"]) == 0
-    assert "digits_acd_bit" in capsys.readouterr().out
+    rows = capsys.readouterr().out.splitlines()
+    assert "digits_acd_bit" in [row.split()[0] for row in rows]
+    assert len({re.match(r"\S+ +", row).end() for row in rows}) == 1, "in columns"
     assert main(["data", "list"]) == 0
-    assert "tiny_imagenet" in capsys.readouterr().out
+    listed = capsys.readouterr().out
+    assert "tiny_imagenet" in listed and "steps 128" in listed

@@ -38,7 +38,7 @@ def _list(options):
         facts = room.info(name)
         rows[name] = {
             "classes": facts.classes,
-            "image_size": facts.image_size,
+            "steps" if facts.sequence else "image_size": facts.image_size,
             "train": facts.train_examples,
             "test": facts.test_examples,
         }

@@ -62,10 +62,16 @@ def add_convert(subparsers):
     parser.add_argument(
         "--input",
         default="float32",
-        help="float32, normalised images, or uint8, a camera's pixels, which the file normalises (default: %(default)s)",
+        help="float32, normalised images, or uint8, a camera's pixels, which the file normalises, or int8, pixels less 128 "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--output",
+        default="float32",
+        help="float32, or int8 or uint8, logits with a scale and a zero point that training images give (default: %(default)s)",
     )
     parser.add_argument("--layers", action="store_true", help="keep every layer an op of its own instead of one op per block")
-    parser.add_argument("--dataset", help="dataset whose images calibrate int8 (default: the one the model was trained on)")
+    parser.add_argument("--dataset", help="dataset whose images calibrate integers (default: the one the model was trained on)")
 
 
 def convert(options):
@@ -75,7 +81,7 @@ def convert(options):
         _convert_flat(options, model, form)
         return
     precision = options.precision or getattr(getattr(model, "scheme", None), "precision", None)
-    dataset = dataset_of(options, options.model, required=precision == "int8")
+    dataset = dataset_of(options, options.model, required=precision == "int8" or options.output != "float32")
     report = deployed.convert(
         model,
         options.out,
@@ -87,6 +93,7 @@ def convert(options):
         half=options.half,
         compact=options.compact,
         input=options.input,
+        output=options.output,
         stem=options.stem,
     )
     emit(options, str(report), report.to_dict())
@@ -103,6 +110,8 @@ def _convert_flat(options, model, form):
     for name in ("half", "layers"):
         if getattr(options, name):
             raise ValueError(f"--{name} is for .tflite files" + ("; --compact makes flat ones smaller" if name == "half" else ""))
+    if options.output != "float32":
+        raise ValueError(f"--output {options.output} is for .tflite files; flat ones give floats")
     dataset = dataset_of(options, options.model, required=False)
     settings = dict(data_dir=options.data_dir, compact=options.compact, input=options.input)
     if form == "flat":
@@ -170,8 +179,13 @@ def predict(options):
     with contextlib.ExitStack() as stack:
         file = options.file
         if not pathlib.Path(file).suffix and not pathlib.Path(file).exists():
+            from acdbit_keras.models.zoo import entries
             from acdbit_keras.studies import zoo
 
+            # Before the model is converted, which takes its time.
+            entries.card(file)
+            if missing := [path for path in options.images if not pathlib.Path(path).exists()]:
+                raise ValueError(f"there is no file {missing[0]}")
             file = zoo.converted(file, stack.enter_context(tempfile.TemporaryDirectory()))
         interpreter = Interpreter(file, options.threads)
     answers = [

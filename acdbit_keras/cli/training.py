@@ -75,7 +75,8 @@ def train(options):
 
     if options.list:
         listed = {name: _recipe_line(recipes.get(name)) for name in recipes.names()}
-        emit(options, "\n".join(f"{name:28}{line}" for name, line in listed.items()), listed)
+        width = max(map(len, listed))
+        emit(options, "\n".join(f"{name:{width}}  {line}" for name, line in listed.items()), listed)
         return
     if options.freeze and not options.start:
         raise ValueError("--freeze leaves the head alone to be trained, behind the body that --from names")

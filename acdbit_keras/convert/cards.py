@@ -7,6 +7,7 @@ Its keys that are known here, each optional:
     central_share   side of the central square that is looked at, over the shorter side of the picture; default 1.0
     dataset         what the model was trained on
     scheme          how it was quantized
+    sequence        in a flat file, true where a sample is a sequence (steps, channels): its header has an image of width 1
 """
 
 import math

@@ -23,14 +23,14 @@ import tensorflow as tf
 from keras import ops
 
 from acdbit_keras import checks, code, device_ops, execution, files, masking
-from acdbit_keras.convert import cards, doors, flatbuffer, fusion, metadata, remaining, rewrite, runtime
+from acdbit_keras.convert import cards, doors, flatbuffer, fusion, integers, metadata, pictures, remaining, rewrite, runtime
 from acdbit_keras.convert.interpreter import choose_engine, start_engine
 from acdbit_keras.convert.kernels import kernel_code, packable_kernel, signed
 from acdbit_keras.typing import Dataset, Path
 
 PRECISIONS = ("bits", "float32", "float16", "dynamic", "int8")
 ATTENTIONS = ("binary", "float")
-INPUTS = ("float32", "uint8")
+INPUTS = OUTPUTS = ("float32", *integers.DTYPES)
 STEMS = ("float32", "int8")
 _TAP = "tap"
 
@@ -54,6 +54,7 @@ class Conversion:
         attention_products: float matrix products between two computed tensors, those of attention, that are left.
         float_copies: tensors of bits that are unpacked into floats.
         in_float: dict from the path of every layer with a matrix product that is not carried out in bits to the reason.
+        quantized: dict from the name of every input and output in 8 bits that has a scale to `dtype`, `scale` and `zero_point`.
     """
 
     path: str
@@ -66,6 +67,7 @@ class Conversion:
     attention_products: int
     float_copies: int
     in_float: dict[str, str]
+    quantized: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """The report in plain types, as `json.dumps` takes them."""
@@ -76,6 +78,8 @@ class Conversion:
         if self.packed_layers:
             text += f"; {self.packed_layers} binary layers packed into {self.packed_bytes / 1e6:.3f} MB"
             text += f"; {self.attention_products} attention products in float, {self.float_copies} float copies of bits"
+        for name, door in self.quantized.items():
+            text += f"; {name} {door['dtype']} in steps of {door['scale']:.3g}"
         return text + remaining.text(self.in_float, self.precision)
 
 
@@ -287,7 +291,8 @@ def to_tflite(
     compact: bool = False,
     calibration: npt.ArrayLike | Dataset | None = None,
     card: dict[str, Any] | None = None,
-    input: Literal["float32", "uint8"] = "float32",
+    input: Literal["float32", "int8", "uint8"] = "float32",
+    output: Literal["float32", "int8", "uint8"] = "float32",
     stem: Literal["float32", "int8"] = "float32",
 ) -> Conversion:
     """Converts a model and writes a `.tflite` file that takes one image per run.
@@ -297,8 +302,8 @@ def to_tflite(
             a single input may be of integers.
         path: where the file is to be. It is written beside and renamed, so an older one stays whole if anything fails.
         precision: `"bits"`, every product of bits packed; `"float32"`; `"float16"`, weights stored in half precision;
-            `"dynamic"`, int8 weights and float activations; `"int8"`, both, with float input and output. `None`, the default:
-            that of the model's scheme; without one, `"bits"` for a model with binary layers, else `"float32"`.
+            `"dynamic"`, int8 weights and float activations; `"int8"`, both. `None`, the default: that of the model's scheme;
+            without one, `"bits"` for a model with binary layers, else `"float32"`.
         attention: how attention between bits is carried out. `"binary"`: with bits, by this project's runtime.
             `"float"`: as float products of the +-1 codes, which Larq Compute Engine's own runtime executes. `None`,
             the default: `"binary"` if the runtime was compiled when the package was installed, else `"float"`.
@@ -308,14 +313,17 @@ def to_tflite(
         compact: with `"bits"`, whether the kernels of convolutions and of the classifier are stored in int8 with a scale per
             output, and the vectors of blocks and the position embedding in half precision; default False. It costs signs on
             their threshold, not accuracy; `verify` rounds the kernels likewise, and allows for the rest.
-        calibration: what `"int8"` is calibrated on: normalised images `(n, height, width, channels)`, float32, or a
-            `tf.data.Dataset` of batches `images` or `(images, labels)`; some hundred images are enough. `None`, the default,
-            for all else.
+        calibration: what shows the ranges of integers - those within of `precision="int8"`, and those of `input` and `output`:
+            normalised images `(n, height, width, channels)`, float32, or a `tf.data.Dataset` of batches `images` or
+            `(images, labels)`; some hundred images are enough. `None`, the default, for all else.
         card: dict of plain types stored in the file for whoever runs it, e.g. class names and the normalisation; its keys
             are those of `acdbit_keras.convert.metadata`. With classes the file also has TFLite's standard metadata. Default:
             none.
-        input: what the file takes: `"float32"`, the default, normalised images, or `"uint8"`, pixels as a camera gives them,
-            which the file normalises with the card's mean and std.
+        input: what the file takes: `"float32"`, the default, normalised images; `"uint8"`, pixels as a camera gives them, which
+            the file normalises with the card's mean and std; `"int8"`, pixels less 128, likewise. Without mean and std, integers
+            with a scale and a zero point that hold what calibration shows, as TFLite quantizes an input.
+        output: what the file gives: `"float32"`, the default, or `"int8"` or `"uint8"` with a scale and a zero point that hold
+            what it gives for calibration; beyond that it saturates. `Interpreter` makes floats of them.
         stem: with `"bits"`, how the patch embedding, or the convolutions in front of the first block, are carried out.
             `"float32"`, the default, as in Keras; `"int8"`, with weights of 8 bits, a scale for each output, and activations
             that are quantized when the file runs, which takes a quarter of the space and of the time. Logits then differ from
@@ -342,6 +350,7 @@ def to_tflite(
         attention = "binary" if runtime.is_installed() else "float"
     checks.choice("attention", attention, ATTENTIONS)
     checks.choice("input", input, INPUTS)
+    checks.choice("output", output, OUTPUTS)
     checks.choice("stem", stem, STEMS)
     cards.check(card or {})
     if precision is None:
@@ -358,18 +367,18 @@ def to_tflite(
         raise ValueError(f"stem='int8' is for precision='bits', not {precision!r}")
     if stem == "int8" and half:
         raise ValueError("half=True and stem='int8' both say how the stem is stored: leave out one")
-    if (precision == "int8") != (calibration is not None):
-        needs = "needs" if precision == "int8" else "takes no"
-        raise ValueError(f"precision={precision!r} {needs} calibration images")
-    if inputs.several and (input == "uint8" or precision == "int8"):
-        raise ValueError(f"input='uint8' and precision='int8' are for models of one input, not {', '.join(inputs.names)}")
-    pixels = _normalisation(card, inputs, precision) if input == "uint8" else None
+    takes_pixels = input != "float32" and "mean" in (card or {})
+    if inputs.several and (takes_pixels or precision == "int8"):
+        what = f"input={input!r} with the card's mean and std" if takes_pixels else "precision='int8'"
+        raise ValueError(f"{what} is for models of one input, not {', '.join(inputs.names)}")
+    pixels = _normalisation(card, inputs, input, precision) if takes_pixels else None
+    _check_calibration(precision, input, output, takes_pixels, calibration)
 
     model = in_float32(model)
     with tempfile.TemporaryDirectory() as folder:
         executor = RuntimeExecutor(fuse_blocks) if attention == "binary" else LceExecutor()
         if precision in (None, "bits"):
-            saved = _save(model, inputs, executor, folder, pixels)
+            saved = _save(model, inputs, executor, folder, input, pixels)
             # Attention as float products leaves nothing that could be packed.
             in_bits = executor.products or (executor.attentions and attention == "binary")
             precision = precision or ("bits" if in_bits else "float32")
@@ -385,16 +394,21 @@ def to_tflite(
             _edit(file, rounding, stem)
             packed = _check_packed(file, executor.products, model)
         else:
-            saved = _save(model, inputs, IntegerExecutor() if precision == "int8" else FloatExecutor(), folder, pixels)
-            file, packed = flatbuffer.parse(_convert_float(folder, precision, calibration), "the converted model"), []
+            executor_of_floats = IntegerExecutor() if precision == "int8" else FloatExecutor()
+            saved = _save(model, inputs, executor_of_floats, folder, input, pixels)
+            content = _convert_float(folder, precision, calibration, input, output)
+            file, packed = flatbuffer.parse(content, "the converted model"), []
     if saved is dict:
         metadata.update(file, outputs="dict")
     rewrite.free_batch(file)
+    if precision != "int8":
+        _quantize_doors(file, inputs, input, output, card if takes_pixels else None, calibration)
     if card is not None:
         metadata.update(file, card=card)
-    labelled = bool((card or {}).get("classes"))
+    # The standard entry speaks of one input and one output.
+    labelled = bool((card or {}).get("classes")) and len(flatbuffer.inputs(file)) == len(flatbuffer.outputs(file)) == 1
     if labelled:
-        metadata.add_standard(file, card, normalised_inside=pixels is not None)
+        metadata.add_standard(file, card, normalised_inside=takes_pixels)
     content = flatbuffer.pack(file)
     if labelled:
         content = metadata.with_labels(content, card)
@@ -411,6 +425,7 @@ def to_tflite(
         attention_products=rewrite.attention_products(file),
         float_copies=flatbuffer.op_counts(file).get("LceDequantize", 0),
         in_float=remaining.layers(model, precision, attention),
+        quantized=integers.doors(file),
     )
 
 
@@ -467,27 +482,56 @@ def _copy(model, config):
     return copy
 
 
-def _normalisation(card, inputs, precision):
+def _check_calibration(precision, input, output, takes_pixels, calibration):
+    needs = {
+        f"precision={precision!r}": precision == "int8",
+        f"output={output!r}": output != "float32",
+        f"input={input!r}": input != "float32" and not takes_pixels,
+    }
+    [needing, *_] = [*(name for name, needed in needs.items() if needed), None]
+    if needing is None and calibration is not None:
+        raise ValueError(f"precision={precision!r} takes no calibration images, nor do input and output of the types asked for")
+    if needing is not None and calibration is None:
+        instead = "a card with the mean and std that the file is to normalise pixels with, or " if "input" in needing else ""
+        raise ValueError(f"{needing} needs {instead}calibration images, which show the range of its integers")
+
+
+def _quantize_doors(file, inputs, input, output, card, calibration):
+    """Puts integers at the doors of a file of floats; `card` is that of a file that takes pixels, else `None`."""
+    if output == "float32" and (input == "float32" or card):
+        return
+    batches = [dict(zip(inputs.names, arrays)) for arrays in samples(calibration, inputs)]
+    if input != "float32" and not card:
+        integers.quantize_inputs(file, input, batches)
+    if output != "float32":
+        if card:
+            pixels = pictures.Pixels(card, inputs.shape, input)
+            batches = [{name: pixels.of(images) for name, images in batch.items()} for batch in batches]
+        integers.quantize_outputs(file, output, batches)
+
+
+def _normalisation(card, inputs, input, precision):
     """Offset and factor that a file of pixels applies itself."""
     if precision == "int8":
-        raise ValueError("input='uint8' is for files whose first layer is float; int8 files quantize their normalised input")
-    if "mean" not in (card or {}):
-        raise ValueError("input='uint8' needs a card with the mean and std that the file is to normalise pixels with")
+        raise ValueError(
+            f"input={input!r} with the card's mean and std is for files whose first layer is float; "
+            "int8 files quantize their normalised input"
+        )
     channels = inputs.shapes[0][-1]
     if len(card["mean"]) not in (1, channels):
         raise ValueError(f"the card's mean must have one number for each of the {channels} channels, not {len(card['mean'])}")
     if inputs.dtypes != ("float32",):
-        raise ValueError(f"input='uint8' is for a model of normalised images, and this one takes {inputs.dtypes[0]} itself")
+        raise ValueError(f"input={input!r} is for a model of normalised images, and this one takes {inputs.dtypes[0]} itself")
     return cards.normalisation(card)
 
 
-def _save(model, inputs, executor, folder, pixels=None):
-    """Traces the model for one sample with an executor and writes the SavedModel; `pixels` normalise inside of it.
+def _save(model, inputs, executor, folder, input="float32", pixels=None):
+    """Traces the model for one sample with an executor and writes the SavedModel; with `pixels` of the type `input` inside of it.
 
     Returns:
         Type of what the model gives: a dict, a list or tuple, or a tensor's.
     """
-    dtypes = inputs.dtypes if pixels is None else ("uint8",)
+    dtypes = inputs.dtypes if pixels is None else (input,)
     specifications = [tf.TensorSpec((1, *shape), dtype, name) for name, shape, dtype in zip(inputs.names, inputs.shapes, dtypes)]
     given = []
 
@@ -495,7 +539,8 @@ def _save(model, inputs, executor, folder, pixels=None):
     def serve(*tensors):
         if pixels is not None:
             offset, factor = map(tf.constant, pixels)
-            tensors = [(tf.cast(tensors[0], tf.float32) - offset) * factor]
+            values = tf.cast(tensors[0], tf.float32) - float(pictures.LEAST[input])
+            tensors = [(values - offset) * factor]
         with execution.using(executor):
             outputs = model(inputs.pack(tensors), training=False)
         given.append(type(outputs))
@@ -526,7 +571,7 @@ def _convert_bits(folder):
     return larq_compute_engine.convert_saved_model(folder)
 
 
-def _convert_float(folder, precision, calibration):
+def _convert_float(folder, precision, calibration, input, output):
     converter = tf.lite.TFLiteConverter.from_saved_model(folder)
     if precision != "float32":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
@@ -535,6 +580,7 @@ def _convert_float(folder, precision, calibration):
     if precision == "int8":
         converter.representative_dataset = lambda: ([image[None]] for batch in batches(calibration) for image in batch)
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+        converter.inference_input_type, converter.inference_output_type = (getattr(tf, dtype) for dtype in (input, output))
     return converter.convert()
 
 

@@ -2,7 +2,8 @@
 
 A flat file is a list of steps with their constants, made from a `.tflite` file: a normalisation, convolutions with ReLU and
 max-pooling, additions, a mean, dense layers and whole binary blocks, which is what isotropic backbones consist of. The engine
-that runs it is `runtime/include/acdbit_model.h`; the layout is written down in `runtime/src/flat.h`.
+that runs it is `runtime/include/acdbit_model.h`; the layout is written down in `runtime/src/flat.h`. A sequence is to it an image
+of width 1, and a patch that lies in one piece, as those of sequences do, a pixel of many channels.
 
 In the compact form the kernels of the stem and the classifier are int8 with a scale per output, the vectors of the blocks and
 the position embedding half floats, and the stem computes in integers: pixels less their mean in units of 1 / 128, int16
@@ -111,16 +112,16 @@ def to_flat(
     card: dict[str, Any] | None = None,
     input: Literal["float32", "uint8"] = "float32",
 ) -> FlatConversion:
-    """Converts a model and writes a flat file (`.acdm`) that takes one image per run.
+    """Converts a model and writes a flat file (`.acdm`) that takes one image, or one recording, per run.
 
     Args:
-        model: built Keras model of an isotropic backbone in a 1-bit scheme.
+        model: built Keras model of an isotropic backbone, of images or sequences, in a 1-bit scheme.
         path: where the file is to be; an older one stays whole if anything fails.
         compact: whether stem, vectors, positions and classifier are stored in 8 and 16 bits, and the stem computes in integers,
             for which the card must have mean and std; default False, everything as trained.
         card: dict of plain types for whoever runs the file; keys as in `acdbit_keras.convert.metadata`. Default: none.
-        input: `"float32"`, the default, normalised images, or `"uint8"`, pixels, which the file normalises with the card's mean
-            and std.
+        input: `"float32"`, the default, normalised images, or `"uint8"`, pixels or readings of 8 bits, which the file normalises
+            with the card's mean and std.
 
     Returns:
         `FlatConversion`.
@@ -143,7 +144,7 @@ def to_flat(
         exact = os.path.join(folder, "exact.tflite")
         to_tflite(model, exact, precision="bits", attention="binary", card=card)
         content, _ = flatbuffer.contents(exact)
-    return write(content, path, compact, input)
+    return _write(content, f"model {model.name!r}", path, compact, input)
 
 
 def write(
@@ -163,7 +164,11 @@ def write(
         ValueError: a damaged file.
     """
     checks.choice("input", input, INPUTS)
-    steps, content = _build(source, compact, input)
+    return _write(*flatbuffer.contents(source), path, compact, input)
+
+
+def _write(content, name, path, compact, input):
+    steps, content = _build(content, name, compact, input)
     files.write_beside(path, lambda temporary: temporary.write_bytes(content))
     counts, sizes = {}, {}
     for step in steps:
@@ -176,16 +181,17 @@ def write(
 
 def build(source: Path | bytes, compact: bool = False, input: Literal["float32", "uint8"] = "float32") -> bytes:
     """The bytes of the flat file that `write` writes."""
-    return _build(source, compact, input)[1]
+    return _build(*flatbuffer.contents(source), compact, input)[1]
 
 
-def _build(source, compact, input):
-    content, name = flatbuffer.contents(source)
+def _build(content, name, compact, input):
     model = flatbuffer.parse(content, name)
     card = metadata.card(model)
     reader = _Reader(model, name)
     steps = reader.steps()
-    _, height, width, channels = reader.input.shape
+    height, width, channels = reader.size
+    if reader.is_sequence:
+        card = {**card, "sequence": True}
     if input == "uint8" or compact:
         if "mean" not in card:
             why = "pixels are normalised with" if input == "uint8" else "a compact file's integers are scaled by"
@@ -212,11 +218,16 @@ class _Reader:
         self._model, self._name = model, name
         self._nodes = [node for node in flatbuffer.operators(model) if node.subgraph == 0]
         inputs, outputs = flatbuffer.inputs(model), flatbuffer.outputs(model)
-        if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].shape[0] != 1 or inputs[0].dtype != "float32":
-            raise FlatError(f"{name} must have one input of float32 images, one per run, to become a flat file")
+        if len(inputs) != 1 or len(inputs[0].shape) not in (3, 4) or inputs[0].shape[0] != 1 or inputs[0].dtype != "float32":
+            raise FlatError(
+                f"{name} must have one input of float32 images (height, width, channels) or sequences (steps, channels) to "
+                f"become a flat file, not {', '.join(f'{tensor.shape[1:]} of {tensor.dtype}' for tensor in inputs)}"
+            )
         if len(outputs) != 1:
             raise FlatError(f"{name} has {len(outputs)} outputs; a model of one output can become a flat file")
-        self.input, self._output = inputs[0], outputs[0]
+        self._output = outputs[0]
+        self.is_sequence = len(inputs[0].shape) == 3
+        self.size = (inputs[0].shape[1], 1, inputs[0].shape[2]) if self.is_sequence else inputs[0].shape[1:]
         self.outputs = math.prod(outputs[0].shape)
         self._constants = {}
         self._norm = None  # factor and shift in front of a dense layer, which takes them in
@@ -232,7 +243,7 @@ class _Reader:
         if unknown:
             raise FlatError(
                 f"{self._name} cannot become a flat file, whose engine lacks {', '.join(unknown)}; "
-                "isotropic backbones with whole blocks (vit_*) can"
+                "isotropic backbones with whole blocks (vit_*, vit1d_*) can"
             )
         steps, at = [], 0
         while at < len(self._nodes):
@@ -246,6 +257,8 @@ class _Reader:
                 self._refuse(node, "stands where no patches are cut")
             if self._norm is not None and node.name not in ("MUL", "ADD", "FULLY_CONNECTED", "RESHAPE"):
                 self._refuse(node, "follows a norm that is part of nothing")
+            if node.name == "FULLY_CONNECTED" and not steps and math.prod(node.inputs[0].shape[:-1]) > 1:
+                make = self._whole_patches
             step = make(node, steps) if node.name == "MAX_POOL_2D" else make(node)
             if step is not None:
                 steps.append(step)
@@ -325,10 +338,21 @@ class _Reader:
         size = height // rows
         whole = size * rows == height and size * columns == width and kernel.shape == (units, size * size * channels)
         if not whole or tuple(first.outputs[0].shape) != (rows, size, columns, size * channels):
-            self._refuse(first, "cuts patches in another way than a patch embedding")
+            self._refuse(first, "cuts patches that are not square, which the engine cannot")
         return _convolution(
             x.shape, size, size, (0, 0), (1, rows, columns, units), 0, kernel.reshape(units, size, size, channels), bias
         )
+
+    def _whole_patches(self, node):
+        """The embedding of patches each of which lies in one piece: of sequences, and of rows of an image."""
+        kernel, bias = self._values(node.inputs[1]), self._values(node.inputs[2] if len(node.inputs) > 2 else None)
+        x = self._follow(node)
+        *tokens, inputs = x.shape
+        rows, channels = math.prod(tokens), self.size[2]
+        if kernel is None or inputs % channels or self._options(node).fusedActivationFunction != _NONE:
+            self._refuse(node, "is no embedding of patches: its kernel is computed, of another size, or has an activation")
+        by_pixel = kernel.reshape(len(kernel), -1, 1, channels)
+        return _convolution((1, rows, 1, inputs), 1, 1, (0, 0), (1, rows, 1, len(kernel)), 0, by_pixel, bias)
 
     def _pooling(self, node, steps):
         options = self._options(node)

@@ -86,8 +86,11 @@ def texts(content, name):
         "input_bytes": height * width * channels * (1 if pixels else 4),
         "input": "uint8 pixels, RGB, row by row" if pixels else "float32, normalised, row by row",
     }
+    card = json.loads(engine.card or b"{}")
+    if card.get("sequence"):
+        facts["input"] = "uint8 readings, step by step" if pixels else "float32, normalised, step by step"
     rows = [", ".join(map(str, content[i : i + _PER_LINE])) for i in range(0, len(content), _PER_LINE)]
-    names = json.loads(engine.card or b"{}").get("classes") or [str(number) for number in range(engine.outputs)]
+    names = card.get("classes") or [str(number) for number in range(engine.outputs)]
     classes = ",\n".join(f"    {json.dumps(text, ensure_ascii=False)}" for text in names[: engine.outputs])
     return {
         f"{name}.h": _HEADER.format(**facts),

@@ -243,8 +243,9 @@ class Interpreter:
         engine: name of the engine in use.
         input_names: names of the inputs, as the file's signature has them.
         input_shape: shape of one image, without the batch axis; of several inputs a dict from their names.
-        input_dtype: what `predict` takes, "float32", "uint8" where the file normalises pixel values itself, or another integer
-            type that the model takes; of several inputs a dict from their names.
+        input_dtype: what `predict` takes, "float32", also where the file quantizes; "uint8" where it normalises pixel values
+            itself, "int8" where it does so with pixels less 128, or another integer type that the model takes; of several inputs
+            a dict from their names.
         output_names: names of the outputs, as the file's signature has them, in the order `predict` returns them.
         card: what was stored in the file for whoever runs it, a dict; see `acdbit_keras.convert.metadata`.
         classes: names of the classes, `()` if the file does not say.
@@ -331,6 +332,8 @@ class Interpreter:
         self.classes = tuple(self.card.get("classes", ()))
         self.engine, self.output_names = FLAT, ["logits"]
         self.input_shape, self.input_dtype = self._session.input_shape, self._session.input_dtype
+        if self.card.get("sequence"):
+            self.input_shape = self.input_shape[:1] + self.input_shape[2:]
         self.input_names, self._as_dict = ["images"], False
         self._shapes, self._dtypes = {"images": self.input_shape}, {"images": self.input_dtype}
         self._inputs = [Tensor(0, "images", (1, *self.input_shape), self.input_dtype)]
@@ -443,7 +446,8 @@ class Interpreter:
         name, advice = self._opened[1], "convert it from a run's folder, or with to_tflite(..., card=...)"
         if len(self.input_names) > 1:
             raise ValueError(f"{name} takes {', '.join(self.input_names)}, no single picture")
-        missing = [key for key in ("classes", "mean") if key not in self.card and (key, self.input_dtype) != ("mean", "uint8")]
+        needed = ("classes",) if self.input_dtype in pictures.LEAST else ("classes", "mean")
+        missing = [key for key in needed if key not in self.card]
         if missing:
             what = {"classes": "its classes", "mean": "the normalisation of its images"}
             raise ValueError(f"{name} does not hold {' and '.join(what[key] for key in missing)}; {advice}")

@@ -13,7 +13,7 @@ import json
 import flatbuffers
 import numpy as np
 
-from acdbit_keras.convert import cards, flatbuffer
+from acdbit_keras.convert import cards, flatbuffer, pictures
 from acdbit_keras.convert.flatbuffer import schema
 
 NAME = "acdbit_keras"
@@ -128,7 +128,10 @@ def _input_table(builder, tensor, card, normalised_inside):
     _, height, width, channels = tensor.shape
     size = builder.table((0, "uint32", width), (1, "uint32", height))
     image = builder.table((0, "int8", _RGB if channels == 3 else _GRAYSCALE), (1, "offset", size))
-    mean, std = ([0.0], [1.0]) if normalised_inside else ([255 * m for m in card["mean"]], [255 * s for s in card["std"]])
+    if normalised_inside:
+        mean, std = [float(-pictures.LEAST[tensor.dtype])], [1.0]
+    else:
+        mean, std = [255 * m for m in card["mean"]], [255 * s for s in card["std"]]
     normalization = builder.table((0, "offset", builder.floats(mean)), (1, "offset", builder.floats(std)))
     unit = builder.table((0, "uint8", _NORMALIZATION), (1, "offset", normalization))
     return builder.table(

@@ -10,6 +10,9 @@ Signs are found in the file without names: a binary layer is the node that holds
 node reads are the layer's input. The codes that enter attention are kept track of by the exporter (`metadata`).
 This project's own ops hand out the signs inside them as a second output (`rewrite.add_taps`).
 
+Where a file takes or gives integers of 8 bits, Keras is given what these hold, and a logit may differ by half a step more than
+the tolerance; one that lies beyond the file's range is compared with the end of it.
+
 A flat file hands out no signs. It computes the bits of the `.tflite` file of the same model, so that one is traced in its place,
 and a sample is explained only if both have the same logits.
 """
@@ -28,7 +31,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from acdbit_keras import checks, execution
-from acdbit_keras.convert import doors, export, flat, flat_engine, flatbuffer, kernels, metadata, pictures, rewrite
+from acdbit_keras.convert import doors, export, flat, flat_engine, flatbuffer, integers, kernels, metadata, pictures, rewrite
 from acdbit_keras.convert.interpreter import Interpreter
 from acdbit_keras.convert.tensors import contents
 from acdbit_keras.typing import Dataset, Path, Progress
@@ -87,6 +90,8 @@ class Parity:
         partings: a `Parting` for each sample beyond the tolerance, in order.
         stem: "int8" if the file quantizes what is in front of its blocks, so that signs turn, as compact flat files do; else
             "float32".
+        steps: dict from the name of every input and output of 8 bits to the step between two of its values.
+        saturated: number of samples with a value, taken or given, beyond what these hold.
     """
 
     path: str
@@ -102,6 +107,8 @@ class Parity:
     cause: str
     partings: tuple[Parting, ...]
     stem: str = "float32"
+    steps: dict[str, float] = dataclasses.field(default_factory=dict)
+    saturated: int = 0
 
     @property
     def ok(self) -> bool:
@@ -123,10 +130,14 @@ class Parity:
             f"largest logit difference {self.largest_difference:.2e}, mean {self.mean_difference:.2e}, "
             f"equal argmax {self.equal_argmax:.2%}" + (f", of the others {self.ties} tied" if self.ties else ""),
         ]
+        if self.steps:
+            said = ", ".join(f"{name} in steps of {step:.3g}" for name, step in self.steps.items())
+            more = f"; samples beyond what these hold, which saturate: {self.saturated}" if self.saturated else ""
+            lines.append(f"integers at its doors: {said}{more}")
         if self.beyond_tolerance:
             lines.append(
-                f"beyond {self.tolerance:g}: {self.beyond_tolerance} samples, {self.on_threshold} with a sign on its "
-                f"threshold, {self.unexplained} unexplained"
+                f"beyond {self.tolerance:g}{' and half a step' * bool(self.steps)}: {self.beyond_tolerance} samples, "
+                f"{self.on_threshold} with a sign on its threshold, {self.unexplained} unexplained"
             )
             wrong = next((parting for parting in self.partings if not parting.on_threshold), self.partings[0])
             lines.append(f"sample {wrong.sample} parts first at {wrong.layer}")
@@ -202,23 +213,33 @@ def verify(
         model = export.in_rounding(model, rounding)
     predict = tf.function(lambda tensors: doors.outputs(model, model(inputs.pack(tensors), training=False)), autograph=False)
 
-    differences, equal, suspicious, ties = [], 0, [], 0
+    differences, equal, suspicious, ties, saturated = [], 0, [], 0, 0
     # A model that takes pixels itself is given them; one whose file does so is given what the file makes of them.
     pixels = pictures.pixels_for(interpreter) if inputs.dtypes == ("float32",) else None
+    (names, given_names), taken = flatbuffer.signature_names(file), flatbuffer.inputs(file)
+    if inputs.several:
+        taken = [dict(zip(names, taken))[name] for name in inputs.names]
+    given = dict(zip(given_names, flatbuffer.outputs(file)))
     for images in _rebatched(data, batch_size, inputs):
         if pixels:
             images = [pixels.rounded(images[0])]
+        beyond = [
+            integers.Held([tensor]).beyond(image.reshape(len(image), -1)) for tensor, image in zip(taken, images, strict=True)
+        ]
+        images = [integers.rounded(image, tensor) for tensor, image in zip(taken, images)]
         theirs = _in_order(interpreter, inputs, pixels, images)
         ours = {key: np.asarray(value) for key, value in _padded_call(predict, images, batch_size).items()}
         found, wanted = ([tuple(array.shape[1:]) for _, array in sorted(outputs.items())] for outputs in (theirs, ours))
         if found != wanted or (len(ours) > 1 and set(ours) != set(theirs)):
             found, wanted = (shapes[0] if len(shapes) == 1 else f"{len(shapes)} outputs" for shapes in (found, wanted))
             raise ValueError(f"{name} gives {found} per image, the model {wanted}: it is of another model")
-        pairs = [(ours[key], theirs[key if len(ours) > 1 else next(iter(theirs))]) for key in ours]
+        keys = list(ours) if len(ours) > 1 else list(theirs)
+        pairs = [(mine, theirs[key]) for key, mine in zip(keys, ours.values())]
+        held = integers.Held([given[key] for key in keys] if len(keys) > 1 else list(given.values()))
         same = np.all([_argmax(mine) == _argmax(other) for mine, other in pairs], axis=0)
         mine, other = (np.concatenate([pair[side].reshape(len(same), -1) for pair in pairs], axis=1) for side in (0, 1))
-        difference = np.abs(mine - other)
-        within = difference.max(1) <= tolerance  # false for NaN as well
+        difference, within = np.abs(mine - other), held.within(mine, other, tolerance)
+        saturated += int(np.any([*beyond, held.beyond(mine)], axis=0).sum())
         suspicious += [(len(differences) + int(i), [image[i] for image in images], other[i]) for i in np.flatnonzero(~within)]
         differences += [(row.max(), row.mean()) for row in difference]
         equal += int(same.sum())
@@ -230,7 +251,7 @@ def verify(
 
     largest, mean = np.array(differences, np.float64).T
     moves = _COMPACT_MOVES if rounding == "compact" else _MOVES
-    tracer = _Tracer(model, file, num_threads, pixels, moves)
+    tracer = _Tracer(model, file, num_threads, pixels, held, moves)
     partings = []
     for (sample, image, logits), where in zip(suspicious, tracer.trace(suspicious, tolerance)):
         if is_flat:
@@ -252,6 +273,8 @@ def verify(
         cause=tracer.cause,
         partings=tuple(partings),
         stem="int8" if is_flat and rounding == "compact" else stored.get("stem", "float32"),
+        steps={name: door["scale"] for name, door in integers.doors(file).items()},
+        saturated=saturated,
     )
 
 
@@ -282,8 +305,9 @@ class _Tracer:
         cause: why there is no comparing, empty if there is.
     """
 
-    def __init__(self, model, file, num_threads, pixels=None, moves=_MOVES):
+    def __init__(self, model, file, num_threads, pixels, held, moves):
         self._model = model
+        self._held = held
         self._moves = moves
         self._pixels = pixels
         self._places = []  # (layer, place) in order of execution, filled by the first trace
@@ -321,7 +345,7 @@ class _Tracer:
             values = list(_in_order(self._interpreter, self._doors, self._pixels, images).values())
             for i, (_, _, theirs) in enumerate(group):
                 parting = self._first(seen, values, i)
-                if parting is None and np.abs(logits[i] - theirs).max() <= tolerance:
+                if parting is None and self._held.within(logits[i], theirs, tolerance):
                     # The two executions of Keras differ in a sign; the file agrees with one of them.
                     parting = (BATCH_ALONE, 0, 0.0)
                 yield parting or (AFTER_LAST_SIGN,)

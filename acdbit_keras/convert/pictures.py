@@ -9,6 +9,9 @@ import numpy as np
 
 from acdbit_keras.convert import cards
 
+# What the types of 8 bits hold for a black pixel: int8 is a pixel less 128, as cameras of microcontrollers give it.
+LEAST = {"uint8": 0, "int8": -128}
+
 
 def prepare(picture, shape, card, dtype="float32"):
     """One picture as a model's input.
@@ -18,7 +21,7 @@ def prepare(picture, shape, card, dtype="float32"):
             ignored) channels, or as many as the model takes.
         shape: `(height, width, channels)` of the model's input.
         card: the card of the file, see `acdbit_keras.convert.metadata`; its `central_share` is the size of the square.
-        dtype: "float32", normalised with the card's `mean` and `std`, or "uint8", pixels as they are.
+        dtype: "float32", normalised with the card's `mean` and `std`; "uint8", pixels as they are, or "int8", less 128.
 
     Returns:
         Array of that shape and type.
@@ -29,10 +32,15 @@ def prepare(picture, shape, card, dtype="float32"):
     height, width, channels = shape
     pixels = _in_channels(_checked(picture), channels)
     pixels = resized(central(pixels, height, width, card.get("central_share", 1.0)), height, width)
-    if dtype == "uint8":
-        return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
+    if dtype in LEAST:
+        return in_integers(pixels, dtype)
     offset, factor = cards.normalisation(card)
     return (pixels - offset) * factor
+
+
+def in_integers(pixels, dtype):
+    """Pixels, real numbers from 0 to 255, as `dtype`, "uint8" or "int8", holds them; others saturate."""
+    return (np.clip(np.rint(pixels), 0, 255) + LEAST[dtype]).astype(dtype)
 
 
 def central(pixels, height, width, share=1.0):
@@ -104,11 +112,11 @@ def pixels_for(interpreter):
     Raises:
         ValueError: the file takes pixels, but does not say how it normalises them.
     """
-    if interpreter.input_dtype != "uint8":
+    if interpreter.input_dtype not in LEAST:
         return None
     if "mean" not in interpreter.card:
         raise ValueError("the file takes pixels, but does not say how it normalises them")
-    return Pixels(interpreter.card, interpreter.input_shape)
+    return Pixels(interpreter.card, interpreter.input_shape, interpreter.input_dtype)
 
 
 class Pixels:
@@ -117,14 +125,15 @@ class Pixels:
     Args:
         card: of the file.
         shape: `(height, width, channels)` of its input.
+        dtype: of its input, "uint8" or "int8".
     """
 
-    def __init__(self, card, shape):
+    def __init__(self, card, shape, dtype="uint8"):
         self._offset, self._factor = cards.normalisation(card)
-        self._shape = shape
+        self._shape, self._dtype = shape, dtype
 
     def of(self, images):
-        """uint8 pixels of normalised float32 images `(N, height, width, channels)`.
+        """Pixels, of the file's type, of normalised float32 images `(N, height, width, channels)`.
 
         Raises:
             ValueError: another shape, or values that are no pixel's.
@@ -134,8 +143,8 @@ class Pixels:
         pixels = np.rint(images / self._factor + self._offset)
         if not ((pixels >= 0) & (pixels <= 255)).all():
             raise ValueError("images must be normalised as the file's card says; these would have pixels outside 0 to 255")
-        return pixels.astype(np.uint8)
+        return in_integers(pixels, self._dtype)
 
     def rounded(self, images):
         """The images whose pixels `of` gives: the same, unless they were resized to pixels that are no whole numbers."""
-        return (self.of(images).astype(np.float32) - self._offset) * self._factor
+        return (self.of(images).astype(np.float32) - LEAST[self._dtype] - self._offset) * self._factor

@@ -71,7 +71,7 @@ def separate_views(model):
         graph.tensors.append(copy_of)
         graph.operators[position].inputs = _replaced(graph.operators[position].inputs, source.index, len(graph.tensors) - 1)
         node = schema.OperatorT()
-        node.opcodeIndex = _opcode(model, schema.BuiltinOperator.CONCATENATION)
+        node.opcodeIndex = opcode(model, schema.BuiltinOperator.CONCATENATION)
         node.builtinOptionsType = schema.BuiltinOptions.ConcatenationOptions
         node.builtinOptions = schema.ConcatenationOptionsT()
         node.builtinOptions.axis = 0
@@ -287,7 +287,7 @@ def _stored_as(model, index, values, kind, scale=None):
     tensor.buffer = 0
     graph.tensors.append(stored)
     node = schema.OperatorT()
-    node.opcodeIndex = _opcode(model, schema.BuiltinOperator.DEQUANTIZE, version=3 if scale is None else 5)
+    node.opcodeIndex = opcode(model, schema.BuiltinOperator.DEQUANTIZE, version=3 if scale is None else 5)
     node.inputs, node.outputs = np.array([len(graph.tensors) - 1], np.int32), np.array([index], np.int32)
     return node
 
@@ -331,7 +331,7 @@ def quantize_stem(model):
         tensor.quantization = schema.QuantizationParametersT()
         tensor.quantization.scale, tensor.quantization.zeroPoint = scales, np.zeros(len(scales), np.int64)
         builtin = getattr(schema.BuiltinOperator, node.name)
-        graph.operators[node.index].opcodeIndex = _opcode(model, builtin, _QUANTIZED_VERSIONS[node.name])
+        graph.operators[node.index].opcodeIndex = opcode(model, builtin, _QUANTIZED_VERSIONS[node.name])
         found += 1
     _empty_unused(model)
     return found
@@ -400,7 +400,8 @@ def _words(tensor):
     return np.frombuffer(np.asarray(tensor.data, np.uint8).tobytes(), "<i4")
 
 
-def _opcode(model, builtin, version=1):
+def opcode(model, builtin, version=1):
+    """Index of an op code of a model object, of at least this version; added if there is none."""
     for index, entry in enumerate(model.operatorCodes):
         if entry.builtinCode == builtin and entry.version >= version:
             return index

@@ -44,7 +44,7 @@ def test_images(dataset, image_size, data_dir=None, samples=None, batch_size=64)
 
 
 def convert(model, path, dataset=None, data_dir=None, precision=None, described=True, **options):
-    """Converts a trained backbone, calibrated on images of the dataset where it is to compute in integers.
+    """Converts a trained backbone, calibrated on images of the dataset where it is to compute in, or to give, integers.
 
     Args:
         model: `Backbone`, or another model that `to_tflite` takes.
@@ -65,9 +65,12 @@ def convert(model, path, dataset=None, data_dir=None, precision=None, described=
     from acdbit_keras.models import data
 
     calibration = None
-    if (precision or getattr(getattr(model, "scheme", None), "precision", None)) == "int8":
+    precise = precision or getattr(getattr(model, "scheme", None), "precision", None)
+    output = options.get("output", "float32")
+    if precise == "int8" or output != "float32":
         if dataset is None:
-            raise ValueError("precision 'int8' is calibrated on training images: name the dataset that they are of")
+            what = "precision 'int8' is" if precise == "int8" else f"an output of {output} is"
+            raise ValueError(f"{what} calibrated on training images: name the dataset that they are of")
         calibration = data.calibration(dataset, model.image_size, data_dir)
     description = card(model, dataset, data_dir) if described and dataset else None
     return to_tflite(model, path, precision=precision, calibration=calibration, card=description, **options)

@@ -8,6 +8,7 @@ import pathlib
 import keras
 import numpy as np
 
+from acdbit_keras.convert import pictures
 from acdbit_keras.files import read_json
 from acdbit_keras.models import data
 from acdbit_keras.models.loading import load_model
@@ -199,8 +200,8 @@ class FileSubject:
 
     def logits(self, pixels):
         """As `KerasSubject.logits`."""
-        if self._interpreter.input_dtype == "uint8":
-            return self._interpreter.predict(np.clip(np.rint(pixels), 0, 255).astype(np.uint8))
+        if self._interpreter.input_dtype in pictures.LEAST:
+            return self._interpreter.predict(pictures.in_integers(pixels, self._interpreter.input_dtype))
         return self._interpreter.predict(data.normalize(pixels, self.dataset))
 
 

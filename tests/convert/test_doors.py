@@ -87,7 +87,7 @@ def test_inputs_that_do_not_fit_are_named(tmp_path):
             interpreter.predict(wrong)
     with pytest.raises(ValueError, match="takes .*, no single picture"):
         interpreter.classify(np.zeros((8, 8), np.uint8))
-    with pytest.raises(ValueError, match="are for models of one input, not"):
+    with pytest.raises(ValueError, match="input='uint8' with the card's mean and std is for models of one input, not"):
         to_tflite(fused(), tmp_path / "n.tflite", input="uint8", card={"mean": [0.5], "std": [0.5]})
     c = keras.Input((64,))
     with pytest.raises(ValueError, match="the output 'tap_1' must have another name"):

@@ -5,11 +5,13 @@ import os
 import pathlib
 import subprocess
 import sys
+import tempfile
 
 import keras
 import numpy as np
 import pytest
 
+import acdbit_keras as acd
 from acdbit_keras import models
 from acdbit_keras.convert import Interpreter, flat, flat_source, to_flat, to_tflite, verify
 from acdbit_keras.convert.parity import FLAT_ALONE
@@ -38,6 +40,14 @@ def jittered(model):
 def build(scheme="acd_bit", preset="vit_nano_patch2_8", **options):
     keras.utils.set_random_seed(0)
     return jittered(models.build(preset, scheme, classes=10, **options))
+
+
+def sequences(scheme="acd_bit"):
+    """A model of recordings, its card, and recordings of people moving: readings, and what they are normalised."""
+    model, facts = build(scheme, "vit1d_micro_patch8_128", depth=1), models.data.info("movements")
+    readings = models.data.arrays("movements", "test")[0][:16]
+    card = {"classes": CARD["classes"], "mean": list(facts.mean), "std": list(facts.std)}
+    return model, card, readings, models.data.normalize(readings, "movements")
 
 
 def images(count, shape=(8, 8, 1)):
@@ -110,6 +120,39 @@ def test_pixels_are_normalised_as_the_card_says(tmp_path):
     assert best.name in CARD["classes"]
 
 
+def test_sequences_are_verified_against_keras(tmp_path):
+    model, card, readings, recordings = sequences()
+    report = to_flat(model, tmp_path / "m.acdm", card=card, input="uint8")
+    assert report.steps["stem"] == 1 and report.steps["blocks"] == 1
+    interpreter = Interpreter(tmp_path / "m.acdm")
+    assert interpreter.input_shape == (128, 9) and interpreter.card == {**card, "sequence": True}
+    difference = np.abs(interpreter.predict(readings) - model.predict(recordings, verbose=0))
+    assert np.median(difference) < 1e-5, "but for signs on their threshold"
+    parity = verify(model, tmp_path / "m.acdm", recordings)
+    assert parity.ok and parity.samples == 16, str(parity)
+    with pytest.raises(ValueError, match=r"takes inputs of shape \(128, 9\), no pictures"):
+        interpreter.classify(pixels(1)[0])
+
+
+def test_a_compact_file_of_sequences_computes_its_patches_in_integers(tmp_path):
+    model, card, readings, recordings = sequences("binary_vit")
+    sizes = {}
+    for compact in (False, True):
+        sizes[compact] = to_flat(model, tmp_path / f"{compact}.acdm", compact, card, "uint8").constant_bytes
+    assert sizes[True]["stem"] < 0.3 * sizes[False]["stem"]
+    ours, theirs = (Interpreter(tmp_path / f"{compact}.acdm").predict(readings) for compact in (True, False))
+    assert 0 < np.abs(ours - theirs).mean() < 0.3 * np.abs(theirs).std()
+    to_flat(model, tmp_path / "floats.acdm", True, card)
+    np.testing.assert_array_equal(Interpreter(tmp_path / "floats.acdm").predict(recordings), ours)
+
+
+@pytest.mark.parametrize("size, patch", [((8, 16), (4, 16)), ((4, 32), (1, 8))])
+def test_patches_that_are_whole_rows_are_embedded_too(size, patch, tmp_path):
+    model = models.VisionTransformer("acd_bit", 10, size, patch, channels=2, width=32, depth=1, num_heads=1)
+    to_flat(jittered(model), tmp_path / "m.acdm")
+    assert verify(model, tmp_path / "m.acdm", images(8, (*size, 2))).ok
+
+
 @pytest.mark.parametrize("name", VARIANTS)
 def test_random_files_of_every_form_run(name):
     for compact in (False, True):
@@ -124,6 +167,11 @@ def test_a_pyramid_is_refused_and_its_ops_are_named(tmp_path):
 
 
 def test_what_a_flat_file_needs_is_said(tmp_path):
+    model = models.VisionTransformer("acd_bit", 10, (32, 16), (8, 4), width=32, depth=1, num_heads=1, name="strips")
+    with pytest.raises(flat.FlatError, match="^model 'strips' cannot become a flat file: .* cuts patches that are not square"):
+        to_flat(model, tmp_path / "m.acdm")
+    with pytest.raises(flat.FlatError, match=r"float32 images .* or sequences \(steps, channels\) .*, not \(64,\) of float32"):
+        to_flat(keras.Sequential([keras.Input((64,)), acd.BinaryDense(32, "ste_sign", "ste_sign")]), tmp_path / "m.acdm")
     model = build(depth=1)
     with pytest.raises(flat.FlatError, match="mean and std that pixels are normalised with"):
         to_flat(model, tmp_path / "m.acdm", input="uint8")
@@ -179,10 +227,22 @@ def test_a_flat_file_runs_on_its_own_engine_only():
         Interpreter(random_flat(1, False, "float32"), engine="acdbit")
 
 
-def test_a_c_program_gives_the_same_logits(tmp_path):
+def movements():
+    model, card, readings, _ = sequences()
+    with tempfile.TemporaryDirectory() as folder:
+        to_flat(model, f"{folder}/m.acdm", True, card, "uint8")
+        return pathlib.Path(folder, "m.acdm").read_bytes(), readings[:1], tuple(CARD["classes"])
+
+
+def pictures():
+    return random_flat(2, True, "uint8", **VARIANTS["branches"]), pixels(1, (6, 6, 2)), ("a", "b", "c")
+
+
+@pytest.mark.parametrize("made", [pictures, movements])
+def test_a_c_program_gives_the_same_logits(made, tmp_path):
     """The header, the source and the engine as an Arduino library has them, compiled as C and C++ for this machine."""
     install_packages({"gcc": "gcc", "g++": "g++"})
-    content = random_flat(2, True, "uint8", **VARIANTS["branches"])
+    content, image, classes = made()
     folder = tmp_path / "sensor"
     flat_source.write_arduino(content, folder)
     assert "name=sensor" in (folder / "library.properties").read_text()
@@ -190,7 +250,7 @@ def test_a_c_program_gives_the_same_logits(tmp_path):
     assert "sensor_data" in (folder / "examples" / "classify" / "classify.ino").read_text()
     with pytest.raises(FileExistsError, match="not empty"):
         flat_source.write_arduino(content, folder)
-    image = pixels(1, (6, 6, 2))
+    assert ("readings, step by step" in (folder / "src" / "sensor.h").read_text()) == (made is movements)
     (tmp_path / "image").write_bytes(image.tobytes())
     (tmp_path / "main.c").write_text(
         """
@@ -222,7 +282,7 @@ def test_a_c_program_gives_the_same_logits(tmp_path):
         lines = run(tmp_path / "main", stdin=picture).splitlines()
     assert lines[0] == "the memory is smaller than acdbit_model_memory says"
     names, logits = zip(*(line.split() for line in lines[1:]))
-    assert names == ("a", "b", "c")
+    assert names == classes
     np.testing.assert_array_equal([float.fromhex(text) for text in logits], Interpreter(content).predict(image)[0])
 
 

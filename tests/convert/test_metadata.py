@@ -19,7 +19,7 @@ CARD = {"dataset": "noise", "scheme": "float32", "mean": [0.5, 0.4, 0.3], "std":
 DISTORTED = b'{"version": 1, "card": '
 
 
-@pytest.fixture(scope="module", params=["float32", "uint8"])
+@pytest.fixture(scope="module", params=["float32", "uint8", "int8"])
 def file(request, tmp_path_factory):
     path = tmp_path_factory.mktemp("files") / f"{request.param}.tflite"
     to_tflite(small_models.float_network(), path, card=CARD, input=request.param)
@@ -142,8 +142,8 @@ def test_the_standard_entry_says_what_the_schema_can(file):
     assert [size.number(i, number_types.Uint32Flags) for i in range(2)] == [16, 16]
     [unit] = image.children(4)
     assert unit.number(0, number_types.Uint8Flags) == 1  # NormalizationOptions
-    inside = Interpreter(file).input_dtype == "uint8"
-    expected = ([0.0], [1.0]) if inside else ([255 * m for m in CARD["mean"]], [255 * s for s in CARD["std"]])
+    outside = ([255 * m for m in CARD["mean"]], [255 * s for s in CARD["std"]])
+    expected = {"float32": outside, "uint8": ([0.0], [1.0]), "int8": ([128.0], [1.0])}[Interpreter(file).input_dtype]
     for number, values in enumerate(expected):
         np.testing.assert_allclose(unit.child(1).floats(number), values, rtol=1e-6)
     [labels] = logits.children(6)
@@ -203,11 +203,11 @@ def test_a_file_of_pixels_is_equal_to_keras(file):
 
 def test_a_file_takes_what_it_says(file):
     interpreter = Interpreter(file)
-    images = {"float32": normalised(pixels(2)), "uint8": pixels(2)}
-    other = {"float32": "uint8", "uint8": "float32"}[interpreter.input_dtype]
-    assert interpreter.predict(images[interpreter.input_dtype]).shape == (2, 10)
-    with pytest.raises(ValueError, match=f"must be a {interpreter.input_dtype} numpy array"):
-        interpreter.predict(images[other])
+    images = {"float32": normalised(pixels(2)), "uint8": pixels(2), "int8": (pixels(2) ^ 128).view(np.int8)}
+    assert interpreter.predict(images.pop(interpreter.input_dtype)).shape == (2, 10)
+    for other in images.values():
+        with pytest.raises(ValueError, match=f"must be a {interpreter.input_dtype} numpy array"):
+            interpreter.predict(other)
 
 
 def test_pixels_need_a_normalisation_and_a_float_first_layer(tmp_path):
@@ -235,7 +235,7 @@ def test_verify_refuses_images_that_are_no_pixels(tmp_path):
 
 def test_threads_share_an_interpreter(file):
     interpreter = Interpreter(file)
-    images = pixels(16) if interpreter.input_dtype == "uint8" else normalised(pixels(16))
+    images = normalised(pixels(16)) if interpreter.input_dtype == "float32" else pixels(16).view(interpreter.input_dtype)
     expected = interpreter.predict(images)
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(lambda i: interpreter.predict(images[i % 16 : i % 16 + 1])[0], range(800)))

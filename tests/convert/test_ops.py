@@ -30,6 +30,10 @@ def folder(tmp_path_factory):
     }.items():  # fmt: skip
         to_tflite(student, folder / f"{name}.tflite", "bits", **options)
     to_tflite(small_models.float_network(), folder / "convolutions.tflite", "float32")
+    doors = {"less_128": dict(input="int8", card=card), "int8_doors": dict(input="int8"), "uint8_doors": dict(input="uint8")}
+    for name, options in doors.items():
+        options |= dict(output=name[:-6], calibration=small_models.images(8)) if "card" not in options else {}
+        to_tflite(small_models.float_network(), folder / f"{name}.tflite", **options)
     for precision in ("float32", "float16", "dynamic", "int8"):
         calibration = {"calibration": images} if precision == "int8" else {}
         to_tflite(twin, folder / f"{precision}.tflite", precision, **calibration)
@@ -38,12 +42,12 @@ def folder(tmp_path_factory):
 
 def test_every_form_of_our_files_is_known(folder):
     paths = sorted(folder.glob("*.tflite"))
-    assert len(paths) == 10
+    assert len(paths) == 13
     for path in paths:
         trusted, untrusted = Interpreter(path), Interpreter(path, untrusted=True)
         images = small_models.images(2, trusted.input_shape)
-        if trusted.input_dtype == "uint8":
-            images = np.abs(100 * images).astype(np.uint8)
+        if trusted.input_dtype != "float32":
+            images = np.abs(100 * images).astype(np.uint8).view(trusted.input_dtype)
         np.testing.assert_array_equal(untrusted.predict(images), trusted.predict(images))
 
 

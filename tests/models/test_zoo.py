@@ -139,6 +139,7 @@ def test_bad_input_leaves_no_entry(run, tmp_path, capsys):
         (["zoo", "add", str(unfinished), "a"], "is not finished"),
         (["zoo", "add", str(tmp_path), "a"], "is not a run"),
         (["predict", "digits_vit_nano_acdbit", "x.png"], f"did you mean '{DIGITS}'"),
+        (["predict", DIGITS, "x.png"], "there is no file x.png"),
     ):
         zoo_option = ["--zoo", str(tmp_path / "zoo")] if arguments[0] == "zoo" else []
         assert main([*arguments, *zoo_option]) == 2
