@@ -106,7 +106,7 @@ def add_curves(subparsers):
         subparsers,
         "curves",
         curves,
-        "Accuracy against hours of training, and what each model cost; figure.png, table.md, results.json.",
+        "Accuracy against hours of training, and what each model cost; figure.png, costs.md, results.json.",
     )
     parser.add_argument(
         "models",

@@ -22,7 +22,7 @@ def run(subjects, out, made_by=None):
     Args:
         subjects: names of the zoo or run folders; stages that were trained one from the other are joined by `+`, the first
             stage first, and their hours add up.
-        out: `pathlib.Path` of the folder to write `figure.png`, `results.json` and `table.md` into.
+        out: `pathlib.Path` of the folder to write `figure.png`, `results.json` and `costs.md` into.
         made_by: dict of the command and the processor, written beside the results.
 
     Returns:
@@ -41,7 +41,7 @@ def run(subjects, out, made_by=None):
     results = {**(made_by or {}), "dataset": datasets[0], "marks": marks(datasets[0]), "trainings": trainings}
     out.mkdir(parents=True, exist_ok=True)
     figures.save(_figure(results), out / "figure.png")
-    write_text(out / "table.md", markdown(results))
+    write_text(out / "costs.md", markdown(results))
     write_json(out / "results.json", results)
     return results
 

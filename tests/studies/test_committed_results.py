@@ -9,7 +9,7 @@ import pytest
 
 from acdbit_keras import cli
 from acdbit_keras.models import zoo
-from acdbit_keras.studies import experiments, report
+from acdbit_keras.studies import curves, experiments, report
 from acdbit_keras.studies import zoo as zoo_study
 
 RESULTS = pathlib.Path(__file__).parents[2] / "results"
@@ -26,6 +26,11 @@ def test_a_table_is_what_its_results_give(name):
     results = read(f"{name}/results.json")
     assert (RESULTS / name / "table.md").read_text() == experiments.markdown(results) + "\n"
     assert (RESULTS / name / "table.csv").read_text() == experiments.comma_separated(results)
+
+
+@pytest.mark.parametrize("name", sorted(path.parent.name for path in RESULTS.glob("*/costs.md")))
+def test_what_trainings_cost_is_what_their_results_give(name):
+    assert (RESULTS / name / "costs.md").read_text() == curves.markdown(read(f"{name}/results.json"))
 
 
 def test_the_report_is_what_its_results_give():

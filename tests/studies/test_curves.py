@@ -31,7 +31,7 @@ def test_hours_add_up_over_stages(tmp_path):
     assert (both["top1"], both["best_top1"]) == (65.0, 70.0)
     assert results["marks"]["paper: ACD-BiT"] == 89.72
     assert json.loads((tmp_path / "out" / "results.json").read_text()) == results
-    assert "| second | `vit_mini_pooled4_32` | 4 |" in (tmp_path / "out" / "table.md").read_text()
+    assert "| second | `vit_mini_pooled4_32` | 4 |" in (tmp_path / "out" / "costs.md").read_text()
     assert (tmp_path / "out" / "figure.png").read_bytes().startswith(b"\x89PNG")
 
 
