@@ -200,6 +200,13 @@ def test_the_first_batch_of_test_images_is_divided_evenly_on_tensorflow():
     assert [distribution.test_batch_size(10_000, 512, devices) for devices in (1, 3, 4)] == [512, 510, 512]
 
 
+@pytest.mark.parametrize("field", ["accumulate", "steps_per_execution"])
+def test_what_tensorflow_cannot_do_on_several_devices_is_refused(field, tmp_path):
+    with pytest.raises(ValueError, match=f"{field}=2 needs one device on TensorFlow, or the JAX backend, not devices=2"):
+        train(recipes.get("digits_teacher").replace(**{field: 2}), tmp_path / "run", devices=2, verbose=0)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_number_of_devices_that_cannot_be_is_refused(tmp_path):
     quick = recipes.get("digits_teacher").replace(epochs=1)
     with pytest.raises(ValueError, match="devices=64, but there is 1: CPU:0"):
