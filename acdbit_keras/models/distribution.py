@@ -55,6 +55,21 @@ def using(count, batch_size):
         yield
 
 
+def check_recipe(recipe, count):
+    """Whether a recipe can be trained on so many devices.
+
+    Raises:
+        ValueError: it asks for what Keras wraps in a condition on TensorFlow, where devices cannot exchange anything.
+    """
+    if count == 1 or keras.config.backend() != "tensorflow":
+        return
+    for field in ("accumulate", "steps_per_execution"):
+        if getattr(recipe, field) > 1:
+            raise ValueError(
+                f"{field}={getattr(recipe, field)} needs one device on TensorFlow, or the JAX backend, not devices={count}"
+            )
+
+
 def _found():
     """Names of this host's devices."""
     if keras.config.backend() == "jax":

@@ -186,6 +186,7 @@ class _Training:
         """Settles the number of epochs, and says what is to come."""
         if self.scheme.post_training and hosts.count() > 1:
             raise ValueError(f"the scheme {self.scheme.name!r} is not trained, so it is made on one host")
+        distribution.check_recipe(self.recipe, self.all_devices)
         self.planned = self.plan()
         # Each host measured for itself where the epochs follow from a budget; and none writes before all have read.
         self.planned = dataclasses.replace(self.planned, epochs=hosts.agreed(self.planned.epochs))

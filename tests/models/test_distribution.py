@@ -189,10 +189,22 @@ def test_a_run_on_two_devices_of_tensorflow_has_the_loss_curve_of_one_although_i
     "examples, batch_size, devices, expected",
     [(10_000, 512, 1, 512), (10_000, 512, 4, 500), (10_000, 512, 5, 500), (10_000, 512, 3, 511), (355, 64, 2, 65)],
 )
-def test_test_images_are_laid_out_alike_in_every_batch(examples, batch_size, devices, expected):
+def test_test_images_are_laid_out_alike_in_every_batch(examples, batch_size, devices, expected, monkeypatch):
+    monkeypatch.setattr("keras.config.backend", lambda: "jax")
     size = distribution.test_batch_size(examples, batch_size, devices)
     assert size == expected
     assert devices == 1 or size % devices or examples % size == 0
+
+
+def test_the_first_batch_of_test_images_is_divided_evenly_on_tensorflow():
+    assert [distribution.test_batch_size(10_000, 512, devices) for devices in (1, 3, 4)] == [512, 510, 512]
+
+
+@pytest.mark.parametrize("field", ["accumulate", "steps_per_execution"])
+def test_what_tensorflow_cannot_do_on_several_devices_is_refused(field, tmp_path):
+    with pytest.raises(ValueError, match=f"{field}=2 needs one device on TensorFlow, or the JAX backend, not devices=2"):
+        train(recipes.get("digits_teacher").replace(**{field: 2}), tmp_path / "run", devices=2, verbose=0)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_number_of_devices_that_cannot_be_is_refused(tmp_path):
