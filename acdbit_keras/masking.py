@@ -11,6 +11,8 @@ import contextvars
 
 from keras import ops
 
+from acdbit_keras import replicas
+
 _valid = contextvars.ContextVar("acdbit_mask", default=None)
 _operands = contextvars.ContextVar("acdbit_attention_masks", default=(None, None))
 
@@ -74,9 +76,9 @@ def without_keys(scores):
 
 
 def mean(x, axis):
-    """Mean over axes, dimensions kept, of the positions that count."""
+    """Mean over axes, dimensions kept, of the positions that count; where the first is among them, of the whole batch."""
     share = weights(x)
     if share is None:
-        return ops.mean(x, axis=axis, keepdims=True)
+        return replicas.mean(x, axis)
     share = share * ops.ones_like(x)
-    return ops.sum(x * share, axis=axis, keepdims=True) / ops.maximum(ops.sum(share, axis=axis, keepdims=True), 1.0)
+    return replicas.sum(x * share, axis) / ops.maximum(replicas.sum(share, axis), 1.0)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import keras
 from keras import ops
 
-from acdbit_keras import _larq, checks
+from acdbit_keras import _larq, checks, replicas
 
 
 def sign(x):
@@ -172,7 +172,7 @@ class Sign:
         if self.name != "magnitude_aware_sign":
             return 1.0
         axes = tuple(range(len(x.shape) - 1))
-        return ops.stop_gradient(ops.mean(ops.abs(x), axis=axes, keepdims=True))
+        return ops.stop_gradient(replicas.mean(ops.abs(x), axes))
 
     def get_config(self):
         return {"name": self.name, "arguments": dict(self.arguments)}

@@ -31,7 +31,7 @@ def broken_files(tmp_path):
         (["train", "digits_teacher", "--set", "image_size=9"], "image_size=9 is not divisible by patch_size=2"),
         (["train", "cifar10_small_teacher", "--data-dir", "{folder}/empty"], "acdbit data prepare cifar10 --data-dir"),
         (["train", "digits_teacher", "--out", "/dev/null/run"], "/dev/null/run"),
-        (["train", "digits_teacher", "--devices", "2"], "devices=2 needs the JAX backend, not tensorflow"),
+        (["train", "digits_teacher", "--devices", "64"], "devices=64, but there is 1: CPU:0"),
         (["evaluate", "{folder}/none.keras", "--dataset", "digits"], "there is no file"),
         (["evaluate", "{folder}/truncated.keras", "--dataset", "digits"], "truncated.keras"),
         (["evaluate", "{folder}/empty", "--dataset", "digits"], "holds no model.keras"),

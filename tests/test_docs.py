@@ -208,6 +208,10 @@ def test_the_figures_of_a_page_are_those_of_the_files(site):
     cells = f"<td>{compared['title']}</td> <td>{compared['summary']['n']}</td>"
     found = re.sub(r' style="[^"]*"| align="[^"]*"', "", " ".join((site / "results.html").read_text().split()))
     assert cells in found and f"{compared['file']['bytes'] / 1e3:.0f}" in found
+    cost = json.loads((ROOT / "results" / "training_cost.json").read_text())
+    hours = [sum(row["hours"][device] for row in cost["trainings"]) for device in cost["assumed_flops_per_second"]]
+    found = re.sub(r' style="[^"]*"| align="[^"]*"', "", " ".join((site / "training_cost.html").read_text().split()))
+    assert " ".join(f"<td>{sum_:,.0f}</td>" for sum_ in hours) in found
 
 
 @pytest.mark.parametrize(

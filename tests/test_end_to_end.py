@@ -156,3 +156,5 @@ def test_the_demo_makes_its_table_and_pictures(runs, tmp_path, capsys):
     from acdbit_keras.studies.demo import table
 
     assert "student, 1 bit" in table(report)
+    status, [answer] = run(capsys, "predict", report["models"]["bits"]["file"], report["digit"], "--top", "10")
+    assert status == 0 and len(answer["classes"]) == 10 and f"predict {report['models']['bits']['file']} " in table(report)

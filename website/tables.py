@@ -248,7 +248,42 @@ def training(name):
     return table(["model", "processor ms per step", "of the first"], rows)
 
 
+def training_shares():
+    found = read("results/training_cost.json")["measured"]
+    rows = [
+        [f"`{name}`", f"{1e3 * row['seconds'] / found['batch_size']:.0f}", percent(row["share"], 0)]
+        for name, row in found["schemes"].items()
+    ]
+    return table(["scheme", "processor ms an image", "share of the product's speed, %"], rows)
+
+
+def training_cost():
+    found, rows = read("results/training_cost.json"), []
+    for name, datasets in found["tables"].items():
+        for dataset, row in datasets.items():
+            rows.append([name, dataset, f"{row['flops']:.1e}", *(f"{hours:,.0f}" for hours in row["hours"].values())])
+    sums = [sum(row["hours"][device] for row in found["trainings"]) for device in found["assumed_flops_per_second"]]
+    rows.append(["all", "", f"{sum(row['flops'] for row in found['trainings']):.1e}", *(f"{hours:,.0f}" for hours in sums)])
+    devices = [f"hours, {device}" for device in found["assumed_flops_per_second"]]
+    return table(["table", "dataset", "operations", *devices], rows, "llr" + "r" * len(devices))
+
+
+def training_systems():
+    found = read("results/training_cost.json")
+    of = collections.defaultdict(dict)
+    for row in found["trainings"]:
+        if row["table"] == "comparison":
+            of[row["scheme"]][row["dataset"]] = f"{row['hours']['A100']:,.1f}"
+    datasets = list(next(iter(of.values())))
+    return table(
+        ["scheme", *(f"{dataset}, A100 hours" for dataset in datasets)], [[f"`{n}`", *h.values()] for n, h in of.items()]
+    )
+
+
 TABLES = {
+    "training_shares": training_shares,
+    "training_cost": training_cost,
+    "training_systems": training_systems,
     "compare": compare,
     "ablation_cifar10": functools.partial(ablation, "ablation_cifar10"),
     "ablation_cifar100": functools.partial(ablation, "ablation_cifar100"),

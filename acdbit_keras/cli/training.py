@@ -54,13 +54,13 @@ def add_train(subparsers):
         "--devices",
         type=int,
         default=1,
-        help="devices that share every batch, of every host, on the JAX backend (default: %(default)s)",
+        help="devices that share every batch, of every host (default: %(default)s)",
     )
     parser.add_argument(
         "--hosts",
         type=int,
         default=1,
-        help="machines that share every batch and see one run folder, each started with this command (default: %(default)s)",
+        help="machines, on JAX, that share every batch and see a run folder, each started with this (default: %(default)s)",
     )
     parser.add_argument("--host", type=int, metavar="I", help="with --hosts: this one's number, from 0; host 0 writes")
     parser.add_argument("--coordinator", metavar="ADDRESS:PORT", help="with --hosts: where host 0 is reached")
@@ -215,10 +215,15 @@ def add_speed(subparsers):
         "--only", action="append", help="a contender to measure besides binary_vit; may be repeated (default: all)"
     )
     parser.add_argument("--parts", metavar="SCHEME", help="show where the processor time of a scheme's step goes instead")
+    parser.add_argument(
+        "--paper", action="store_true", help="time a step of every scheme, and reckon what the paper's tables cost, instead"
+    )
     parser.add_argument("--out", help="also write the JSON value to this file")
 
 
 def speed(options):
+    if options.paper:
+        return _paper_cost(options)
     from acdbit_keras.studies.speed import measure, measure_parts
 
     for name in ("batch_size", "steps", "rounds"):
@@ -241,6 +246,17 @@ def speed(options):
         for name, row in rows.items()
     )
     emit(options, text, value)
+
+
+def _paper_cost(options):
+    from acdbit_keras.studies import training_cost
+
+    measured = training_cost.measure()
+    counted = {name: training_cost.flops_per_image(measured["preset"], name) for name in measured["schemes"]}
+    value = {"measured": measured, "flops_per_image": counted, **training_cost.reckoned(measured)}
+    if options.out:
+        write_json(options.out, value)
+    emit(options, training_cost.table(value), value)
 
 
 COMMANDS = (

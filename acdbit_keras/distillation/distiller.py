@@ -10,7 +10,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from acdbit_keras import registration, targets, tracing
+from acdbit_keras import registration, replicas, targets, tracing
 from acdbit_keras.distillation import batches
 from acdbit_keras.distillation.losses import LabelDistillation, Term
 from acdbit_keras.quick_start import QuickStart
@@ -171,6 +171,7 @@ class Distiller(QuickStart):
         return self.compute_metrics(x, y, outputs, sample_weight)
 
     def _track(self, loss, x):
+        loss = replicas.total(loss)
         for metric in self.metrics:
             if metric.name == "loss":
                 metric.update_state(loss, sample_weight=ops.shape(keras.tree.flatten(x)[0])[0])
@@ -204,9 +205,9 @@ class Distiller(QuickStart):
             self.term_losses[term.name].update_state(per_image, sample_weight=sample_weight)
             if sample_weight is not None:
                 per_image = per_image * sample_weight
-            total = total + term.weight * ops.mean(per_image)
+            total = total + term.weight * replicas.share_of_mean(per_image)
         if self.loss is None:
-            return total + sum(self.losses)
+            return total + sum(self.losses) / replicas.number()
         # Keras' own adds `self.losses`.
         return total + super().compute_loss(x, y, outputs["logits"], sample_weight, training)
 

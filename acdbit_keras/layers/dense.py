@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 from keras import ops
 
-from acdbit_keras import checks, execution, freezing, masking, quantizers
+from acdbit_keras import checks, execution, freezing, masking, quantizers, replicas
 from acdbit_keras.typing import QuantizerLike, Shape, Tensor
 
 if TYPE_CHECKING:
@@ -103,7 +103,8 @@ class BinaryDense(keras.layers.Layer):
             `Code` with signs `(channels, units)`, differentiable with respect to the kernel.
         """
         # As a tensor of its own: Larq's functions have no gradient for a variable.
-        return self.kernel_quantizer(ops.copy(self.kernel), training=training)
+        with replicas.alike():
+            return self.kernel_quantizer(ops.copy(self.kernel), training=training)
 
     def call(self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None) -> Tensor:
         if not keras.backend.is_float_dtype(inputs.dtype):

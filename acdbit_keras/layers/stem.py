@@ -3,7 +3,7 @@
 import keras
 from keras import layers, ops
 
-from acdbit_keras import execution, freezing, tracing
+from acdbit_keras import execution, freezing, replicas, tracing
 
 
 @keras.saving.register_keras_serializable(package="acdbit")
@@ -65,7 +65,7 @@ class ConvolutionalStem(keras.layers.Layer):
             for index, units in enumerate(widths)
         ]
         self.norms = [
-            layers.BatchNormalization(epsilon=1e-5, momentum=0.9, name=f"norm_{index}", dtype=self.dtype_policy)
+            replicas.batch_normalization(epsilon=1e-5, momentum=0.9, name=f"norm_{index}", dtype=self.dtype_policy)
             for index in range(halvings)
         ]
 
@@ -131,12 +131,12 @@ class PooledStem(keras.layers.Layer):
         ]
         norm = dict(epsilon=1e-5, momentum=0.9, dtype=policy)
         self.norms = [
-            layers.BatchNormalization(gamma_constraint="non_neg", name=f"norm_{index}", **norm) for index in range(halvings)
+            replicas.batch_normalization(gamma_constraint="non_neg", name=f"norm_{index}", **norm) for index in range(halvings)
         ]
         self.projection = self.projection_norm = None
         if self.convolutions[-1].filters != width:
             self.projection = layers.Conv2D(width, 1, use_bias=False, name="projection", dtype=policy)
-            self.projection_norm = layers.BatchNormalization(name="projection_norm", **norm)
+            self.projection_norm = replicas.batch_normalization(name="projection_norm", **norm)
 
     def _hidden_widths(self, halvings):
         """Output channels of the 3x3 convolutions."""

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import keras
 from keras import layers
 
-from acdbit_keras import checks, freezing, schemes
+from acdbit_keras import checks, freezing, replicas, schemes
 from acdbit_keras.layers.attention import check_heads
 from acdbit_keras.layers.stem import ConvolutionalStem, PatchEmbedding, PooledStem, WidePooledStem
 from acdbit_keras.models.blocks import BLOCKS, BinaryBlock, FloatBlock, PatchMerging
@@ -143,7 +143,7 @@ class Backbone(QuickStart):
         if self.scheme.block == "float":
             self.norm = layers.LayerNormalization(epsilon=1e-6, name="norm")
         else:
-            self.norm = layers.BatchNormalization(epsilon=1e-5, momentum=0.9, name="norm")
+            self.norm = replicas.batch_normalization(epsilon=1e-5, momentum=0.9, name="norm")
         self.classifier = layers.Dense(classes, name="classifier", dtype="float32")
         self.build((None, *self.input_shape_of_images))
         self._freeze(frozen if self.trainable else self._parts())

@@ -16,7 +16,7 @@ from typing import Any
 import keras
 from keras import layers
 
-from acdbit_keras import device_ops, execution, freezing, schemes
+from acdbit_keras import device_ops, execution, freezing, replicas, schemes
 from acdbit_keras.cost import file_size
 from acdbit_keras.layers import BinaryAttention, BinaryDense, LayerScale, PoolingBranches, RPReLU
 from acdbit_keras.layers.pooling import average_channels, average_windows, gather_windows, spread_windows, tile_channels
@@ -43,10 +43,27 @@ class _SchemeLayer(keras.layers.Layer):
     def _norm(self, name):
         if self.scheme.block == "float":
             return layers.LayerNormalization(epsilon=1e-6, name=name)
-        return layers.BatchNormalization(epsilon=1e-5, momentum=0.9, name=name)
+        return replicas.batch_normalization(epsilon=1e-5, momentum=0.9, name=name)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "scheme": self.scheme.get_config()}
+
+
+class DropPath(layers.Dropout):
+    """Stochastic depth: one draw per image drops the whole branch, `(batch, height, width, channels)`.
+
+    Source: Huang et al. (arXiv:1603.09382).
+    """
+
+    def __init__(self, rate, **kwargs):
+        super().__init__(rate, noise_shape=(None, 1, 1, 1), **kwargs)
+
+    def call(self, inputs, training=False):
+        if not training or not self.rate:
+            return inputs
+        # Drawn for the whole batch: every device draws the same numbers.
+        ones = keras.ops.ones((replicas.batch_shape(inputs)[0], 1, 1, 1), inputs.dtype)
+        return inputs * replicas.own_rows(super().call(ones, training=True), inputs)
 
 
 class _Block(_SchemeLayer):
@@ -77,8 +94,7 @@ class _Block(_SchemeLayer):
             probabilities_quantizer=self.scheme.quantizer("probabilities", "attention"),
             name="attention",
         )
-        # Stochastic depth: one draw per image drops the whole branch.
-        self.drop_path = layers.Dropout(drop_path, noise_shape=(None, 1, 1, 1), name="drop_path")
+        self.drop_path = DropPath(drop_path, name="drop_path")
 
     def _reduced(self, shape):
         """Shape of what keys and values are made of."""
@@ -182,7 +198,7 @@ class BinaryProduct(keras.layers.Layer):
     def __init__(self, dense, **kwargs):
         super().__init__(**kwargs)
         self.dense = dense
-        self.norm = layers.BatchNormalization(epsilon=1e-5, momentum=0.9, name="norm")
+        self.norm = replicas.batch_normalization(epsilon=1e-5, momentum=0.9, name="norm")
         self.activation = RPReLU(name="activation")
 
     def build(self, input_shape, shortcut_shape=None):

@@ -109,7 +109,8 @@ class Checkpoints(keras.callbacks.Callback):
 def save_state(path, network, optimizer, finished_epochs, best):
     """Writes weights, optimizer and random states into one file, complete or not at all; the one before is kept beside it."""
     path = pathlib.Path(path)
-    arrays = {f"variable_{i}": np.asarray(v.value) for i, v in enumerate([*network.variables, *optimizer.variables])}
+    variables = [*network.variables, *optimizer.variables]
+    arrays = {f"variable_{i}": keras.ops.convert_to_numpy(variable) for i, variable in enumerate(variables)}
     arrays |= {"finished_epochs": np.asarray(finished_epochs), "best": np.asarray(best)}
     # Serialised in memory: a full disk then ends in one OSError, not in the middle of an archive.
     content = io.BytesIO()

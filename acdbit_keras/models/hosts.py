@@ -8,6 +8,9 @@ They first find each other over a plain socket: `jax.distributed` kills the proc
 that helps. The sockets stay open, host 0 with every other, so that who is lost is known at once and by number, where collective
 operations would wait for long. Or they end the process, too, from a thread of theirs that nothing can be caught in: so a second
 process, which does nothing else, has the last word.
+
+Not on TensorFlow: under its `MultiWorkerMirroredStrategy` `fit` of Keras 3.15 fails on the first batch, for it takes the parts of
+the batch for a tensor.
 """
 
 import atexit
@@ -111,7 +114,7 @@ def join(hosts, task):
     global _joined
     if keras.config.backend() != "jax":
         raise ValueError(
-            f"hosts={hosts.count} needs the JAX backend, not {keras.config.backend()}; "
+            f"hosts={hosts.count} needs the JAX backend, not {keras.config.backend()}, on which Keras trains on one machine; "
             "set KERAS_BACKEND=jax in an environment with jax"
         )
     import jax

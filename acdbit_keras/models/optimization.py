@@ -8,6 +8,8 @@ import math
 import keras
 from keras import ops
 
+from acdbit_keras import replicas
+
 SCHEDULES = ("cosine", "one_cycle", "linear")
 # Kernels decay; what follows is shifts, gains and scales, which weight decay would only bias.
 _WITHOUT_DECAY = ["bias", "gamma", "beta", "shift_in", "shift_out", "slope", "gain", "shift", "scale", "threshold", "factor"]
@@ -82,11 +84,21 @@ def optimizer(recipe, rate):
     """
     averaged = {} if recipe.ema is None else {"use_ema": True, "ema_momentum": recipe.ema}
     accumulated = {} if recipe.accumulate == 1 else {"gradient_accumulation_steps": recipe.accumulate}
-    made = keras.optimizers.AdamW(
-        rate, weight_decay=recipe.weight_decay, global_clipnorm=recipe.clip_norm, **averaged, **accumulated
-    )
+    made = WholeBatchAdamW(rate, weight_decay=recipe.weight_decay, global_clipnorm=recipe.clip_norm, **averaged, **accumulated)
     made.exclude_from_weight_decay(var_names=_WITHOUT_DECAY)
     return made
+
+
+@keras.saving.register_keras_serializable(package="acdbit")
+class WholeBatchAdamW(keras.optimizers.AdamW):
+    """AdamW that clips the gradient of the whole batch, where Keras' own clips that of each device's part."""
+
+    def apply(self, grads, trainable_variables=None):
+        super().apply(replicas.total(list(grads)), trainable_variables)
+
+    def _all_reduce_sum_gradients(self, grads_and_vars):
+        # They are summed already.
+        return grads_and_vars
 
 
 def label_loss(mixed, classes, smoothing=0.0):

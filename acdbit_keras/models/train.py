@@ -11,7 +11,7 @@ import time
 
 import keras
 
-from acdbit_keras import execution, schemes
+from acdbit_keras import execution, replicas, schemes
 from acdbit_keras.distillation import Distiller, LabelDistillation, QueryKeyDistillation
 from acdbit_keras.files import read_json, write_beside, write_json
 from acdbit_keras.models import budget, data, distribution, hosts, norms, optimization, recipes
@@ -51,7 +51,7 @@ def train(recipe, folder, data_dir=None, teacher=None, runs="runs", verbose="aut
         runs: folder of the runs of other recipes.
         verbose: as in `keras.Model.fit`.
         devices: number of devices that share every batch, of this host where several have joined (`acdbit_keras.models.hosts`);
-            more than one on JAX only. See `acdbit_keras.models.distribution`.
+            see `acdbit_keras.models.distribution`.
         progress: called at the end of every epoch with the recipe's name, the number of epochs done, their total, and a dict
             of the epoch's metrics.
 
@@ -188,6 +188,7 @@ class _Training:
             raise ValueError("statistics_batches of a recipe is for one device; pass --set statistics_batches=0 with several")
         if self.scheme.post_training and hosts.count() > 1:
             raise ValueError(f"the scheme {self.scheme.name!r} is not trained, so it is made on one host")
+        distribution.check_recipe(self.recipe, self.all_devices)
         self.planned = self.plan()
         # Each host measured for itself where the epochs follow from a budget; and none writes before all have read.
         self.planned = dataclasses.replace(self.planned, epochs=hosts.agreed(self.planned.epochs))
@@ -250,7 +251,8 @@ class _Training:
                 optimizer=optimization.optimizer(recipe, optimization.learning_rates(recipe, end - first, steps)),
                 loss=loss,
                 metrics=["accuracy"],
-                jit_compile=recipe.jit_compile and executor.allows_xla,
+                # A step on several devices is none of XLA's on TensorFlow.
+                jit_compile=recipe.jit_compile and executor.allows_xla and replicas.number() == 1,
                 steps_per_execution=recipe.steps_per_execution,
             )
         return _Assembled(network, model, previous, train_set, test_set, steps, executor)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import keras
 from keras import ops
 
-from acdbit_keras import checks, code, masking, signs, statistics
+from acdbit_keras import checks, code, masking, replicas, signs, statistics
 from acdbit_keras.code import Code
 from acdbit_keras.quantizers.base import Comparison, Quantizer
 from acdbit_keras.typing import Shape, SignLike, Tensor
@@ -189,7 +189,7 @@ class AlignedSign(Quantizer):
             return masking.mean(z, axes)
         if self.axis != "token" and masking.weights(z) is not None:
             raise ValueError(f"{self.path}: an exact median takes no mask; use tracking='running', or threshold='mean'")
-        return statistics.median(z, axes)
+        return statistics.median(z if self.axis == "token" else replicas.rows(z), axes)
 
     def _spread(self, z, center, axes):
         if self.scale is None:
@@ -256,10 +256,11 @@ class AlignedSign(Quantizer):
         if masking.weights(x) is not None:
             # The mask is one of the whole batch.
             return x
-        batch = ops.shape(x)[0]
+        batch = replicas.batch_shape(x)[0]
         if isinstance(batch, int):
             return x[: math.ceil(batch * self.batch_share)]
-        return x[: ops.cast(ops.ceil(ops.cast(batch, "float32") * self.batch_share), "int32")]
+        count = ops.cast(ops.ceil(ops.cast(batch, "float32") * self.batch_share), "int32")
+        return x[: ops.maximum(count - replicas.first_row(x), 0)]
 
     def get_config(self) -> dict[str, Any]:
         return {

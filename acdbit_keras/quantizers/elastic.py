@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from acdbit_keras import checks, masking, signs
+from acdbit_keras import checks, masking, replicas, signs
 from acdbit_keras.code import Code
 from acdbit_keras.quantizers.base import AtLeast, Comparison, Quantizer, bounded
 from acdbit_keras.typing import Shape, Tensor
@@ -95,7 +95,7 @@ class ElasticBinary(Quantizer):
         scale = self._scale(x, training)
         if self.lsq:
             constant = ops.stop_gradient(scale)
-            scale = constant + (scale - constant) * ops.rsqrt(ops.cast(ops.size(x), "float32"))
+            scale = constant + (scale - constant) * ops.rsqrt(replicas.total(ops.cast(ops.size(x), "float32")))
         if self.levels == "sign":
             # Of the sign alone: where x leaves the clip is no reason to move the scale.
             signs_ = signs.get("ste_sign")(x / ops.stop_gradient(scale))

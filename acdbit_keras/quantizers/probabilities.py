@@ -8,7 +8,7 @@ from typing import Any, Literal
 import keras
 from keras import ops
 
-from acdbit_keras import checks, signs, statistics
+from acdbit_keras import checks, replicas, signs, statistics
 from acdbit_keras.code import Code, real
 from acdbit_keras.quantizers.base import Quantizer
 from acdbit_keras.typing import Shape, Tensor
@@ -105,7 +105,8 @@ class ThresholdedProbabilities(Quantizer):
 
     def _track(self, x, kept):
         # Every row keeps its largest element, so there is something to divide by.
-        mean = ops.sum(x * kept) / ops.sum(kept)
+        summed, count = replicas.total([ops.sum(x * kept), ops.sum(kept)])
+        mean = summed / count
         self.running_scale.assign(statistics.running_average(self.running_scale.value, mean, self.updates.value, self.momentum))
         self.updates.assign(self.updates.value + 1.0)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import keras
 from keras import ops
 
-from acdbit_keras import checks, masking, signs, statistics
+from acdbit_keras import checks, masking, replicas, signs, statistics
 from acdbit_keras.code import Code, real
 from acdbit_keras.quantizers.base import Quantizer
 from acdbit_keras.typing import Shape, Tensor
@@ -99,8 +99,8 @@ class UniformQuantizer(Quantizer):
         t = x / step + zero_point
         q = signs.ste_round(t, lowest, highest)
         if self.noise < 1.0 and training:
-            drawn = keras.random.uniform(ops.shape(x), seed=self.seed_generator) < self.noise
-            q = ops.where(drawn, q, ops.clip(t, lowest, highest))
+            drawn = replicas.own_rows(keras.random.uniform(replicas.batch_shape(x), seed=self.seed_generator), x)
+            q = ops.where(drawn < self.noise, q, ops.clip(t, lowest, highest))
         return real(ops.cast((q - zero_point) * step, inputs.dtype))
 
     def grid(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor, float, float]:
@@ -122,9 +122,9 @@ class UniformQuantizer(Quantizer):
         counted = masking.weights(x)
         # Padding is taken for 0, which the range holds anyway.
         seen = x if counted is None else x * counted
-        low, high = ops.min(seen, axis=axes, keepdims=True), ops.max(seen, axis=axes, keepdims=True)
         if self.range == "own":
-            return low, high
+            return ops.min(seen, axis=axes, keepdims=True), ops.max(seen, axis=axes, keepdims=True)
+        low, high = replicas.minimum(seen, axes), replicas.maximum(seen, axes)
         updates = self.updates.value
         if training:
             self.low.assign(self._moved(self.low.value, low, updates, ops.minimum))
@@ -181,10 +181,11 @@ class PowerOfTwoFactor(UniformQuantizer):
         limits = self._limits(ops.stop_gradient(x), training)
         if training:
             errors = [
-                ops.sum(ops.square(self._quantized(x, limits, float(e)) - x), axis=tuple(range(len(x.shape) - 1)))
+                replicas.sum(ops.square(self._quantized(x, limits, float(e)) - x), tuple(range(len(x.shape) - 1)))
                 for e in range(LARGEST_EXPONENT + 1)
             ]
-            self.exponents.assign(ops.cast(ops.argmin(ops.stack(errors), axis=0), "float32"))
+            best = ops.argmin(ops.stack(errors), axis=0)
+            self.exponents.assign(ops.cast(ops.reshape(best, self.exponents.shape), "float32"))
         return real(ops.cast(self._quantized(x, limits, self.exponents.value), inputs.dtype))
 
     def _quantized(self, x, limits, exponents):

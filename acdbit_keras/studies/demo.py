@@ -2,13 +2,14 @@
 
 import shutil
 import sys
+import textwrap
 import time
 
 import numpy as np
 
 from acdbit_keras import figures, text
 from acdbit_keras.convert import Interpreter
-from acdbit_keras.files import write_json
+from acdbit_keras.files import write_beside, write_json
 from acdbit_keras.models import data, recipes
 from acdbit_keras.models.loading import load_model
 from acdbit_keras.models.train import train
@@ -51,7 +52,7 @@ def run(folder, settings=(), verbose=1):
     say(f"     {conversions['bits']}")
     say("4/5  comparing Keras and the files on all test images")
     parity = deployed.compare(student, files["bits"], DATASET)
-    say(f"     {parity}")
+    say(textwrap.indent(str(parity), " " * 5))
     accuracy = {name: deployed.evaluate_file(path, DATASET)["accuracy"] for name, path in files.items()}
     say("5/5  timing the files side by side")
     timings = deployed.time_files(files.values(), runs=200)
@@ -69,10 +70,12 @@ def run(folder, settings=(), verbose=1):
             for name, timing in zip(files, timings)
         },
         "pictures": [str(folder / "predictions.png"), str(folder / "distributions.png")],
+        "digit": str(folder / "digit.png"),
     }
     images, labels = (np.concatenate(parts) for parts in zip(*data.pipeline(DATASET, "test").as_numpy_iterator()))
     _draw_predictions(folder / "predictions.png", images, labels, Interpreter(files["bits"]))
     _draw_distributions(folder / "distributions.png", student, images)
+    _write_digit(report["digit"], data.arrays(DATASET, "test")[0][0])
     report["seconds"] = time.perf_counter() - start
     write_json(folder / "demo.json", report)
     return report
@@ -100,11 +103,21 @@ def table(report):
         f"whole demo: {report['seconds']:.0f} s",
         "",
         "next:",
-        f"  {acdbit} predict {report['models']['bits']['file']} PICTURE    classify the picture of a digit",
-        f"  {acdbit} train digits_acd_bit --data FOLDER    train on pictures of your own, a folder for each class",
-        f"  {acdbit} zoo    the models that are trained already",
     ]
-    return "\n".join(lines)
+    following = {
+        f"{acdbit} predict {report['models']['bits']['file']} {report['digit']}": "classify one of the test images",
+        f"{acdbit} train digits_acd_bit --data FOLDER": "train on pictures of your own, a folder for each class",
+        f"{acdbit} zoo": "the models that are trained already",
+    }
+    width = max(map(len, following))
+    return "\n".join([*lines, *(f"  {command:{width}}  {what}" for command, what in following.items())])
+
+
+def _write_digit(path, image):
+    """A test image to try `acdbit predict` with, as small as it is: enlarged it would be another to the model."""
+    from PIL import Image
+
+    write_beside(path, lambda temporary: Image.fromarray(image[..., 0]).save(temporary, format="png"))
 
 
 def _draw_predictions(path, images, labels, interpreter, count=24):
