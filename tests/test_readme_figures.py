@@ -273,6 +273,11 @@ SENTENCES = {
         for first in results("device_start.json")["first_answer"].values()
         for key in ("processor_seconds", "resident_mb")
     ],
+    "`cifar10_edge` knows {} % of CIFAR-10's test images; its file has {} kB and takes {} ms": [
+        100 * card("cifar10_edge")["accuracy"]["top1"],
+        card("cifar10_edge")["size"]["tflite_bytes"] / 1e3,
+        card("cifar10_edge")["latency"]["median_ms"],
+    ],
     "students of CIFAR-10 ({} %), CIFAR-100 ({} %) and the digits ({} %), each with a card": [
         100 * card(name)["accuracy"]["top1"]
         for name in ("cifar10_vit_micro_acd_bit", "cifar100_vit_micro_acd_bit", "digits_vit_nano_acd_bit")

@@ -1,7 +1,7 @@
 """The models of the app: what the zoo has for a camera, with their float twins, and an untrained pair of DeiT-S.
 
-Of every dataset of colour pictures the entry of the highest accuracy is taken; its card's `float_twin` names the file that the
-app's switch goes to. The untrained pair is there for its speed at the size of the paper's network. Its large kernels repeat 4096
+Of every dataset of colour pictures the entry of the highest accuracy is taken that has a float twin; its card's `float_twin` names
+the file that the app's switch goes to. The untrained pair is there for its speed at the size of the paper's network. Its large kernels repeat 4096
 random numbers, which changes no latency, and lets an APK hold 92 MB in less than one.
 """
 
@@ -29,8 +29,7 @@ def make(folder, untrained=True):
     made = []
     for name, twin in chosen():
         made.append(_made(folder / f"{name}.bits.tflite", name, _from_zoo))
-        if twin:
-            made.append(_made(folder / f"{name}.float32.tflite", twin, _from_zoo))
+        made.append(_made(folder / f"{name}.float32.tflite", twin, _from_zoo))
     if untrained:
         made += [_made(folder / f"{UNTRAINED}.{kind}.tflite", kind, _untrained) for kind in ("bits", "float32")]
     for path in folder.glob("*.tflite"):
@@ -41,19 +40,19 @@ def make(folder, untrained=True):
 
 
 def chosen():
-    """Pairs of an entry's name and that of its float twin, `None` where it has none."""
+    """Pairs of an entry's name and that of its float twin, without which the app's switch would lead nowhere."""
     from acdbit_keras.models.zoo import entries
 
     best = {}
     for name in entries.zoo_names():
         card = entries.card(name)
         colour = len(card["data"]["mean"]) == 3
-        if not colour or card["model"]["scheme"] == "float32":
+        if not colour or not card.get("float_twin"):
             continue
         known = best.get(card["data"]["dataset"])
         if known is None or card["accuracy"]["top1"] > known["accuracy"]["top1"]:
             best[card["data"]["dataset"]] = card
-    return [(card["name"], card.get("float_twin")) for card in best.values()]
+    return [(card["name"], card["float_twin"]) for card in best.values()]
 
 
 def _made(path, what, maker):
