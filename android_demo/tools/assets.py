@@ -1,8 +1,8 @@
 """The models of the app: what the zoo has for a camera, with their float twins, and an untrained pair of DeiT-S.
 
-Of every dataset of colour pictures the entry of the highest accuracy is taken that has a float twin; its card's `float_twin` names
-the file that the app's switch goes to. The untrained pair is there for its speed at the size of the paper's network. Its large kernels repeat 4096
-random numbers, which changes no latency, and lets an APK hold 92 MB in less than one.
+Of every dataset of colour pictures the entry of the highest accuracy is taken that has a float twin; its card's `float_twin`
+names the file that the app's switch goes to. The untrained pair is there for its speed at the size of the paper's network. Its
+large kernels repeat 4096 random numbers, which changes no latency, and lets an APK hold 92 MB in less than one.
 """
 
 import hashlib
