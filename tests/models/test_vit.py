@@ -89,7 +89,7 @@ def test_the_student_has_one_position_per_token_at_any_size():
         ({"width": 96, "num_heads": 2}, "the head width 48 .* not a multiple of 32: .* 32-bit words"),
         ({"classes": 0}, "classes must be an integer of at least 1, not 0"),
         ({"depth": 1.5}, "depth must be an integer of at least 1, not 1.5"),
-        ({"stem": "conv"}, "stem must be one of 'patch', 'convolutional', 'pooled', not 'conv'"),
+        ({"stem": "conv"}, "stem must be one of 'patch', 'convolutional', 'pooled', 'wide_pooled', not 'conv'"),
         ({"scheme": "acd_bot"}, "unknown scheme 'acd_bot'; known: .*float32.*did you mean 'acd_bit'"),
     ],
 )
