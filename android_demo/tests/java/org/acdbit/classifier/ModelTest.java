@@ -152,14 +152,16 @@ public class ModelTest {
     // Until Java has compiled what it compiles and the allocator has what it keeps.
     cycle(packed, twin, pixels, 1000);
     long threads = threads();
-    long[] before = memory();
-    cycle(packed, twin, pixels, CYCLES);
-    long[] after = memory();
+    // A pair of models that stayed would be 2 MB. What stays, stays every time; what Java compiles late, once.
+    long most = 4L << 20, grown = Long.MAX_VALUE;
+    for (int round = 0; round < 3 && grown >= most; round++) {
+      long before = memory()[0];
+      cycle(packed, twin, pixels, CYCLES);
+      grown = memory()[0] - before;
+    }
     assertTrue("threads " + threads + " -> " + threads(), threads() <= threads + 1);
-    // A pair of models that stayed would be 2 MB.
-    long most = 4L << 20;
-    assertTrue(CYCLES + " cycles: native bytes " + before[0] + " -> " + after[0], after[0] - before[0] < most);
-    System.out.println(CYCLES + " times opened and closed: " + (after[0] - before[0]) / 1024 + " kB of memory more");
+    assertTrue(CYCLES + " cycles, three times: at least " + grown + " native bytes more", grown < most);
+    System.out.println(CYCLES + " times opened and closed: " + grown / 1024 + " kB of memory more");
   }
 
   @Test
