@@ -156,8 +156,9 @@ def _watch(number, connection, last_word):
     said = _receive(connection)
     if isinstance(said, dict) and said.get("done"):
         return
-    _speak_for_oneself(last_word)
     print(f"acdbit: host {number} was lost; {_AGAIN}", file=sys.stderr, flush=True)
+    # Not before it is said: the process may be ended in between.
+    _speak_for_oneself(last_word)
     os._exit(2)
 
 
