@@ -147,8 +147,9 @@ def ask(*words, **options):
             'cifar10_teacher augments with rand_augment=9, .* --set "augment=strong.rand_augment=0." leaves it out',
         ),
         (["imagenet_teacher"], {}, "imagenet_teacher reads the images of imagenet2012 in every epoch"),
+        (["cifar10_midi_acd_bit"], {}, "cifar10_midi_acd_bit measures statistics .*; add --set statistics_batches=0"),
         (
-            ["cifar10_midi_acd_bit"],
+            ["cifar10_compare_teacher"],
             {"data_dir": "{folder}"},
             "dataset='cifar10' is not prepared in .*; prepare it with: acdbit data",
         ),

@@ -138,6 +138,8 @@ def _check(recipe, found):
     name, scheme, facts = recipe.name, schemes.get(recipe.scheme), found.info()
     if recipe.label_teacher:
         raise ValueError(f"{name} has label_teacher={recipe.label_teacher}; in a bundle a student has one teacher")
+    if recipe.statistics_batches:
+        raise ValueError(f"{name} measures statistics before validation, which a bundle does not; add --set statistics_batches=0")
     if scheme.post_training:
         raise ValueError(f"{name} is calibrated from its teacher, not trained; a bundle trains")
     if len(scheme.schedule(max(recipe.epochs, 10))) > 1:
