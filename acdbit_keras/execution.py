@@ -8,6 +8,7 @@ same quantizers, emit the graph that the converter packs into bits.
 import contextlib
 import contextvars
 
+import keras
 from keras import ops
 
 from acdbit_keras import code, masking, statistics
@@ -74,7 +75,7 @@ class KerasExecutor:
     def column_medians(self, matrix, training):
         """Averaging medians of a matrix `(rows, columns)` of weights, `(1, columns)`."""
         if training:
-            return statistics.select_median(matrix, axis=0)
+            return statistics.ranked_median(matrix) if _on_accelerator() else statistics.select_median(matrix, axis=0)
         # One operation, where the bisection is a loop of a hundred: what runs once is sooner traced than computed.
         return statistics.median(matrix, 0)
 
@@ -130,3 +131,12 @@ def using(executor):
         yield executor
     finally:
         _current.reset(token)
+
+
+def _on_accelerator():
+    """Whether JAX computes on a GPU or TPU; of TensorFlow's devices nothing is asked, for that would start them."""
+    if keras.backend.backend() != "jax":
+        return False
+    import jax
+
+    return jax.default_backend() != "cpu"

@@ -71,6 +71,15 @@ def test_select_median_of_matrix_columns(rows):
     np.testing.assert_allclose(array(statistics.select_median(x.T, 1)), np.median(x, 0, keepdims=True).T, atol=1e-6)
 
 
+@pytest.mark.parametrize("rows", [1, 2, 31, 32, 97, 384])
+def test_ranked_median_of_matrix_columns(rows):
+    """Exact, with elements that are equal, too."""
+    rng = np.random.default_rng(5)
+    for x in (rng.normal(size=(rows, 5)), rng.integers(-2, 3, (rows, 5)), np.zeros((rows, 1))):
+        x = x.astype(np.float32)
+        np.testing.assert_array_equal(array(statistics.ranked_median(x)), np.median(x, 0, keepdims=True))
+
+
 def test_select_median_counts_long_half_precision_rows():
     x = (np.random.default_rng(3).permutation(5001) / 1024).astype(np.float16)[:, None]
     assert array(statistics.select_median(x, 0)).item() == pytest.approx(np.median(x), abs=2e-3)

@@ -4,20 +4,22 @@
 and from it `acd_bit` and `binary_vit`; of DeiT-S also alignment alone, `da`, and correction alone, `dc`. They are trained for
 as many of their epochs as the minutes allow.
 
-Hardware: one GPU of 80 GB; batches of 512 with bfloat16 activations. No accuracy is known yet.
+Hardware: one GPU of 80 GB; batches of 256 and 512 with bfloat16 activations. On an H100 the `midi` teachers came to 88.4 and 66.4 %
+after 60 epochs, and `acd_bit` to 86.5 % of CIFAR-10 after 29 (15 and 14, at a rate that began anew) and 63.7 % of CIFAR-100 after 45
+(`results/cifar_h100`).
 """
 
 from acdbit_keras.models.recipes.base import Recipe
 
 
-def _family(dataset, size, preset, ablated):
+def _family(dataset, size, preset, batch_size, ablated):
     teacher = Recipe(
         name=f"{dataset}_{size}_gpu_teacher",
         dataset=dataset,
         preset=preset,
         scheme="float32",
-        epochs=300,
-        batch_size=512,
+        epochs=60,
+        batch_size=batch_size,
         learning_rate=1.5e-3,
         warmup_share=0.15,
         weight_decay=0.05,
@@ -26,7 +28,7 @@ def _family(dataset, size, preset, ablated):
 
     def student(name, scheme, **changes):
         changed = dict(name=f"{dataset}_{size}_gpu_{name}", scheme=scheme, teacher=teacher.name, weight_decay=0.0)
-        return teacher.replace(**{**changed, "learning_rate": 4e-3, **changes})
+        return teacher.replace(**{**changed, "epochs": 150, "learning_rate": 4e-3, "clip_norm": 1.0, **changes})
 
     recipes = [teacher, student("acd_bit", "acd_bit"), student("binary_vit", "binary_vit")]
     if ablated:
@@ -38,6 +40,9 @@ def _family(dataset, size, preset, ablated):
 RECIPES = tuple(
     recipe
     for dataset in ("cifar10", "cifar100")
-    for size, preset, ablated in (("midi", "vit_midi_pooled4_32", False), ("deit", "vit_small_patch4_32", True))
-    for recipe in _family(dataset, size, preset, ablated)
+    for size, preset, batch_size, ablated in (
+        ("midi", "vit_midi_pooled4_32", 256, False),
+        ("deit", "vit_small_patch4_32", 512, True),
+    )
+    for recipe in _family(dataset, size, preset, batch_size, ablated)
 )

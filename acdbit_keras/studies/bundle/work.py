@@ -159,7 +159,7 @@ class Work:
         total = min(learner.finished + plan.epochs_within(own, seconds), self.recipes[name].epochs)
         speed = learner.steps * learner.batch_size / seconds
         self.say(f"{name}: {total} epochs of {seconds:.2f} s planned, {own / 60:.1f} minutes, {speed:.0f} images/s")
-        self._epochs(name, learner, total, until)
+        self._epochs(name, learner, total, until, seconds)
         self._deliver()
 
     def _measure(self, learner):
@@ -193,10 +193,10 @@ class Work:
         names = list(self.recipes)
         return [each for each in names[names.index(name) :] if not self.runs[each].is_finished and not self._failed(each)]
 
-    def _epochs(self, name, learner, total, until):
+    def _epochs(self, name, learner, total, until, planned):
         run = self.runs[name]
         recipe = dataclasses.replace(self.recipes[name], mixed_precision=_mixed(self._precision(self.recipes[name])))
-        saved, times = time.monotonic(), []
+        saved, times = time.monotonic(), [planned]
         while learner.finished < total:
             began = time.monotonic()
             self._steps(name, learner, total)
@@ -211,7 +211,8 @@ class Work:
             delivery.append_row(run.history_path, learner.finished, {**logs, "val_accuracy": accuracy, "val_loss": loss})
             learner.finish_epoch(accuracy)
             times.append(time.monotonic() - began)
-            pace = statistics.median(times[-5:])
+            # The first epoch may be slow, while the other runs are compiled: it alone cuts no epochs off.
+            pace = statistics.median_low(times[-5:])
             if until - time.monotonic() < (total - learner.finished - 0.5) * pace:
                 # Slower than it was measured: the schedule ends with the time.
                 total = learner.finished + max(round((until - time.monotonic()) / pace), 0)
