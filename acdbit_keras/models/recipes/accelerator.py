@@ -4,9 +4,9 @@
 and from it `acd_bit` and `binary_vit`; of DeiT-S also alignment alone, `da`, and correction alone, `dc`. They are trained for
 as many of their epochs as the minutes allow.
 
-Hardware: one GPU of 80 GB; batches of 256 and 512 with bfloat16 activations. On an H100 the `midi` teachers came to 88.4 and 66.4 %
-after 60 epochs, and `acd_bit` to 86.5 % of CIFAR-10 after 29 (15 and 14, at a rate that began anew) and 63.7 % of CIFAR-100 after 45
-(`results/cifar_h100`).
+Hardware: one GPU of 80 GB; batches of 256 and 512 with bfloat16 activations. On an H100 the `midi` teachers came to 88.4 and
+66.4 % after 60 epochs, and `acd_bit` to 86.5 % of CIFAR-10 after 29, of which 14 at a rate that began anew, and 63.7 % of
+CIFAR-100 after 45 (`results/cifar_h100`).
 """
 
 from acdbit_keras.models.recipes.base import Recipe

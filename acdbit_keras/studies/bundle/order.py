@@ -2,8 +2,8 @@
 
 Measured on an H100 in bfloat16 (`results/cifar_h100`): `vit_midi_pooled4_32` in float at 71 thousand images a second, as
 `acd_bit` with its teacher at 12 thousand, a second and four an epoch, so that a list has 60 epochs of the teacher and 45 of each
-student. Reckoned: DeiT-S at 2.5 to 4.5 thousand, 12 to 22 seconds, three runs 6 to 12 epochs each. A minute goes into starting and
-compiling. So a list has one dataset and one size.
+student. Reckoned: DeiT-S at 2.5 to 4.5 thousand, 12 to 22 seconds, three runs 6 to 12 epochs each. A minute goes into starting
+and compiling. So a list has one dataset and one size.
 """
 
 import pathlib
