@@ -92,6 +92,13 @@ def test_all_runs_have_the_same_share_of_their_epochs():
     assert {part.name: plan.epochs_within(shares[part.name], part.seconds) for part in PARTS} == {"teacher": 20, "student": 10}
 
 
+def test_one_slow_epoch_cuts_no_schedule_and_slow_epochs_do():
+    assert plan.pace(2.0, [9.0]) == 2.0
+    assert plan.pace(2.0, [9.0, 2.1]) == 2.1
+    assert plan.pace(2.0, [9.0, 8.0, 8.5]) == 8.0
+    assert plan.pace(2.0, [9.0, 3.0, 3.1, 3.2, 3.3]) == 3.2
+
+
 @pytest.mark.parametrize("seconds", [9.9, 0.0, -3.0])
 def test_a_budget_that_leaves_a_run_without_an_epoch_is_refused(seconds):
     plan.check(PARTS, 10.1)

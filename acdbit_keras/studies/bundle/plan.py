@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import statistics
 
 
 @dataclasses.dataclass
@@ -56,6 +57,18 @@ def check(parts, seconds):
         f"{max(seconds, 0) / 60:.1f} minutes are left for training, too short for one epoch of {short[0].name} and its share of "
         f"the others'; it takes {math.ceil(needed / 6) / 10:.1f} minutes beyond those spent on starting, or fewer recipes"
     )
+
+
+def pace(planned, times):
+    """Seconds of an epoch to reckon with: the lower median of what was planned and the last four epochs took.
+
+    The first epoch may be slow, while the other runs are compiled beside it; alone it changes nothing.
+
+    Args:
+        planned: seconds, as measured before.
+        times: list of the seconds of finished epochs.
+    """
+    return statistics.median_low([planned, *times][-5:])
 
 
 def epochs_within(seconds, per_epoch):

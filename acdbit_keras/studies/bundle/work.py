@@ -10,7 +10,6 @@ import concurrent.futures
 import dataclasses
 import math
 import pathlib
-import statistics
 import time
 
 import jax
@@ -196,7 +195,7 @@ class Work:
     def _epochs(self, name, learner, total, until, planned):
         run = self.runs[name]
         recipe = dataclasses.replace(self.recipes[name], mixed_precision=_mixed(self._precision(self.recipes[name])))
-        saved, times = time.monotonic(), [planned]
+        saved, times = time.monotonic(), []
         while learner.finished < total:
             began = time.monotonic()
             self._steps(name, learner, total)
@@ -211,8 +210,7 @@ class Work:
             delivery.append_row(run.history_path, learner.finished, {**logs, "val_accuracy": accuracy, "val_loss": loss})
             learner.finish_epoch(accuracy)
             times.append(time.monotonic() - began)
-            # The first epoch may be slow, while the other runs are compiled: it alone cuts no epochs off.
-            pace = statistics.median_low(times[-5:])
+            pace = plan.pace(planned, times)
             if until - time.monotonic() < (total - learner.finished - 0.5) * pace:
                 # Slower than it was measured: the schedule ends with the time.
                 total = learner.finished + max(round((until - time.monotonic()) / pace), 0)
