@@ -52,11 +52,12 @@ lint: .venv-lint/ready
 .venv-jax/ready: setup.cfg pyproject.toml setup.py $(RUNTIME) $(TRAINING)
 	$(call environment,.venv-jax,jax)
 
+# Modules are compiled when they are imported: those of all of TensorFlow, which pip would compile, take a minute.
 define environment
 @test -n "$(PYTHON)" || { echo "make: Python 3.10, 3.11 or 3.12 is needed; set PYTHON=/path/to/python3.11" >&2; exit 2; }
 "$(PYTHON)" -m venv $(1)
 $(1)/bin/pip install $(PIP_FLAGS) --upgrade pip
-$(1)/bin/pip install $(PIP_FLAGS) --editable ".[$(2),test]"
+$(1)/bin/pip install $(PIP_FLAGS) --no-compile --editable ".[$(2),test]"
 @touch $@
 endef
 

@@ -197,7 +197,7 @@ def markdown(made):
         "data": f"{data['dataset']}: {data['train_images']:,} training and {data['test_images']:,} test images, "
         f"{len(data['classes'])} classes",
         "recipe": f"`{made['recipe']['name']}`, {made['training']['epochs']} epochs, seed {made['recipe']['seed']}, "
-        f"{made['training']['training_seconds'] / 60:.0f} minutes of training ({made['training']['backend']})",
+        f"{made['training']['training_seconds'] / 60:.0f} minutes of training ({_trained_on(made['training'])})",
         "command": f"`{made['command']}`",
         "accuracy": f"top-1 {accuracy['top1']:.2%}, top-5 {accuracy['top5']:.2%} on {accuracy['images']:,} test images "
         f"(the trained model: top-1 {made['run']['top1']:.2%}; the same class on {made['run']['equal_argmax']:.2%})",
@@ -214,6 +214,11 @@ def markdown(made):
         rows["float twin"] = f"`{made['float_twin']}`"
     table = text.markdown(["", ""], list(rows.items()))
     return "\n".join([f"# {made['name']}", "", table, "", "Limits:", "", *(f"- {limit}" for limit in made["limits"])])
+
+
+def _trained_on(result):
+    """The backend, and the device where the result says it."""
+    return ", ".join(result[key] for key in ("backend", "device") if key in result)
 
 
 def _changed_settings(recipe):
