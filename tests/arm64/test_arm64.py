@@ -38,6 +38,7 @@ MOST_INSTRUCTIONS = {
     "block_project frozen": 3_700_000,
     "block_finish frozen": 11_000_000,
     "block_mix frozen": 650_000,
+    "block_mix depthwise": 900_000,
 }
 
 
