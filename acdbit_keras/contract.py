@@ -28,21 +28,33 @@ class Rule(enum.IntEnum):
     MEAN = 3
 
 
+class Branches(enum.IntEnum):
+    """What a block has beside its products: gains of their branches, and one that mixes neighbouring tokens."""
+
+    NONE = 0
+    POOLING = 1
+    DEPTHWISE = 2
+
+
 class Part(NamedTuple):
     """An input of an op, or a section of an input in which sections stand one behind the other.
 
     Attributes:
         name: as in the formulas of `device_ops`.
-        shape: names of sizes. Packed bits have their channels or keys last, which take a `WORD_BITS`th of words.
-        option: name of the bool option that adds it; `None` where it is always there.
+        shape: names of sizes, or numbers. Packed bits have their channels or keys last, which take a `WORD_BITS`th of words.
+        option: name of the option that adds it; `None` where it is always there.
+        value: of that option; `None`: any but 0.
     """
 
     name: str
     shape: tuple
     option: str | None = None
+    value: enum.IntEnum | None = None
 
     def is_given(self, options):
-        return self.option is None or bool(options[self.option])
+        if self.option is None:
+            return True
+        return bool(options[self.option]) if self.value is None else options[self.option] == self.value
 
 
 # === AcdBinaryAttention: its inputs ===
@@ -105,10 +117,11 @@ BLOCK_VECTORS = (
     *_product("mlp_2", "hidden", "channels", "dynamic_hidden"),
     Part("mlp_2.gain", ("channels",), "branches"),
     Part("mlp_2.shift", ("channels",)),
-    Part("pooling.vertical_3", ("channels",), "branches"),
-    Part("pooling.vertical_5", ("channels",), "branches"),
-    Part("pooling.horizontal_3", ("channels",), "branches"),
-    Part("pooling.horizontal_5", ("channels",), "branches"),
+    Part("pooling.vertical_3", ("channels",), "branches", Branches.POOLING),
+    Part("pooling.vertical_5", ("channels",), "branches", Branches.POOLING),
+    Part("pooling.horizontal_3", ("channels",), "branches", Branches.POOLING),
+    Part("pooling.horizontal_5", ("channels",), "branches", Branches.POOLING),
+    Part("depthwise", (9, "channels"), "branches", Branches.DEPTHWISE),
 )
 BLOCK_KERNELS = (
     Part("query", ("channels", "channels")),
@@ -160,7 +173,8 @@ def block_vectors(options, channels):
         dict from name to length.
     """
     sizes = _block_sizes(options, channels)
-    return {part.name: math.prod(sizes[size] for size in part.shape) for part in BLOCK_VECTORS if part.is_given(options)}
+    given = [part for part in BLOCK_VECTORS if part.is_given(options)]
+    return {part.name: math.prod(sizes.get(size, size) for size in part.shape) for part in given}
 
 
 def block_kernels(options, channels):

@@ -46,8 +46,8 @@ AcdBinaryBlock
     Inputs: x; kernels, int32 (words,): query, key, value, output (c, c / 32), mlp_1 (r c, c / 32), mlp_2 (c, r c / 32);
         vectors, float32, as `block_vectors` lists them.
     Outputs: x'; optionally `taps`, int32, as `block_taps` lists them: every sign, for verification.
-    Options: version, heads, mlp_ratio, rule, ratio (float), key_bias, branches, dynamic_activation, dynamic_hidden,
-        dynamic_attention (bools).
+    Options: version, heads, mlp_ratio, rule, ratio (float), branches (0 none, 1 pooling, 2 depthwise), key_bias,
+        dynamic_activation, dynamic_hidden, dynamic_attention (bools).
 
     prelu(z, s) = z if z > 0 else s * z.   product(count) = count * multiplier + bias
     dynamic input:  product(count) = (count * multiplier + row) * alpha_i + restore * mu_i + bias
@@ -65,10 +65,11 @@ AcdBinaryBlock
     out = y + (gain * prelu(product_2 + average(f), slope_2) + shift) from the bits f < threshold_2
         average: mean of each r adjacent channels; r = 2: f0 + f1; r = 4: (f0 + f1) + (f2 + f3); others in order; then
         times 1 / r
-    branches: out = out + pooling(w);  without branches the two gains are absent, that is 1
+    branches: out = out + acc, starting from acc = 0;  without branches the two gains are absent, that is 1
         pooling: for the vertical, then the horizontal direction, with w_k the token k places on, 0 beyond the border:
         narrow = (w_-1 + w_0) + w_1; wide = (narrow + w_-2) + w_2; acc = acc + narrow * gain_3; acc = acc + wide * gain_5
-        starting from acc = 0; then out = out + acc
+        depthwise: for the rows -1, 0, 1, in each for the columns -1, 0, 1, with w the token so many places on, 0 beyond the
+        border: acc = acc + w * kernel;  `depthwise` is (3, 3, c)
 """
 
 import numpy as np
@@ -81,6 +82,7 @@ from acdbit_keras.contract import (
     MAX_HEAD_DIM,
     VERSION,
     WORD_BITS,
+    Branches,
     Rule,
     attention_inputs,
     block_kernels,
@@ -95,6 +97,7 @@ __all__ = [
     "MAX_HEAD_DIM",
     "VERSION",
     "WORD_BITS",
+    "Branches",
     "NotExpressibleError",
     "Rule",
     "attention_inputs",
@@ -106,6 +109,7 @@ __all__ = [
     "probability_scale",
 ]
 
+_BRANCHES = {"pooling": Branches.POOLING, "depthwise": Branches.DEPTHWISE}
 _RULES = {"max_ratio": Rule.MAX_RATIO, "mean": Rule.MEAN, "zero": Rule.ZERO}
 
 
@@ -173,7 +177,7 @@ def block_options(block):
     return {
         **{name: attention[name] for name in ("version", "heads", "rule", "ratio", "key_bias")},
         "mlp_ratio": block.mlp_ratio,
-        "branches": block.scheme.branches,
+        "branches": int(_BRANCHES[block.mixing] if block.scheme.branches else Branches.NONE),
         "dynamic_activation": dynamic["query"],
         "dynamic_hidden": dynamic["mlp_2"],
         "dynamic_attention": attention["dynamic"],

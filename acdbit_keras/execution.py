@@ -72,6 +72,10 @@ class KerasExecutor:
         """`inputs (batch, height, width, channels)` through a `PoolingBranches`."""
         return layer.sum_of_windows(inputs)
 
+    def depthwise(self, layer, inputs):
+        """`inputs (batch, height, width, channels)` through a `DepthwiseMixing`."""
+        return layer.sum_of_neighbours(inputs)
+
     def column_medians(self, matrix, training):
         """Averaging medians of a matrix `(rows, columns)` of weights, `(1, columns)`."""
         if training:

@@ -17,11 +17,13 @@ BLOCK = {
 
 def test_files_of_version_1_keep_their_order():
     """Files hold tensors without names: whoever changes this data writes other files, which need another version."""
-    lists = (
-        contract.ATTENTION_INPUTS, contract.BLOCK_VECTORS, contract.BLOCK_KERNELS, contract.BLOCK_TAPS,
-    )  # fmt: skip
+    # Depthwise mixing came later, as a further value of an option, which runtimes from before refuse.
+    *vectors, added = contract.BLOCK_VECTORS
+    assert added == ("depthwise", (9, "channels"), "branches", contract.Branches.DEPTHWISE)
+    lists = (contract.ATTENTION_INPUTS, vectors, contract.BLOCK_KERNELS, contract.BLOCK_TAPS)
     numbers = (contract.VERSION, contract.WORD_BITS, *((rule.name, int(rule)) for rule in contract.Rule))
-    text = repr([[tuple(part) for part in parts] for parts in lists]) + repr(numbers)
+    text = repr([[tuple(part)[:3] for part in parts] for parts in lists]) + repr(numbers)
+    assert [(kind.name, int(kind)) for kind in contract.Branches] == [("NONE", 0), ("POOLING", 1), ("DEPTHWISE", 2)]
     assert (contract.ATTENTION, contract.BLOCK) == ("AcdBinaryAttention", "AcdBinaryBlock")
     assert hashlib.sha256(text.encode()).hexdigest() == "df0b596db0ac64412dd2ecbf1872b9ac765d241787a5868b1b14c233816b6423"
 
@@ -43,6 +45,12 @@ def test_an_option_of_a_block_adds_its_vectors_and_moves_none(option, floats):
     plain, more = contract.block_vectors(BLOCK, 64), contract.block_vectors({**BLOCK, option: True}, 64)
     assert sum(more.values()) - sum(plain.values()) == floats
     assert [name for name in more if name in plain] == list(plain)
+
+
+def test_depthwise_mixing_takes_the_place_of_the_pooling():
+    pooled, mixed = (contract.block_vectors({**BLOCK, "branches": kind}, 64) for kind in list(contract.Branches)[1:])
+    assert [name for name in mixed if name not in pooled] == ["depthwise"] and mixed["depthwise"] == 9 * 64
+    assert [name for name in pooled if name not in mixed] == [name for name in pooled if name.startswith("pooling.")]
 
 
 def test_packed_rows_are_words():

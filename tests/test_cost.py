@@ -15,6 +15,7 @@ from acdbit_keras import cost, device_ops, models, schemes
 from acdbit_keras.convert import flatbuffer, fusion, rewrite
 from acdbit_keras.cost import file_size
 from acdbit_keras.layers import BinaryAttention, BinaryDense, RPReLU
+from acdbit_keras.models.blocks import MIXINGS
 from acdbit_keras.quantizers import AlignedSign, WeightSign
 
 TOTALS = ("parameters", "packed_bytes", "bit_macs", "float_macs")
@@ -148,6 +149,13 @@ class TestBackbones:
             # The mean of each query channel, restored, meets every key.
             vector = heads * tokens * (width // heads) if scheme == "acd_bit" else 0
             assert (found.bit_macs, found.float_macs) == (products, around + pooling + vector)
+
+    def test_depthwise_mixing_has_nine_products_per_value(self):
+        pooled, mixed = (cost.analyse(models.build("vit_nano_patch2_8", "acd_bit", mixing=kind)) for kind in MIXINGS)
+        assert mixed.float_macs - pooled.float_macs == 3 * 16 * 64 * (9 - 10)
+        assert mixed.bit_macs == pooled.bit_macs and not mixed.uncounted
+        [row] = (row for row in mixed.rows if row.name.endswith("block_0/depthwise"))
+        assert (row.float_macs, row.parameters, row.packed_bytes) == (16 * 64 * 9, 10 * 64, 4 * 9 * 64)
 
     @pytest.mark.parametrize("scheme", ["acd_bit", "float32"])
     def test_totals_are_sums_and_no_weight_is_lost(self, scheme):

@@ -33,10 +33,10 @@ KNOWN = (
 )
 
 
-def block_of(scheme, width, heads, mlp_ratio, grid, batch, drop_path=0.0, seed=0):
+def block_of(scheme, width, heads, mlp_ratio, grid, batch, drop_path=0.0, mixing="pooling", seed=0):
     """A block with weights and running statistics that are not those of the start, and a batch for it."""
     keras.utils.set_random_seed(seed)
-    block = BinaryBlock(width, heads, mlp_ratio, scheme, drop_path, name="block")
+    block = BinaryBlock(width, heads, mlp_ratio, scheme, drop_path, mixing=mixing, name="block")
     block.build((None, *grid, width))
     random = np.random.default_rng(seed)
     for variable in block.trainable_variables:
@@ -118,11 +118,18 @@ def test_every_kind_of_sign_that_they_know_is_the_same(scheme):
     assert_alike(block, images, True, KernelExecutor())
 
 
+@pytest.mark.any_backend
+def test_depthwise_mixing_is_the_same():
+    block, images = block_of("acd_bit", **SIZES[0], mixing="depthwise")
+    assert why_not(block) is None
+    assert_alike(block, images, True, KernelExecutor())
+
+
 @pytest.mark.parametrize("instructions", ["avx512", "avx2", "portable"])
 def test_every_set_of_instructions_is_the_same(monkeypatch, instructions):
     """Where this processor lacks one, the next one runs."""
     monkeypatch.setenv("ACDBIT_KERNELS", instructions)
-    for sizes in SIZES[2:4]:
+    for sizes in (SIZES[2], SIZES[3], {**SIZES[2], "mixing": "depthwise"}):
         assert_alike(*block_of("acd_bit", **sizes), True, KernelExecutor())
 
 

@@ -115,6 +115,11 @@ class FloatExecutor(execution.KerasExecutor):
         sums = (tf.nn.depthwise_conv2d(inputs, tf.constant(part), [1, 1, 1, 1], "SAME") for part in (row, column))
         return next(sums) + layer.shift + next(sums)
 
+    def depthwise(self, layer, inputs):
+        with tf.init_scope():
+            kernel = ops.convert_to_numpy(layer.kernel)
+        return tf.nn.depthwise_conv2d(inputs, tf.constant(kernel[..., None]), [1, 1, 1, 1], "SAME") + layer.shift
+
 
 class IntegerExecutor(FloatExecutor):
     """For a converter that quantizes by itself: quantized kernels, but activations of several bits as real numbers."""

@@ -109,7 +109,10 @@ def block_constants(block):
             shift = vectors[f"{name}.gain"] * shift + _value(layer.shift)
         vectors[f"{name}.shift"] = shift
     if options["branches"]:
-        vectors["mlp_2.shift"] = vectors["mlp_2.shift"] + _value(block.pooling.shift)
+        vectors["mlp_2.shift"] = vectors["mlp_2.shift"] + _value(block.mixer().shift)
+    if options["branches"] == device_ops.Branches.DEPTHWISE:
+        vectors["depthwise"] = _value(block.depthwise.kernel).reshape(-1)
+    elif options["branches"]:
         for direction, gains in zip(("vertical", "horizontal"), _value(block.pooling.gain)):
             for side, gain in zip((3, 5), gains):
                 vectors[f"pooling.{direction}_{side}"] = gain / side

@@ -23,8 +23,8 @@ def analyse(model: keras.Model, input_shape: Sequence[int] | None = None) -> Cos
     One MAC is one multiply-add, whatever its operands; bits get no credit. Bit-MACs: `BinaryDense` between two 1-bit
     operands, and likewise Q K^T and P V of `BinaryAttention`, heads * n * m * head_dim each. Float MACs: every other
     product with weights or of attention, a vector that an offset of the query is multiplied with (heads * m *
-    head_dim), and pooling branches as the depthwise convolutions they are exported as. Not counted: what works element
-    by element (norms, activations, scales, the affine terms of codes), sums, and ops outside of layers.
+    head_dim), and what mixes neighbouring tokens as the depthwise convolutions it is exported as. Not counted: what
+    works element by element (norms, activations, scales, the affine terms of codes), sums, and ops outside of layers.
 
     The file's size is that of `acd.convert.to_tflite(model, path)` with no further option: bits, and blocks as one op,
     where the model has binary layers, else float32 or what the model's scheme says. It is within 5 % for the presets and

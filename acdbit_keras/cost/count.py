@@ -7,7 +7,7 @@ import keras
 from keras import layers, ops
 
 from acdbit_keras import code, execution
-from acdbit_keras.layers import BinaryAttention, BinaryDense, PoolingBranches
+from acdbit_keras.layers import BinaryAttention, BinaryDense, DepthwiseMixing, PoolingBranches
 from acdbit_keras.layers.pooling import SIDES
 from acdbit_keras.quantizers import Quantizer
 
@@ -16,8 +16,8 @@ TRANSPOSED = (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTrans
 DEPTHWISE = (layers.DepthwiseConv1D, layers.DepthwiseConv2D)
 SEPARABLE = (layers.SeparableConv1D, layers.SeparableConv2D)
 _COUNTED = (
-    BinaryAttention, BinaryDense, PoolingBranches, layers.Dense, layers.EinsumDense, layers.MultiHeadAttention,
-    *CONVOLUTIONS, *TRANSPOSED, *DEPTHWISE, *SEPARABLE,
+    BinaryAttention, BinaryDense, DepthwiseMixing, PoolingBranches, layers.Dense, layers.EinsumDense,
+    layers.MultiHeadAttention, *CONVOLUTIONS, *TRANSPOSED, *DEPTHWISE, *SEPARABLE,
 )  # fmt: skip
 # Products without weights, which the rule of `_is_uncounted` would not notice.
 _WITHOUT_COUNT = (layers.Attention, layers.AdditiveAttention, layers.Dot, layers.GroupQueryAttention)
@@ -50,6 +50,11 @@ class CountingExecutor(execution.KerasExecutor):
 
     def pooling(self, layer, inputs):
         self._trace.record(layer).float_macs += 2 * SIDES[-1] * math.prod(inputs.shape[1:])
+        return ops.zeros_like(inputs)
+
+    def depthwise(self, layer, inputs):
+        window, channels = layer.kernel.shape[:2], inputs.shape[-1]
+        self._trace.record(layer).float_macs += math.prod(window) * math.prod(inputs.shape[1:-1]) * channels
         return ops.zeros_like(inputs)
 
     def _add(self, layer, macs, *operands):

@@ -18,7 +18,7 @@ from keras import layers, ops
 from acdbit_keras import device_ops
 from acdbit_keras.cost.count import CONVOLUTIONS, DEPTHWISE, SEPARABLE, TRANSPOSED
 from acdbit_keras.device_ops import WORD_BITS
-from acdbit_keras.layers import BinaryAttention, BinaryDense, LayerScale, PoolingBranches, RPReLU
+from acdbit_keras.layers import BinaryAttention, BinaryDense, DepthwiseMixing, LayerScale, PoolingBranches, RPReLU
 from acdbit_keras.layers.stem import PooledStem
 from acdbit_keras.quantizers import AlignedSign, Comparison, StoredSign, WeightSign
 
@@ -284,6 +284,13 @@ def _(layer: PoolingBranches, file, record):
     file.constant(value(layer.shift))
     file.constant(np.zeros(channels))
     file.nodes(3)
+
+
+@store.register
+def _(layer: DepthwiseMixing, file, record):
+    file.constant(value(layer.kernel))
+    file.constant(value(layer.shift))
+    file.nodes()
 
 
 @store.register

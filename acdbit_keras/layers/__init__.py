@@ -3,6 +3,6 @@
 from acdbit_keras.layers.affine import LayerScale, RPReLU
 from acdbit_keras.layers.attention import BinaryAttention
 from acdbit_keras.layers.dense import BinaryDense
-from acdbit_keras.layers.pooling import PoolingBranches
+from acdbit_keras.layers.pooling import DepthwiseMixing, PoolingBranches
 
-__all__ = ["BinaryAttention", "BinaryDense", "LayerScale", "PoolingBranches", "RPReLU"]
+__all__ = ["BinaryAttention", "BinaryDense", "DepthwiseMixing", "LayerScale", "PoolingBranches", "RPReLU"]

@@ -1,4 +1,4 @@
-"""Pooling branches and changes of width and resolution: the float paths beside the binary products."""
+"""What mixes neighbouring tokens, and changes of width and resolution: the float paths beside the binary products."""
 
 from __future__ import annotations
 
@@ -70,6 +70,59 @@ class PoolingBranches(keras.layers.Layer):
             narrow = window[1] + window[2] + window[3]
             wide = narrow + window[0] + window[4]
             outputs = outputs + narrow * (gain[direction, 0] / 3.0) + wide * (gain[direction, 1] / 5.0)
+        return outputs
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        return input_shape
+
+
+@keras.saving.register_keras_serializable(package="acdbit")
+class DepthwiseMixing(keras.layers.Layer):
+    """Depthwise 3x3 convolution of the tokens, zero padded, plus a shift per channel: mixes what stands side by side.
+
+    Input and output `(batch, height, width, channels)`. The kernel, `(3, 3, channels)`, is learned in place of the gains of
+    `PoolingBranches`; it has fewer products, and the corners of the window, too. For training it is written with slices,
+    which XLA fuses where it runs a depthwise convolution slowly.
+
+    Kernel and shift start at 0, as the branches of BinaryViT do: a new block computes what it would without.
+
+    Example:
+        >>> import acdbit_keras as acd
+        >>> import numpy as np
+        >>> image = np.zeros((1, 3, 3, 1), "float32")
+        >>> image[0, 1, 1, 0] = 1.0
+        >>> mixing = acd.layers.DepthwiseMixing()
+        >>> mixing.build(image.shape)
+        >>> _ = mixing.kernel.assign(np.arange(9.0).reshape(3, 3, 1))
+        >>> print(np.asarray(mixing(image))[0, :, :, 0])
+        [[8. 7. 6.]
+         [5. 4. 3.]
+         [2. 1. 0.]]
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.input_spec = keras.layers.InputSpec(ndim=4)
+
+    def build(self, input_shape: Shape) -> None:
+        channels = input_shape[-1]
+        self.kernel = self.add_weight(name="kernel", shape=(3, 3, channels), initializer="zeros")
+        self.shift = self.add_weight(name="shift", shape=(channels,), initializer="zeros")
+        self.built = True
+
+    def call(self, inputs: Tensor) -> Tensor:
+        return execution.current().depthwise(self, inputs)
+
+    def sum_of_neighbours(self, inputs: Tensor) -> Tensor:
+        """The convolution as a sum of nine shifted slices."""
+        kernel = ops.convert_to_tensor(self.kernel)
+        height, width = ops.shape(inputs)[1:3]
+        padded = ops.pad(inputs, [(0, 0), (1, 1), (1, 1), (0, 0)])
+        outputs = self.shift
+        for row in range(3):
+            for column in range(3):
+                shifted = padded[:, row : row + height, column : column + width]
+                outputs = outputs + shifted * kernel[row, column]
         return outputs
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:

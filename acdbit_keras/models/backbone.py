@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import keras
 from keras import layers
@@ -11,7 +11,7 @@ from keras import layers
 from acdbit_keras import checks, freezing, replicas, schemes
 from acdbit_keras.layers.attention import check_heads
 from acdbit_keras.layers.stem import ConvolutionalStem, PatchEmbedding, PooledStem, WidePooledStem
-from acdbit_keras.models.blocks import BLOCKS, BinaryBlock, FloatBlock, PatchMerging
+from acdbit_keras.models.blocks import BLOCKS, MIXINGS, BinaryBlock, FloatBlock, PatchMerging
 from acdbit_keras.quick_start import QuickStart
 from acdbit_keras.typing import SchemeLike, Shape, Tensor
 
@@ -51,6 +51,8 @@ class Backbone(QuickStart):
         stem: `"patch"`, one convolution per patch, `"convolutional"`, 3x3 convolutions of stride 2, `"pooled"`, 3x3
             convolutions of stride 1 with max-pooling, or `"wide_pooled"`, the same of twice the width.
         drop_path: stochastic-depth rate of the last block, in [0, 1); it grows linearly from 0.
+        mixing: what adds neighbouring tokens in the binary blocks of a scheme with branches: `"pooling"`, the default, scaled
+            means over lines of tokens, or `"depthwise"`, a learned 3x3 convolution. Other blocks have neither.
         float_merging: whether the merging of tokens is a float product in a binary scheme, too; default False.
         frozen: names of the parts that stand still while the others are trained, see `frozen`; default: none.
 
@@ -95,6 +97,7 @@ class Backbone(QuickStart):
         drop_path: float,
         float_merging: bool = False,
         frozen: Sequence[str] = (),
+        mixing: Literal["pooling", "depthwise"] = "pooling",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -103,6 +106,7 @@ class Backbone(QuickStart):
         if any(side % part for side, part in zip(_pair(image_size), _pair(patch_size))):
             raise ValueError(f"image_size={image_size} is not divisible by patch_size={patch_size}")
         checks.choice("stem", stem, STEMS)
+        checks.choice("mixing", mixing, MIXINGS)
         self.scheme = schemes.get(scheme)
         for stage in stages:
             check_heads(stage.width, stage.num_heads, self.scheme.is_binary)
@@ -111,6 +115,7 @@ class Backbone(QuickStart):
         self.patch_size = patch_size
         self.channels = channels
         self.stem = stem
+        self.mixing = mixing
         self.drop_path_rate = drop_path
         if any(side % 2 ** (len(stages) - 1) for side in _pair(self.grid)):
             raise ValueError(
@@ -136,6 +141,7 @@ class Backbone(QuickStart):
                         self.scheme,
                         drop_path=drop_path * index / max(last, 1),
                         reduction=stage.reduction,
+                        mixing=mixing,
                         name=f"block_{index}",
                     )
                 )
@@ -249,6 +255,7 @@ class Backbone(QuickStart):
             "channels": self.channels,
             "stem": self.stem,
             "drop_path": self.drop_path_rate,
+            "mixing": self.mixing,
             **self._standing(),
         }
 

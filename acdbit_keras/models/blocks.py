@@ -11,16 +11,18 @@ from __future__ import annotations
 
 import collections
 import math
-from typing import Any
+from typing import Any, Literal
 
 import keras
 from keras import layers
 
-from acdbit_keras import device_ops, execution, freezing, replicas, schemes
+from acdbit_keras import checks, device_ops, execution, freezing, replicas, schemes
 from acdbit_keras.cost import file_size
-from acdbit_keras.layers import BinaryAttention, BinaryDense, LayerScale, PoolingBranches, RPReLU
+from acdbit_keras.layers import BinaryAttention, BinaryDense, DepthwiseMixing, LayerScale, PoolingBranches, RPReLU
 from acdbit_keras.layers.pooling import average_channels, average_windows, gather_windows, spread_windows, tile_channels
 from acdbit_keras.typing import SchemeLike, Shape, Tensor
+
+MIXINGS = ("pooling", "depthwise")
 
 
 class _SchemeLayer(keras.layers.Layer):
@@ -78,14 +80,17 @@ class _Block(_SchemeLayer):
         scheme: SchemeLike,
         drop_path: float = 0.0,
         reduction: int = 1,
+        mixing: Literal["pooling", "depthwise"] = "pooling",
         **kwargs: Any,
     ) -> None:
         super().__init__(scheme, **kwargs)
+        checks.choice("mixing", mixing, MIXINGS)
         self.width = width
         self.num_heads = num_heads
         self.mlp_ratio = mlp_ratio
         self.drop_path_rate = drop_path
         self.reduction = reduction
+        self.mixing = mixing
         self.attention = BinaryAttention(
             num_heads,
             query_quantizer=self.scheme.quantizer("query", "attention"),
@@ -122,6 +127,7 @@ class _Block(_SchemeLayer):
             "mlp_ratio": self.mlp_ratio,
             "drop_path": self.drop_path_rate,
             "reduction": self.reduction,
+            "mixing": self.mixing,
         }
 
 
@@ -229,6 +235,9 @@ class BinaryProduct(keras.layers.Layer):
 class BinaryBlock(_Block):
     """The BinaryViT block: BatchNorm, a residual around every binary product, RPReLU, scaled and pooling branches.
 
+    With `mixing="depthwise"` a `DepthwiseMixing` stands where `PoolingBranches` do. In a scheme without branches there is
+    neither.
+
     Source: BinaryViT (CVPR Workshops 2023); the comments in `compute` write it as formulas.
 
     Example:
@@ -258,7 +267,10 @@ class BinaryBlock(_Block):
         if self.scheme.branches:
             self.attention_scale = LayerScale(name="attention_scale")
             self.mlp_scale = LayerScale(name="mlp_scale")
-            self.pooling = PoolingBranches(name="pooling")
+            if self.mixing == "pooling":
+                self.pooling = PoolingBranches(name="pooling")
+            else:
+                self.depthwise = DepthwiseMixing(name="depthwise")
 
     def build(self, input_shape: Shape) -> None:
         hidden_shape, reduced = (*input_shape[:-1], self.width * self.mlp_ratio), self._reduced(input_shape)
@@ -273,9 +285,14 @@ class BinaryBlock(_Block):
             layer.build(input_shape)
         self.mlp_product_2.build(hidden_shape)
         if self.scheme.branches:
-            for layer in (self.attention_scale, self.mlp_scale, self.pooling):
+            for layer in (self.attention_scale, self.mlp_scale, self.mixer()):
                 layer.build(input_shape)
         self.built = True
+
+    # No property: saving a model looks through those, and would find the layer under a second name.
+    def mixer(self) -> PoolingBranches | DepthwiseMixing:
+        """The layer that mixes neighbouring tokens; only where the scheme has branches."""
+        return getattr(self, self.mixing)
 
     @property
     def products(self) -> dict[str, BinaryProduct]:
@@ -309,7 +326,7 @@ class BinaryBlock(_Block):
         if self.scheme.branches:
             branch = self.attention_scale(branch)
         x = inputs + self.drop_path(branch, training=training)
-        # out = y + LS(rp(bn(BL(f)) + pool(f))) + pooling branches of w;  f = rp(bn(BL(w)) + tile(w))
+        # out = y + LS(rp(bn(BL(f)) + pool(f))) + neighbours of w, pooled or mixed;  f = rp(bn(BL(w)) + tile(w))
         w = self.mlp_norm(x, training=training)
         hidden = self.mlp_product_1(w, tile_channels(w, self.mlp_ratio), training=training)
         branch = self.mlp_product_2(hidden, average_channels(hidden, self.mlp_ratio), training=training)
@@ -317,7 +334,7 @@ class BinaryBlock(_Block):
             branch = self.mlp_scale(branch)
         outputs = x + self.drop_path(branch, training=training)
         if self.scheme.branches:
-            outputs = outputs + self.pooling(w)
+            outputs = outputs + self.mixer()(w)
         return outputs, self._taps(query, key, value, probabilities, outputs)
 
 
@@ -416,7 +433,7 @@ def _(layer: FloatBlock, file, record):
 def _(layer: BinaryBlock, file, record):
     options = file_size.options_of(device_ops.block_options, layer)
     if options is None:
-        # Sums of query, key, value, two residuals and the pooling branches; channels tiled, then averaged.
+        # Sums of query, key, value, two residuals and the mixed neighbours; channels tiled, then averaged.
         file.nodes(5 + layer.scheme.branches + (6 if layer.mlp_ratio > 1 else 0))
         if layer.reduction > 1:
             file.average_windows()
@@ -433,8 +450,8 @@ def _(layer: BinaryBlock, file, record):
 def _origin(block, name):
     """The layer of a `BinaryBlock` that a vector of `device_ops.block_vectors` comes from."""
     owner, _, part = name.rpartition(".")
-    if owner == "pooling":
-        return block.pooling
+    if owner == "pooling" or name == "depthwise":
+        return block.mixer()
     if owner == "context":
         return block.context_activation if part == "slope" else block.context_norm
     if not owner:

@@ -22,8 +22,8 @@ class PyramidVisionTransformer(Backbone):
     where tokens are many. The defaults are the published BinaryViT.
 
     Args:
-        scheme, classes, image_size, patch_size, channels, stem, drop_path: as for `Backbone`; defaults `"acd_bit"`, 10,
-            224 pixels, 4 pixels, 3, `"patch"` and 0.
+        scheme, classes, image_size, patch_size, channels, stem, drop_path, mixing: as for `Backbone`; defaults `"acd_bit"`,
+            10, 224 pixels, 4 pixels, 3, `"patch"`, 0 and `"pooling"`.
         widths: channels of a token, one number per stage; each divisible by its heads. In a binary scheme with binary
             merging each is a multiple of the one before. Default (64, 128, 256, 512).
         depths: number of blocks per stage; default (3, 4, 8, 4).
@@ -70,6 +70,7 @@ class PyramidVisionTransformer(Backbone):
         merging: Literal["binary", "float"] = "binary",
         stem: Literal["patch", "convolutional", "pooled", "wide_pooled"] = "patch",
         drop_path: float = 0.0,
+        mixing: Literal["pooling", "depthwise"] = "pooling",
         **kwargs: Any,
     ) -> None:
         sizes = dict(widths=widths, depths=depths, num_heads=num_heads, mlp_ratios=mlp_ratios, reductions=reductions)
@@ -79,7 +80,8 @@ class PyramidVisionTransformer(Backbone):
         check_positive(**sizes)
         checks.choice("merging", merging, MERGINGS)
         stages = [Stage(*values) for values in zip(*sizes.values())]
-        super().__init__(stages, scheme, classes, image_size, patch_size, channels, stem, drop_path, merging == "float", **kwargs)
+        options = dict(float_merging=merging == "float", mixing=mixing, **kwargs)
+        super().__init__(stages, scheme, classes, image_size, patch_size, channels, stem, drop_path, **options)
         self.merging = merging
         for name, values in sizes.items():
             setattr(self, name, tuple(values))

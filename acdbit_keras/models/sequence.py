@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import keras
 from keras import ops
@@ -16,7 +16,7 @@ class SequenceTransformer(Backbone):
     """Vision transformer of recordings, such as those of an accelerometer or of audio features: an image of one column.
 
     Args:
-        scheme, classes, drop_path: as for `Backbone`; defaults `"acd_bit"`, 10 and 0.
+        scheme, classes, drop_path, mixing: as for `Backbone`; defaults `"acd_bit"`, 10, 0 and `"pooling"`.
         length: time steps of a recording; divisible by `patch_size`; default 128.
         patch_size: time steps of a token; default 8.
         channels: readings of a time step; default 9.
@@ -53,6 +53,7 @@ class SequenceTransformer(Backbone):
         num_heads: int = 2,
         mlp_ratio: int = 2,
         drop_path: float = 0.0,
+        mixing: Literal["pooling", "depthwise"] = "pooling",
         **kwargs: Any,
     ) -> None:
         check_positive(
@@ -60,7 +61,8 @@ class SequenceTransformer(Backbone):
             mlp_ratio=mlp_ratio,
         )  # fmt: skip
         stages = [Stage(width, depth, num_heads, mlp_ratio)]
-        super().__init__(stages, scheme, classes, (length, 1), (patch_size, 1), channels, "patch", drop_path, **kwargs)
+        options = dict(mixing=mixing, **kwargs)
+        super().__init__(stages, scheme, classes, (length, 1), (patch_size, 1), channels, "patch", drop_path, **options)
         self.length = length
         self.width = width
         self.depth = depth

@@ -53,6 +53,16 @@ _ISOTROPIC = {
     "vit_nano_pooled4_32": dict(image_size=32, patch_size=4, width=64, depth=6, num_heads=2, mlp_ratio=2, stem="pooled"),
     "vit_mini_pooled4_32": dict(image_size=32, patch_size=4, width=128, depth=4, num_heads=4, mlp_ratio=2, stem="pooled"),
     "vit_midi_pooled4_32": dict(image_size=32, patch_size=4, width=192, depth=6, num_heads=6, mlp_ratio=2, stem="pooled"),
+    # The same with a learned 3x3 convolution of the tokens in each block, instead of means over lines of them.
+    "vit_nano_depthwise4_32": dict(
+        image_size=32, patch_size=4, width=64, depth=6, num_heads=2, mlp_ratio=2, stem="pooled", mixing="depthwise"
+    ),
+    "vit_mini_depthwise4_32": dict(
+        image_size=32, patch_size=4, width=128, depth=4, num_heads=4, mlp_ratio=2, stem="pooled", mixing="depthwise"
+    ),
+    "vit_midi_depthwise4_32": dict(
+        image_size=32, patch_size=4, width=192, depth=6, num_heads=6, mlp_ratio=2, stem="pooled", mixing="depthwise"
+    ),
     # 16 tokens: a third of its cost, for tables of many runs.
     "vit_mini_pooled8_32": dict(image_size=32, patch_size=8, width=128, depth=4, num_heads=4, mlp_ratio=2, stem="pooled"),
     # Mini behind the tokenizer of CCT: three times the float arithmetic.

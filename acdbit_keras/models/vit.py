@@ -16,8 +16,8 @@ class VisionTransformer(Backbone):
     """Vision transformer of one width and resolution.
 
     Args:
-        scheme, classes, image_size, patch_size, channels, stem, drop_path: as for `Backbone`; defaults `"acd_bit"`, 10,
-            32 pixels, 4 pixels, 3, `"patch"` and 0.
+        scheme, classes, image_size, patch_size, channels, stem, drop_path, mixing: as for `Backbone`; defaults `"acd_bit"`,
+            10, 32 pixels, 4 pixels, 3, `"patch"`, 0 and `"pooling"`.
         width: channels of a token; divisible by `num_heads`; default 192.
         depth: number of blocks; default 12.
         num_heads: attention heads; for a binary scheme width / num_heads is a multiple of 32; default 3.
@@ -51,11 +51,12 @@ class VisionTransformer(Backbone):
         mlp_ratio: int = 4,
         stem: Literal["patch", "convolutional", "pooled", "wide_pooled"] = "patch",
         drop_path: float = 0.0,
+        mixing: Literal["pooling", "depthwise"] = "pooling",
         **kwargs: Any,
     ) -> None:
         check_positive(width=width, depth=depth, num_heads=num_heads, mlp_ratio=mlp_ratio)
         stages = [Stage(width, depth, num_heads, mlp_ratio)]
-        super().__init__(stages, scheme, classes, image_size, patch_size, channels, stem, drop_path, **kwargs)
+        super().__init__(stages, scheme, classes, image_size, patch_size, channels, stem, drop_path, mixing=mixing, **kwargs)
         self.width = width
         self.depth = depth
         self.num_heads = num_heads

@@ -16,6 +16,8 @@ from acdbit_keras.training import library
 # What `pinball`, the moving averages and the shares of a batch are where a block has no running statistics.
 _UNTRACKED = (0.99, 1.0)
 _APPROX_SIGN = -1.0
+# As `Branches` of `src/block.h` has them.
+_BRANCHES = {"pooling": 1, "depthwise": 2}
 
 
 class KernelExecutor(execution.KerasExecutor):
@@ -176,7 +178,8 @@ class _Block:
         layer = self.layer
         [(momentum, share)] = _tracking(layer) or [_UNTRACKED]
         norm = layer.attention_norm
-        numbers = [layer.num_heads, layer.mlp_ratio, threads, self.training, layer.scheme.branches, norm.momentum, norm.epsilon]
+        branches = _BRANCHES[layer.mixing] if layer.scheme.branches else 0
+        numbers = [layer.num_heads, layer.mlp_ratio, threads, self.training, branches, norm.momentum, norm.epsilon]
         numbers += [momentum, share]
         for quantizer in self.quantizers:
             running = _running(quantizer)
@@ -210,7 +213,7 @@ class _Block:
         if layer.scheme.branches:
             for scale in (layer.attention_scale, layer.mlp_scale):
                 vectors += [scale.gain, scale.shift]
-            vectors += [layer.pooling.gain, layer.pooling.shift]
+            vectors += [layer.pooling.gain if layer.mixing == "pooling" else layer.depthwise.kernel, layer.mixer().shift]
         return (ops.concatenate([ops.reshape(part, (-1,)) for part in parts]) for parts in (kernels, vectors))
 
     def _probability_scale(self):

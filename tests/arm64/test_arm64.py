@@ -37,7 +37,8 @@ MOST_INSTRUCTIONS = {
     "attention_rows frozen": 1_600_000,
     "block_project frozen": 3_700_000,
     "block_finish frozen": 11_000_000,
-    "block_pool frozen": 650_000,
+    "block_mix frozen": 650_000,
+    "block_mix depthwise": 900_000,
 }
 
 
@@ -171,6 +172,7 @@ def corpus():
         for mlp_ratio in (1, 2, 4):
             yield f"block_{dynamic}_{mlp_ratio}", *block(rng, dynamic, mlp_ratio=mlp_ratio)
         yield f"block_{dynamic}_plain", *block(rng, dynamic, key_bias=True, branches=False)
+        yield f"block_{dynamic}_depthwise", *block(rng, dynamic, branches=int(ops.Branches.DEPTHWISE), mlp_ratio=2)
 
 
 def test_same_bits_as_on_x86_64(userland, build, tmp_path):

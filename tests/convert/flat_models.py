@@ -83,6 +83,7 @@ VARIANTS = {
     "ratio": dict(rule=1, mlp_ratio=3, key_bias=True),
     "zero": dict(rule=2, dynamic_hidden=True),
     "mean": dict(rule=3, dynamic_activation=True),
+    "depthwise": dict(branches=contract.Branches.DEPTHWISE, mlp_ratio=2),
 }
 
 

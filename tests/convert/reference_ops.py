@@ -4,7 +4,7 @@ import numpy as np
 
 from acdbit_keras import device_ops
 from acdbit_keras.convert import rewrite
-from acdbit_keras.device_ops import Rule
+from acdbit_keras.device_ops import Branches, Rule
 
 f32 = np.float32
 
@@ -73,7 +73,8 @@ def block(options, kernels, vectors, x):
     f = _prelu(product("mlp_1", w, dynamic) + np.tile(w, (1, ratio)), v["mlp_1.slope"])
     out = y + branch("mlp_2", product("mlp_2", f, options["dynamic_hidden"]) + _average(f, ratio))
     if options["branches"]:
-        out = out + _pooling(w.reshape(height, width, c), v).reshape(-1, c)
+        mix = _depthwise if options["branches"] == Branches.DEPTHWISE else _pooling
+        out = out + mix(w.reshape(height, width, c), v).reshape(-1, c)
     return out.reshape(1, height, width, c), {name: taps[name] for name in device_ops.block_taps(options, c, len(x))}
 
 
@@ -198,4 +199,13 @@ def _pooling(w, v):
         wide = (narrow + shifted[0]) + shifted[4]
         acc = acc + narrow * v[f"pooling.{direction}_3"]
         acc = acc + wide * v[f"pooling.{direction}_5"]
+    return acc
+
+
+def _depthwise(w, v):
+    acc = np.zeros_like(w)
+    height, width, c = w.shape
+    padded = np.pad(w, ((1, 1), (1, 1), (0, 0)))
+    for (row, column), kernel in zip(np.ndindex(3, 3), v["depthwise"].reshape(9, c)):
+        acc = acc + padded[row : row + height, column : column + width] * kernel
     return acc

@@ -80,6 +80,19 @@ def test_a_pooled_stem_is_two_ops_per_halving(form, stem, convolutions, tmp_path
     assert verify(model, report.path, samples).ok
 
 
+@pytest.mark.parametrize("form", [FORMS["blocks"], FORMS["layers"]], ids=["blocks", "layers"])
+def test_mixed_tokens_are_in_the_blocks_op_or_one_convolution(form, tmp_path):
+    keras.utils.set_random_seed(3)
+    model = jittered(models.build("vit_nano_patch2_8", "acd_bit", depth=1, mixing="depthwise"))
+    report = to_tflite(model, tmp_path / "student.tflite", **form)
+    assert (report.packed_layers, report.attention_products, report.float_copies) == (6, 0, 0)
+    if form == FORMS["blocks"]:
+        assert report.op_counts["AcdBinaryBlock"] == 1 and "DEPTHWISE_CONV_2D" not in report.op_counts
+    else:
+        assert report.op_counts["DEPTHWISE_CONV_2D"] == 1 and "PAD" not in report.op_counts
+    check_logits(model, report.path)
+
+
 def test_without_a_runtime_attention_stays_in_float(tmp_path, monkeypatch):
     monkeypatch.setenv("ACDBIT_RUNTIME", os.fspath(tmp_path / "nowhere.so"))
     report = to_tflite(trained("acd_bit"), tmp_path / "student.tflite")

@@ -79,9 +79,10 @@ def test_a_flat_file_gives_the_logits_of_the_delegate(scheme, tmp_path):
         ("vit_micro_patch4_32", {}),
         ("vit_mini_pooled4_32", dict(width=64, num_heads=2)),
         ("vit_mini_wide_pooled4_32", dict(width=64, num_heads=2)),
+        ("vit_nano_depthwise4_32", {}),
     ],
 )
-def test_convolutional_and_pooled_stems(preset, sizes, tmp_path):
+def test_convolutional_and_pooled_stems_and_mixed_tokens(preset, sizes, tmp_path):
     to_tflite(build(preset=preset, depth=1, **sizes), tmp_path / "m.tflite", attention="binary")
     flat.write(tmp_path / "m.tflite", tmp_path / "m.acdm")
     samples = images(10, (32, 32, 3))

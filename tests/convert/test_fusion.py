@@ -28,9 +28,9 @@ SCHEMES = {
 }
 
 
-def block_of(scheme, ratio=4):
+def block_of(scheme, ratio=4, **sizes):
     keras.utils.set_random_seed(1)
-    model = jittered(models.build("vit_nano_patch2_8", scheme, depth=1, mlp_ratio=ratio))
+    model = jittered(models.build("vit_nano_patch2_8", scheme, depth=1, mlp_ratio=ratio, **sizes))
     block = model.blocks[0]
     block.attention.probabilities_quantizer.factor.assign(0.4)
     return block
@@ -39,7 +39,17 @@ def block_of(scheme, ratio=4):
 @pytest.mark.parametrize("ratio", [1, 2, 3, 4])
 @pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES)
 def test_a_block_is_its_op(scheme, ratio):
-    block = block_of(scheme, ratio)
+    assert_is_its_op(block_of(scheme, ratio))
+
+
+@pytest.mark.parametrize("scheme", ["acd_bit", "without branches"])
+def test_a_block_that_mixes_its_tokens_is_its_op(scheme):
+    block = block_of(SCHEMES[scheme], mixing="depthwise")
+    assert device_ops.block_options(block)["branches"] == (2 if scheme == "acd_bit" else 0)
+    assert_is_its_op(block)
+
+
+def assert_is_its_op(block):
     x = np.random.default_rng(0).standard_normal((1, 4, 4, 64)).astype(np.float32)
     options, kernels, vectors = fusion.block_constants(block)
     outputs, signs = reference_ops.block(options, kernels, vectors, x)

@@ -10,7 +10,7 @@ import runtime_models
 from acdbit_keras import device_ops
 from acdbit_keras.convert import runtime
 from acdbit_keras.convert.interpreter import start_engine
-from acdbit_keras.device_ops import Rule
+from acdbit_keras.device_ops import Branches, Rule
 
 F32 = np.float32
 
@@ -134,6 +134,7 @@ def block_model(options, kernels, vectors, shape, taps=0):
     {"dynamic_attention": True, "heads": 4}, {"key_bias": True, "rule": int(Rule.MEAN)},
     {"branches": False, "dynamic_activation": True, "dynamic_attention": True, "mlp_ratio": 4, "dynamic_hidden": True},
     {"rule": int(Rule.MAX_RATIO), "ratio": 0.25}, {"rule": int(Rule.ZERO), "mlp_ratio": 3},
+    {"branches": int(Branches.DEPTHWISE)}, {"branches": int(Branches.DEPTHWISE), "dynamic_activation": True, "mlp_ratio": 1},
 ])  # fmt: skip
 @pytest.mark.parametrize("height, width, channels", [(4, 5, 128), (7, 7, 256)])
 def test_block_equals_its_reference(changes, height, width, channels):
@@ -245,6 +246,10 @@ def test_attention_without_tokens_or_with_unequal_sides_is_refused():
     ({"mlp_ratio": 2**20}, (1, 4, 5, 128), "too large"),
     ({"mlp_ratio": 4}, (1, 4, 5, 128), "input 1 has 4096 elements"),
     ({"branches": False}, (1, 4, 5, 128), "input 2 has"),
+    ({"branches": int(Branches.DEPTHWISE)}, (1, 4, 5, 128), "input 2 has"),
+    ({"branches": 3}, (1, 4, 5, 128), "the option branches is 3, it must be in 0..2"),
+    ({"branches": -1}, (1, 4, 5, 128), "the option branches is -1, it must be in 0..2"),
+    ({"branches": "depthwise"}, (1, 4, 5, 128), "the option branches is not an integer"),
     ({"rule": -1}, (1, 4, 5, 128), "the option rule is -1"),
     ({"branches": None}, (1, 4, 5, 128), "the option branches is missing"),
     ({}, (1, 0, 5, 128), "input 0 is empty"),

@@ -65,6 +65,48 @@ def test_pooling_branches_on_a_grid_of_any_size():
         )
 
 
+def convolved(x, kernel, shift):
+    """The definition: every token is the sum of its 3x3 neighbours, those beyond the border 0, by the kernel's weights."""
+    batch, height, width, channels = x.shape
+    outputs = np.zeros_like(x, dtype=np.float64) + shift
+    for i, j, row, column in np.ndindex(height, width, 3, 3):
+        down, right = i + row - 1, j + column - 1
+        if 0 <= down < height and 0 <= right < width:
+            outputs[:, i, j] += x[:, down, right] * kernel[row, column]
+    return outputs
+
+
+@pytest.mark.parametrize("grid", [(4, 4), (6, 5), (2, 3), (1, 4), (1, 1)])
+def test_depthwise_mixing(grid):
+    x = draw(2, *grid, 3)
+    layer = randomised(layers.DepthwiseMixing(), x.shape)
+    outputs = array(layer(x))
+    np.testing.assert_allclose(outputs, convolved(x, array(layer.kernel), array(layer.shift)), rtol=1e-4, atol=1e-5)
+    builtin = keras.ops.depthwise_conv(x, array(layer.kernel)[..., None], padding="same") + array(layer.shift)
+    np.testing.assert_allclose(array(builtin), outputs, rtol=1e-4, atol=1e-5)
+
+
+def test_depthwise_mixing_starts_at_zero_and_learns():
+    x = draw(2, 3, 3, 4)
+    layer = layers.DepthwiseMixing()
+    assert not array(layer(x)).any()
+    weights = [array(weight) for weight in layer.trainable_weights]
+    by_weights = gradient(lambda *given: layer.stateless_call(list(given), [], x)[0], *weights, upstream=np.ones_like(x))
+    assert all(np.abs(found).min() > 0.0 for found in by_weights)
+
+
+def test_depthwise_mixing_on_a_grid_of_any_size():
+    inputs = keras.Input((None, None, 3))
+    layer = layers.DepthwiseMixing()
+    model = keras.Model(inputs, layer(inputs))
+    for index, weight in enumerate(layer.trainable_weights):
+        weight.assign(draw(*weight.shape, seed=index + 1))
+    for grid in ((3, 4), (5, 2)):
+        x = draw(1, *grid, 3)
+        expected = convolved(x, array(layer.kernel), array(layer.shift))
+        np.testing.assert_allclose(model.predict(x, verbose=0), expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("shape", [(2, 6), (2, 3, 6), (2, 3, 5, 6)])
 @pytest.mark.parametrize("times", [1, 2, 3])
 def test_channels_are_tiled_and_averaged(shape, times):

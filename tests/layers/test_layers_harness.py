@@ -63,6 +63,7 @@ CASES = {
     "rprelu": (layers.RPReLU, {"initial_slope": 0.1}, (2, 3, 4), (2, 3, 4), 3, 0),
     "layer_scale": (layers.LayerScale, {"initial_gain": 0.2}, (2, 3, 4), (2, 3, 4), 2, 0),
     "pooling_branches": (layers.PoolingBranches, {}, (2, 3, 4, 5), (2, 3, 4, 5), 2, 0),
+    "depthwise_mixing": (layers.DepthwiseMixing, {}, (2, 3, 4, 5), (2, 3, 4, 5), 2, 0),
     "stem": (ConvolutionalStem, {"width": 8, "patch_size": 4}, (2, 8, 12, 3), (2, 2, 3, 8), 6, 4),
 }
 

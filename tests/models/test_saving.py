@@ -52,6 +52,7 @@ def saved(tmp_path_factory):
     made = {name: (moved(VisionTransformer(scheme=name, **NANO), images), images) for name in schemes.names()}
     for name in ("convolutional", "pooled"):
         made[f"{name}_stem"] = (moved(VisionTransformer(**{**NANO, "stem": name, "depth": 1}), images), images)
+    made["depthwise"] = (moved(VisionTransformer(**NANO, mixing="depthwise"), images), images)
     tokens = rng.normal(size=(2, 3, 4, 64)).astype(np.float32)
     made["layer_zoo"] = (moved(layer_zoo(), tokens), tokens)
     distiller = Distiller(made["float32"][0], made["acd_bit"][0])

@@ -90,6 +90,7 @@ def test_the_student_has_one_position_per_token_at_any_size():
         ({"classes": 0}, "classes must be an integer of at least 1, not 0"),
         ({"depth": 1.5}, "depth must be an integer of at least 1, not 1.5"),
         ({"stem": "conv"}, "stem must be one of 'patch', 'convolutional', 'pooled', 'wide_pooled', not 'conv'"),
+        ({"mixing": "conv"}, "mixing must be one of 'pooling', 'depthwise', not 'conv'"),
         ({"scheme": "acd_bot"}, "unknown scheme 'acd_bot'; known: .*float32.*did you mean 'acd_bit'"),
     ],
 )
@@ -120,6 +121,21 @@ def test_config_round_trip(scheme):
     assert nameless(again.get_config()) == nameless(model.get_config())
     again.set_weights(model.get_weights())
     np.testing.assert_array_equal(array(again(images())), array(model(images())))
+
+
+@pytest.mark.parametrize("scheme", ["acd_bit", "bit", "float32"])
+def test_mixing_is_what_branches_have_and_nothing_elsewhere(scheme):
+    pooled, mixed = (VisionTransformer(scheme=scheme, **NANO, mixing=mixing) for mixing in ("pooling", "depthwise"))
+    again = VisionTransformer.from_config(mixed.get_config())
+    assert again.mixing == "depthwise" and all(block.mixing == "depthwise" for block in again.blocks)
+    more = mixed.count_params() - pooled.count_params()
+    assert more == (len(mixed.blocks) * mixed.width * (9 - 4) if scheme == "acd_bit" else 0)
+
+
+def test_configurations_from_before_mixing_could_be_chosen_pool():
+    config = VisionTransformer(**NANO).get_config()
+    assert config.pop("mixing") == "pooling"
+    assert VisionTransformer.from_config(config).blocks[0].pooling.gain.shape[0] == 2
 
 
 def test_schemes_have_copies_of_their_quantizers():

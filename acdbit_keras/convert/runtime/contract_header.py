@@ -37,6 +37,10 @@ constexpr int kMaxHeadDim = {max_head_dim};
 enum class Rule {{ {rules} }};
 constexpr int kRules = {num_rules};
 
+// What a block has beside its products: gains of their branches, and one that mixes neighbouring tokens.
+enum class Branches {{ {branches} }};
+constexpr int kBranches = {num_branches};
+
 }}  // namespace acdbit
 
 // clang-format off: it would take products for pointers.
@@ -69,7 +73,6 @@ constexpr int kRules = {num_rules};
 
 def text():
     """The header, formatted as clang-format would."""
-    rules = ", ".join(f"{_camel(rule.name)} = {int(rule)}" for rule in contract.Rule)
     bits = [(part.name, part.shape[0]) for part in contract.ATTENTION_BITS]
     taps = [(name.replace(".", "_"), *sizes) for name, *sizes in map(_bits, contract.BLOCK_TAPS)]
     return _TEXT.format(
@@ -79,8 +82,10 @@ def text():
         word_bits=contract.WORD_BITS,
         alignment=contract.ALIGNMENT,
         max_head_dim=contract.MAX_HEAD_DIM,
-        rules=rules,
+        rules=_values(contract.Rule),
         num_rules=len(contract.Rule),
+        branches=_values(contract.Branches),
+        num_branches=len(contract.Branches),
         attention_bits=_list("ACDBIT_ATTENTION_BITS", bits),
         attention_constants=_list("ACDBIT_ATTENTION_CONSTANTS", map(_floats, contract.ATTENTION_CONSTANTS)),
         attention_statistics=_list("ACDBIT_ATTENTION_STATISTICS", map(_floats, contract.ATTENTION_STATISTICS)),
@@ -90,8 +95,22 @@ def text():
     )
 
 
+def _values(kind):
+    return ", ".join(f"{_camel(value.name)} = {int(value)}" for value in kind)
+
+
 def _floats(part):
-    return part.name, " * ".join(part.shape), "true" if part.option is None else f"options.{part.option}"
+    return part.name, " * ".join(map(str, part.shape)), _given(part)
+
+
+def _given(part):
+    """When a part is there, in C++; all options but the kind of the branches are bools."""
+    if part.option is None:
+        return "true"
+    if part.option == "branches":
+        sign, value = ("!=", contract.Branches.NONE) if part.value is None else ("==", part.value)
+        return f"options.branches {sign} Branches::{_camel(value.name)}"
+    return f"options.{part.option}"
 
 
 def _bits(part):

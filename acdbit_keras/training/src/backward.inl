@@ -287,7 +287,7 @@ class BackwardPass : Pass {
         FlushBranch(part, gain_sum, shift_sum, branches);
       });
     });
-    if (options.branches) {
+    if (HasBranches()) {
       StoreSums(branches.gain, l.mlp_gain, c);
       StoreSums(branches.shift, l.mlp_shift, c);
     }
@@ -334,13 +334,14 @@ class BackwardPass : Pass {
     }
   }
 
-  // Through the first product, the norm before it and the pooling: the gradient of w, in `first`.
+  // Through the first product, the norm before it and the mixing of neighbours: the gradient of w, in `first`.
   void Middle() {
     const int64_t c = l.channels, d = l.hidden;
-    ColumnSums norm(c), times(c), pooling(4 * c), shift_sums(c);
+    const int64_t weights = l.mixing_rows * c;
+    ColumnSums norm(c), times(c), mixing(weights), shift_sums(c);
     ProductState state(*this, kMlp1);
     ForParts(options.threads, [&](int part) {
-      Buffer w(chunk_rows * c), norm_sum(c), times_sum(c), pooling_sum(4 * c), shift_sum(c), zeros(c);
+      Buffer w(chunk_rows * c), norm_sum(c), times_sum(c), mixing_sum(weights), shift_sum(c), zeros(c);
       ProductChunk product(state.own, chunk_rows);
       ForChunks(part, [&](int64_t b, int64_t images) {
         const int64_t rows = images * l.tokens, from = b * l.tokens;
@@ -358,24 +359,28 @@ class BackwardPass : Pass {
         }
         MultiplyBack(part, kMlp1, maps[kMlp1], behind, d, Counts(kMlp1) + from * d, w.get(), rows, state, product,
                      grad);
-        for (int64_t i = 0; options.branches && i < images; i++) {
+        for (int64_t i = 0; HasBranches() && i < images; i++) {
           const int64_t at = (b + i) * l.tokens * c;
-          PoolingBack(io.grad_out + at, w.get() + i * l.tokens * c, zeros.get(), first + at, pooling_sum.get(),
-                      shift_sum.get());
+          const float *upstream = io.grad_out + at, *image = w.get() + i * l.tokens * c;
+          if (options.branches == Branches::kPooling) {
+            PoolingBack(upstream, image, zeros.get(), first + at, mixing_sum.get(), shift_sum.get());
+          } else {
+            ConvolutionBack(upstream, image, zeros.get(), first + at, mixing_sum.get(), shift_sum.get());
+          }
         }
         const float* x = saved + l.middle + from * c;
         NormSums(grad, x, rows, norm_sum.get(), times_sum.get());
         Flush(part, norm_sum, norm), Flush(part, times_sum, times);
-        if (!options.branches) return;
-        pooling.Add(part, pooling_sum.get());
-        std::memset(pooling_sum.get(), 0, static_cast<size_t>(4 * c) * sizeof(float));
+        if (!HasBranches()) return;
+        mixing.Add(part, mixing_sum.get());
+        std::memset(mixing_sum.get(), 0, static_cast<size_t>(weights) * sizeof(float));
         Flush(part, shift_sum, shift_sums);
       });
     });
     FinishProduct(kMlp1, maps[kMlp1], state);
-    if (options.branches) {
-      StoreSums(pooling, l.pooling_gain, 4 * c);
-      StoreSums(shift_sums, l.pooling_shift, c);
+    if (HasBranches()) {
+      StoreSums(mixing, l.mixing, weights);
+      StoreSums(shift_sums, l.mixing_shift, c);
     }
     const NormMap map = MapNorm(kMlpNorm, norm, times, l.mlp_gamma, l.mlp_beta);
 
@@ -404,7 +409,7 @@ class BackwardPass : Pass {
         FlushBranch(part, gain_sum, shift_sum, branches);
       });
     });
-    if (options.branches) {
+    if (HasBranches()) {
       StoreSums(branches.gain, l.attention_gain, c);
       StoreSums(branches.shift, l.attention_shift, c);
     }
@@ -433,7 +438,7 @@ class BackwardPass : Pass {
   void PoolingBack(const float* grad, const float* w, const float* zeros, float* out, float* gain_sum,
                    float* shift_sum) const {
     const int64_t c = l.channels;
-    const float* gains = vectors + l.pooling_gain;
+    const float* gains = vectors + l.mixing;
     for (int64_t y = 0; y < l.height; y++) {
       for (int64_t x = 0; x < l.width; x++) {
         const Windows at(grad, y, x, l.height, l.width, c, zeros);
@@ -453,6 +458,33 @@ class BackwardPass : Pass {
           gain_sum[3 * c + i] += far_across * own[i] / 5.0f;
           to[i] += up * (gains[i] / 3.0f) + far_up * (gains[c + i] / 5.0f) + across * (gains[2 * c + i] / 3.0f) +
                    far_across * (gains[3 * c + i] / 5.0f);
+        }
+      }
+    }
+  }
+
+  // The transpose of a convolution has its kernel turned by half a circle: what reaches a token from a neighbour's
+  // gradient went the other way. That gradient times the token's own w is the kernel's.
+  void ConvolutionBack(const float* grad, const float* w, const float* zeros, float* out, float* kernel_sum,
+                       float* shift_sum) const {
+    const int64_t c = l.channels;
+    const float* kernel = vectors + l.mixing;
+    for (int64_t y = 0; y < l.height; y++) {
+      for (int64_t x = 0; x < l.width; x++) {
+        const Neighbours near(grad, y, x, l.height, l.width, c, zeros);
+        const int64_t token = (y * l.width + x) * c;
+        const float* own = w + token;
+        float* to = out + token;
+#pragma omp simd
+        for (int64_t i = 0; i < c; i++) {
+          float sum = 0.0f;
+          shift_sum[i] += near.at[4][i];
+          for (int k = 0; k < 9; k++) {
+            const float upstream = near.at[8 - k][i];
+            kernel_sum[k * c + i] += upstream * own[i];
+            sum += upstream * kernel[k * c + i];
+          }
+          to[i] += sum;
         }
       }
     }

@@ -39,6 +39,8 @@ enum Norm {
 };
 enum AttentionQuantizer { kAttentionQuery = 6, kAttentionKey, kAttentionValue };
 
+enum class Branches { kNone, kPooling, kDepthwise };
+
 // How a quantizer `alpha * sign(z - threshold) + mu` is trained.
 struct QuantizerOptions {
   float clip;    // the sign's gradient is 1 where |z - threshold| <= clip; negative: 2 - 2 |z - threshold| within 1
@@ -53,7 +55,7 @@ struct Options {
   int mlp_ratio;
   int threads;
   bool training;
-  bool branches;        // whether the block has LayerScale and pooling branches
+  Branches branches;    // LayerScale, and what mixes neighbouring tokens
   float norm_momentum;  // of the norms' moving statistics
   float epsilon;
   float momentum;  // of the quantizers' running statistics
@@ -90,7 +92,10 @@ struct Layout {
   size_t attention_gamma, attention_beta, context_gamma, context_beta, mlp_gamma, mlp_beta;
   size_t query_threshold, key_threshold, value_threshold, probability_scale;
   size_t context_shift_in, context_slope, context_shift_out;
-  size_t attention_gain, attention_shift, mlp_gain, mlp_shift, pooling_gain, pooling_shift;
+  size_t attention_gain, attention_shift, mlp_gain, mlp_shift;
+  // The gains of the pooling branches (2, 2, C), or the depthwise kernel (3, 3, C); and a shift.
+  int64_t mixing_rows;  // 4 or 9
+  size_t mixing, mixing_shift;
   size_t kernels, vectors;  // lengths
   NormStatistics norms[kNorms];
   QuantizerStatistics quantizers[kQuantizers];

@@ -430,16 +430,23 @@ class ForwardPass : Pass {
           AddBranch(saved + l.middle + start + r * c, branch.get(), c, Keep(io.keep, 1)[b + r / l.tokens],
                     OrNull(l.mlp_gain), OrNull(l.mlp_shift), io.out + start + r * c);
         }
-        if (!options.branches) return;
-        for (int64_t i = 0; i < images; i++)
-          AddPooling(w.get() + i * l.tokens * c, zeros.get(), io.out + start + i * l.tokens * c);
+        if (!HasBranches()) return;
+        for (int64_t i = 0; i < images; i++) {
+          const float* image = w.get() + i * l.tokens * c;
+          float* out = io.out + start + i * l.tokens * c;
+          if (options.branches == Branches::kPooling) {
+            AddPooling(image, zeros.get(), out);
+          } else {
+            AddConvolution(image, zeros.get(), out);
+          }
+        }
       });
     });
   }
 
   void AddPooling(const float* w, const float* zeros, float* out) const {
     const int64_t c = l.channels;
-    const float *gains = vectors + l.pooling_gain, *shifts = vectors + l.pooling_shift;
+    const float *gains = vectors + l.mixing, *shifts = vectors + l.mixing_shift;
     for (int64_t y = 0; y < l.height; y++) {
       for (int64_t x = 0; x < l.width; x++) {
         const Windows at(w, y, x, l.height, l.width, c, zeros);
@@ -452,6 +459,23 @@ class ForwardPass : Pass {
                    (up + at.vertical[0][i] + at.vertical[4][i]) * (gains[c + i] / 5.0f) +
                    across * (gains[2 * c + i] / 3.0f) +
                    (across + at.horizontal[0][i] + at.horizontal[4][i]) * (gains[3 * c + i] / 5.0f);
+        }
+      }
+    }
+  }
+
+  void AddConvolution(const float* w, const float* zeros, float* out) const {
+    const int64_t c = l.channels;
+    const float *kernel = vectors + l.mixing, *shifts = vectors + l.mixing_shift;
+    for (int64_t y = 0; y < l.height; y++) {
+      for (int64_t x = 0; x < l.width; x++) {
+        const Neighbours near(w, y, x, l.height, l.width, c, zeros);
+        float* to = out + (y * l.width + x) * c;
+#pragma omp simd
+        for (int64_t i = 0; i < c; i++) {
+          float sum = shifts[i];
+          for (int k = 0; k < 9; k++) sum += near.at[k][i] * kernel[k * c + i];
+          to[i] += sum;
         }
       }
     }

@@ -33,7 +33,7 @@ Options ParseOptions(const float* numbers) {
   options.mlp_ratio = static_cast<int>(numbers[1]);
   options.threads = static_cast<int>(numbers[2]);
   options.training = numbers[3] != 0.0f;
-  options.branches = numbers[4] != 0.0f;
+  options.branches = static_cast<Branches>(static_cast<int>(numbers[4]));
   options.norm_momentum = numbers[5];
   options.epsilon = numbers[6];
   options.momentum = numbers[7];
@@ -74,10 +74,11 @@ const char* Layout::Set(const Shape& shape, const Options& options) {
     *part = vector.Take(c);
   }
   probability_scale = vector.Take(1);
-  if (options.branches) {
+  mixing_rows = options.branches == Branches::kDepthwise ? 9 : 4;
+  if (options.branches != Branches::kNone) {
     for (size_t* part : {&attention_gain, &attention_shift, &mlp_gain, &mlp_shift}) *part = vector.Take(c);
-    pooling_gain = vector.Take(4 * c);
-    pooling_shift = vector.Take(c);
+    mixing = vector.Take(mixing_rows * c);
+    mixing_shift = vector.Take(c);
   }
   kernels = kernel.total(), vectors = vector.total();
 

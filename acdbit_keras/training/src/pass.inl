@@ -353,7 +353,8 @@ class Pass {
   }
 
   const float* Keep(const float* keep, int branch) const { return keep + branch * l.images; }
-  const float* OrNull(size_t start) const { return options.branches ? vectors + start : nullptr; }
+  const float* OrNull(size_t start) const { return HasBranches() ? vectors + start : nullptr; }
+  bool HasBranches() const { return options.branches != Branches::kNone; }
 
   const Layout& l;
   const Options& options;
@@ -382,4 +383,17 @@ struct Windows {
     }
   }
   const float *vertical[5], *horizontal[5];
+};
+
+// The nine rows of the 3x3 tokens around one, row by row, likewise.
+struct Neighbours {
+  Neighbours(const float* image, int64_t y, int64_t x, int64_t height, int64_t width, int64_t channels,
+             const float* zeros) {
+    for (int k = 0; k < 9; k++) {
+      const int64_t row = y + k / 3 - 1, column = x + k % 3 - 1;
+      const bool inside = row >= 0 && row < height && column >= 0 && column < width;
+      at[k] = inside ? image + (row * width + column) * channels : zeros;
+    }
+  }
+  const float* at[9];
 };

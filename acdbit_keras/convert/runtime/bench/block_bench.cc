@@ -24,7 +24,7 @@ struct Size {
   int height, width, channels, heads, mlp_ratio;
 };
 
-enum { kProject, kKeys, kFinish, kPool, kTotal, kProducts, kAttention, kColumns };
+enum { kProject, kKeys, kFinish, kMix, kTotal, kProducts, kAttention, kColumns };
 
 char* aligned(std::vector<char>& memory) {
   return memory.data() + (64 - reinterpret_cast<uintptr_t>(memory.data()) % 64);
@@ -43,8 +43,9 @@ struct Run {
   std::vector<double> times[kColumns];
 
   Run(const Size& size, const Kernels* path, bool with_dynamic)
-      : kernels(path), dynamic(with_dynamic), options{size.heads, size.mlp_ratio, Rule::kElastic, 0.0f,        false,
-                                                      true,       with_dynamic,   with_dynamic,   with_dynamic} {
+      : kernels(path), dynamic(with_dynamic), options{size.heads,   size.mlp_ratio, Rule::kElastic,
+                                                      0.0f,         false,          Branches::kPooling,
+                                                      with_dynamic, with_dynamic,   with_dynamic} {
     size_t num_floats, num_words, num_taps;
     const int tokens = size.height * size.width;
     if (!block_sizes(options, size.channels, size.height, size.width, &num_floats, &num_words, &num_taps)) abort();
@@ -98,7 +99,7 @@ struct Run {
     marks[2] = now_us();
     kernels->block_finish(&plan, 0, tokens, memory);
     marks[3] = now_us();
-    kernels->block_pool(&plan, 0, tokens);
+    kernels->block_mix(&plan, 0, tokens);
     marks[4] = now_us();
     products();
     marks[5] = now_us();
@@ -124,7 +125,7 @@ void bench(const Size& size, double milliseconds) {
   } while (now_us() < end);
   printf("%s: %d x %d tokens, %d channels, %d heads, ratio %d; medians in us\n", size.name, size.height, size.width,
          size.channels, size.heads, size.mlp_ratio);
-  printf("%-9s %-8s %8s %8s %8s %8s %9s | %8s %9s\n", "path", "form", "project", "keys", "finish", "pool", "total",
+  printf("%-9s %-8s %8s %8s %8s %8s %9s | %8s %9s\n", "path", "form", "project", "keys", "finish", "mix", "total",
          "products", "attention");
   for (const Run& run : runs) {
     printf("%-9s %-8s", run.kernels->name, run.dynamic ? "dynamic" : "frozen");

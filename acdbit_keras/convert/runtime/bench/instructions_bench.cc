@@ -113,12 +113,12 @@ void attention(const Kernels& kernels, bool key_bias, bool dynamic, const char* 
   free(plan.workspace);
 }
 
-void block(const Kernels& kernels, bool dynamic, const char* const* names) {
+void block(const Kernels& kernels, bool dynamic, Branches branches, const char* const* names) {
   BlockOptions options = {};
   options.heads = kHeads;
   options.mlp_ratio = 4;
   options.rule = Rule::kElastic;
-  options.branches = true;
+  options.branches = branches;
   options.dynamic_activation = options.dynamic_hidden = options.dynamic_attention = dynamic;
   size_t num_vectors, num_words, num_taps;
   block_sizes(options, kChannels, kGrid, kGrid, &num_vectors, &num_words, &num_taps);
@@ -142,7 +142,7 @@ void block(const Kernels& kernels, bool dynamic, const char* const* names) {
   kernels.block_finish(&plan, 0, kTokens, scratch);
   end(names[2]);
   begin();
-  kernels.block_pool(&plan, 0, kTokens);
+  kernels.block_mix(&plan, 0, kTokens);
   end(names[3]);
   free(weights);
   free(workspace);
@@ -161,12 +161,14 @@ int run(const char* wanted) {
   attention(kernels, false, false, "attention_keys frozen", "attention_rows frozen");
   attention(kernels, true, false, "attention_keys key bias", "attention_rows key bias");
   attention(kernels, false, true, "attention_keys dynamic", "attention_rows dynamic");
-  const char* const frozen[] = {"block_project frozen", "block keys frozen", "block_finish frozen",
-                                "block_pool frozen"};
+  const char* const frozen[] = {"block_project frozen", "block keys frozen", "block_finish frozen", "block_mix frozen"};
   const char* const dynamic[] = {"block_project dynamic", "block keys dynamic", "block_finish dynamic",
-                                 "block_pool dynamic"};
-  block(kernels, false, frozen);
-  block(kernels, true, dynamic);
+                                 "block_mix dynamic"};
+  const char* const depthwise[] = {"block_project depthwise", "block keys depthwise", "block_finish depthwise",
+                                   "block_mix depthwise"};
+  block(kernels, false, Branches::kPooling, frozen);
+  block(kernels, true, Branches::kPooling, dynamic);
+  block(kernels, false, Branches::kDepthwise, depthwise);
   return 0;
 }
 

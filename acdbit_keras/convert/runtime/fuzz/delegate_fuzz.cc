@@ -330,7 +330,7 @@ class Builder {
     block.rule = static_cast<Rule>(bytes_->byte() % kRules);
     block.ratio = bytes_->choose({0.5f, 0.0f, 2.0f});
     block.key_bias = bytes_->flag();
-    block.branches = bytes_->flag();
+    block.branches = static_cast<Branches>(bytes_->byte() % kBranches);
     block.dynamic_activation = bytes_->flag();
     block.dynamic_hidden = bytes_->flag();
     block.dynamic_attention = bytes_->flag();
@@ -342,7 +342,7 @@ class Builder {
                                  {"rule", flex_option(static_cast<int64_t>(block.rule))},
                                  {"ratio", flex_option(static_cast<double>(block.ratio))},
                                  {"key_bias", flex_option(block.key_bias)},
-                                 {"branches", flex_option(block.branches)},
+                                 {"branches", flex_option(static_cast<int64_t>(block.branches))},
                                  {"dynamic_activation", flex_option(block.dynamic_activation)},
                                  {"dynamic_hidden", flex_option(block.dynamic_hidden)},
                                  {"dynamic_attention", flex_option(block.dynamic_attention)}};

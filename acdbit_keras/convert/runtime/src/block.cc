@@ -28,7 +28,7 @@ Workspace workspace_layout(const BlockOptions& options, int channels, int height
   const size_t attention = attention_workspace_bytes(options.heads, channels / options.heads, int(tokens));
   if (attention == 0) w.layout.ok = false;
   w.attention = w.layout.add(attention, 1);
-  if (options.branches) w.normed = w.layout.add(tokens * c, sizeof(float));
+  if (options.branches != Branches::kNone) w.normed = w.layout.add(tokens * c, sizeof(float));
   return w;
 }
 
@@ -44,7 +44,7 @@ BlockScratch scratch_layout(const BlockOptions& options, int channels) {
   s.context = layout.add(rows * c, sizeof(float));
   s.kept = layout.add(rows * size_t(options.heads), sizeof(int32_t));
   s.counts = layout.add(rows * chunk, sizeof(int32_t));
-  s.normed = layout.add(options.branches ? 0 : rows * c, sizeof(float));
+  s.normed = layout.add(options.branches != Branches::kNone ? 0 : rows * c, sizeof(float));
   s.sums = layout.add(rows * 4 * 16, sizeof(float));
   s.means = layout.add(4 * rows, sizeof(float));
   s.bytes = layout.bytes;
@@ -160,7 +160,7 @@ size_t block_weights_bytes(const BlockOptions& options, int channels, const Kern
   Layout layout;
   for (const Product& product : read_kernels(options, channels, nullptr, &plan))
     layout.add(packed_words(*product.plan, kernels), sizeof(uint32_t));
-  if (options.branches) layout.add(size_t(channels), sizeof(float));
+  if (options.branches != Branches::kNone) layout.add(size_t(channels), sizeof(float));
   return layout.bytes;
 }
 
@@ -194,7 +194,7 @@ void block_prepare(const BlockOptions& options, int channels, const float* vecto
     kernels->pack_weights(product.kernel, product.plan->outputs, product.plan->inputs / kWordBits, packed);
     product.plan->weights = packed;
   }
-  if (options.branches) {
+  if (options.branches != Branches::kNone) {
     float* zeros = at<float>(weights, layout.add(size_t(channels), sizeof(float)));
     memset(zeros, 0, size_t(channels) * sizeof(float));
     plan->zeros = zeros;
@@ -214,7 +214,7 @@ void block_place(const BlockOptions& options, int height, int width, void* works
     plan->key_scale = at<float>(workspace, layout.statistics[2]);
     plan->key_offset = at<float>(workspace, layout.statistics[3]);
   }
-  if (options.branches) plan->normed = at<float>(workspace, layout.normed);
+  if (options.branches != Branches::kNone) plan->normed = at<float>(workspace, layout.normed);
   AttentionPlan* attention = &plan->attention;
   attention->queries = attention->keys = height * width;
   attention->query_stride = attention->key_stride = attention->value_stride = plan->channels / kWordBits;

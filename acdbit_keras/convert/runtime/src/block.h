@@ -2,8 +2,8 @@
 //
 //   project  rows -> query, key, value bits, and the sum q + k + v (kept in the output until `finish` replaces it)
 //   keys     attention_keys for every head
-//   finish   rows -> attention, output product, feed-forward, residuals; leaves w for the pooling
-//   pool     rows -> adds the pooling branches, which look at neighbouring rows of the grid
+//   finish   rows -> attention, output product, feed-forward, residuals; leaves w for the mixing
+//   mix      rows -> adds the pooling branches or the depthwise mixing, which look at neighbouring rows of the grid
 //
 // Within a stage any thread may take any rows; between stages all must be done. A row's intermediate values stay in the
 // caches: no stage writes a float tensor but the output and w.
@@ -85,7 +85,8 @@ struct BlockPlan {
   const float* shift_2;
   struct {
     const float *vertical_3, *vertical_5, *horizontal_3, *horizontal_5;
-  } pooling;                // null without branches
+  } pooling;                // null without pooling branches
+  const float* depthwise;   // [3][3][channels], with depthwise mixing only, else null
   AttentionPlan attention;  // its bits and statistics are those below
   BlockScratch scratch;
   const Kernels* kernels;
@@ -112,7 +113,7 @@ struct BlockOptions {
   Rule rule;
   float ratio;
   bool key_bias;
-  bool branches;
+  Branches branches;
   bool dynamic_activation;
   bool dynamic_hidden;
   bool dynamic_attention;

@@ -485,7 +485,9 @@ static void block_finish(const BlockPlan* plan, int first_row, int num_rows, voi
     finish(*plan, first_row + r, block::smaller(kBlockRows, num_rows - r), scratch);
 }
 
-static void block_pool(const BlockPlan* plan, int first_row, int num_rows) {
+namespace block {
+
+inline void pool_rows(const BlockPlan* plan, int first_row, int num_rows) {
   const int channels = plan->channels, width = plan->width, height = plan->height;
   const ptrdiff_t down = ptrdiff_t(width) * channels;
   for (int token = first_row; token < first_row + num_rows; token++) {
@@ -514,6 +516,36 @@ static void block_pool(const BlockPlan* plan, int first_row, int num_rows) {
       store(out, load(out) + total);
       out += 16;
     }
+  }
+}
+
+inline void convolve_rows(const BlockPlan* plan, int first_row, int num_rows) {
+  const int channels = plan->channels, width = plan->width, height = plan->height;
+  for (int token = first_row; token < first_row + num_rows; token++) {
+    const int i = token / width, j = token % width;
+    const float* w[9];
+    for (int k = 0; k < 9; k++) {
+      const int row = i + k / 3 - 1, column = j + k % 3 - 1;
+      const bool inside = row >= 0 && row < height && column >= 0 && column < width;
+      w[k] = inside ? plan->normed + (size_t(row) * size_t(width) + size_t(column)) * size_t(channels) : plan->zeros;
+    }
+    float* out = plan->output_rows + size_t(token) * size_t(channels);
+    for (int c = 0; c < channels; c += 16) {
+      F16 total = splat(0.0f);
+      const float* kernel = plan->depthwise + c;
+      for (int k = 0; k < 9; k++, kernel += channels) total = total + load(w[k] + c) * load(kernel);
+      store(out + c, load(out + c) + total);
+    }
+  }
+}
+
+}  // namespace block
+
+static void block_mix(const BlockPlan* plan, int first_row, int num_rows) {
+  if (plan->depthwise != nullptr) {
+    block::convolve_rows(plan, first_row, num_rows);
+  } else {
+    block::pool_rows(plan, first_row, num_rows);
   }
 }
 

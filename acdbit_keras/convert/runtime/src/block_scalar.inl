@@ -35,6 +35,7 @@ struct Constants {
   struct {
     const T *vertical_3, *vertical_5, *horizontal_3, *horizontal_5;
   } pooling;
+  const T* depthwise;
 
   Constants(const BlockOptions& options, int num_channels, const T* vectors, const uint32_t* kernels) {
     const size_t channels = size_t(num_channels), heads = size_t(options.heads);
@@ -513,6 +514,44 @@ struct Run {
       for (int at = 0; at < tokens * channels; at += down)
         pool_line<true>(w + at, channels, width, across_3, across_5, totals + at);
     }
+    add_totals();
+  }
+
+  // A line of three columns of a kernel on a line of w, added to `totals`, or without kAdd put there.
+  template <bool kAdd>
+  static void convolve_line(const float* w, int step, int length, const float* kernel, float* totals) {
+    float before = 0.0f, here = *w;
+    for (int j = 0; j < length; j++, w += step, totals += step) {
+      const float after = j + 1 < length ? w[step] : 0.0f;
+      const float total = (kAdd ? *totals : 0.0f) + before * kernel[0];
+      *totals = (total + here * kernel[1]) + after * kernel[2];
+      before = here;
+      here = after;
+    }
+  }
+
+  // Likewise in place of x. A line beyond the border would add zeros, which changes no sum.
+  void convolve() const {
+    const int height = block.height, width = block.width, down = width * channels;
+    for (int c = 0; c < channels; c++) {
+      float kernel[9];
+      for (int k = 0; k < 9; k++) kernel[k] = float(constants.depthwise[k * channels + c]);
+      const float* w = normed() + c;
+      float* totals = x + c;
+      for (int i = 0; i < height; i++, w += down, totals += down) {
+        if (i == 0) {
+          convolve_line<false>(w, channels, width, kernel + 3, totals);
+        } else {
+          convolve_line<false>(w - down, channels, width, kernel, totals);
+          convolve_line<true>(w, channels, width, kernel + 3, totals);
+        }
+        if (i + 1 < height) convolve_line<true>(w + down, channels, width, kernel + 6, totals);
+      }
+    }
+    add_totals();
+  }
+
+  void add_totals() const {
     for (int i = 0; i < tokens * channels; i++) y[i] = y[i] + x[i];
   }
 
@@ -528,7 +567,8 @@ struct Run {
     } else {
       o.dynamic_hidden ? finish<false, true>() : finish<false, false>();
     }
-    if (o.branches) pool();
+    if (o.branches == Branches::kPooling) pool();
+    if (o.branches == Branches::kDepthwise) convolve();
   }
 };
 

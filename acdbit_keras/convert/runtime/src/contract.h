@@ -25,6 +25,10 @@ constexpr int kMaxHeadDim = 224;
 enum class Rule { kElastic = 0, kMaxRatio = 1, kZero = 2, kMean = 3 };
 constexpr int kRules = 4;
 
+// What a block has beside its products: gains of their branches, and one that mixes neighbouring tokens.
+enum class Branches { kNone = 0, kPooling = 1, kDepthwise = 2 };
+constexpr int kBranches = 3;
+
 }  // namespace acdbit
 
 // clang-format off: it would take products for pointers.
@@ -55,67 +59,68 @@ constexpr int kRules = 4;
 // Sections of the inputs of AcdBinaryBlock.
 //
 // X(name, length, whether it is there), of `vectors`.
-#define ACDBIT_BLOCK_VECTORS(X)                           \
-  X(gain_1, channels, true)                               \
-  X(shift_1, channels, true)                              \
-  X(query.threshold, channels, true)                      \
-  X(query.multiplier, channels, true)                     \
-  X(query.bias, channels, true)                           \
-  X(query.slope, channels, true)                          \
-  X(query.row, channels, options.dynamic_activation)      \
-  X(query.restore, channels, options.dynamic_activation)  \
-  X(key.threshold, channels, true)                        \
-  X(key.multiplier, channels, true)                       \
-  X(key.bias, channels, true)                             \
-  X(key.slope, channels, true)                            \
-  X(key.row, channels, options.dynamic_activation)        \
-  X(key.restore, channels, options.dynamic_activation)    \
-  X(value.threshold, channels, true)                      \
-  X(value.multiplier, channels, true)                     \
-  X(value.bias, channels, true)                           \
-  X(value.slope, channels, true)                          \
-  X(value.row, channels, options.dynamic_activation)      \
-  X(value.restore, channels, options.dynamic_activation)  \
-  X(query_threshold, channels, true)                      \
-  X(key_threshold, channels, true)                        \
-  X(value_threshold, channels, true)                      \
-  X(score_scale, heads, true)                             \
-  X(probability_scale, heads, true)                       \
-  X(key_weights, channels, options.key_bias)              \
-  X(query_center, heads, options.dynamic_attention)       \
-  X(key_center, heads, options.dynamic_attention)         \
-  X(context.count_multiplier, channels, true)             \
-  X(context.kept_multiplier, channels, true)              \
-  X(context.bias, channels, true)                         \
-  X(context.slope, channels, true)                        \
-  X(output.threshold, channels, true)                     \
-  X(output.multiplier, channels, true)                    \
-  X(output.bias, channels, true)                          \
-  X(output.slope, channels, true)                         \
-  X(output.row, channels, options.dynamic_activation)     \
-  X(output.restore, channels, options.dynamic_activation) \
-  X(output.gain, channels, options.branches)              \
-  X(output.shift, channels, true)                         \
-  X(gain_2, channels, true)                               \
-  X(shift_2, channels, true)                              \
-  X(mlp_1.threshold, channels, true)                      \
-  X(mlp_1.multiplier, hidden, true)                       \
-  X(mlp_1.bias, hidden, true)                             \
-  X(mlp_1.slope, hidden, true)                            \
-  X(mlp_1.row, hidden, options.dynamic_activation)        \
-  X(mlp_1.restore, hidden, options.dynamic_activation)    \
-  X(mlp_2.threshold, hidden, true)                        \
-  X(mlp_2.multiplier, channels, true)                     \
-  X(mlp_2.bias, channels, true)                           \
-  X(mlp_2.slope, channels, true)                          \
-  X(mlp_2.row, channels, options.dynamic_hidden)          \
-  X(mlp_2.restore, channels, options.dynamic_hidden)      \
-  X(mlp_2.gain, channels, options.branches)               \
-  X(mlp_2.shift, channels, true)                          \
-  X(pooling.vertical_3, channels, options.branches)       \
-  X(pooling.vertical_5, channels, options.branches)       \
-  X(pooling.horizontal_3, channels, options.branches)     \
-  X(pooling.horizontal_5, channels, options.branches)
+#define ACDBIT_BLOCK_VECTORS(X)                                             \
+  X(gain_1, channels, true)                                                 \
+  X(shift_1, channels, true)                                                \
+  X(query.threshold, channels, true)                                        \
+  X(query.multiplier, channels, true)                                       \
+  X(query.bias, channels, true)                                             \
+  X(query.slope, channels, true)                                            \
+  X(query.row, channels, options.dynamic_activation)                        \
+  X(query.restore, channels, options.dynamic_activation)                    \
+  X(key.threshold, channels, true)                                          \
+  X(key.multiplier, channels, true)                                         \
+  X(key.bias, channels, true)                                               \
+  X(key.slope, channels, true)                                              \
+  X(key.row, channels, options.dynamic_activation)                          \
+  X(key.restore, channels, options.dynamic_activation)                      \
+  X(value.threshold, channels, true)                                        \
+  X(value.multiplier, channels, true)                                       \
+  X(value.bias, channels, true)                                             \
+  X(value.slope, channels, true)                                            \
+  X(value.row, channels, options.dynamic_activation)                        \
+  X(value.restore, channels, options.dynamic_activation)                    \
+  X(query_threshold, channels, true)                                        \
+  X(key_threshold, channels, true)                                          \
+  X(value_threshold, channels, true)                                        \
+  X(score_scale, heads, true)                                               \
+  X(probability_scale, heads, true)                                         \
+  X(key_weights, channels, options.key_bias)                                \
+  X(query_center, heads, options.dynamic_attention)                         \
+  X(key_center, heads, options.dynamic_attention)                           \
+  X(context.count_multiplier, channels, true)                               \
+  X(context.kept_multiplier, channels, true)                                \
+  X(context.bias, channels, true)                                           \
+  X(context.slope, channels, true)                                          \
+  X(output.threshold, channels, true)                                       \
+  X(output.multiplier, channels, true)                                      \
+  X(output.bias, channels, true)                                            \
+  X(output.slope, channels, true)                                           \
+  X(output.row, channels, options.dynamic_activation)                       \
+  X(output.restore, channels, options.dynamic_activation)                   \
+  X(output.gain, channels, options.branches != Branches::kNone)             \
+  X(output.shift, channels, true)                                           \
+  X(gain_2, channels, true)                                                 \
+  X(shift_2, channels, true)                                                \
+  X(mlp_1.threshold, channels, true)                                        \
+  X(mlp_1.multiplier, hidden, true)                                         \
+  X(mlp_1.bias, hidden, true)                                               \
+  X(mlp_1.slope, hidden, true)                                              \
+  X(mlp_1.row, hidden, options.dynamic_activation)                          \
+  X(mlp_1.restore, hidden, options.dynamic_activation)                      \
+  X(mlp_2.threshold, hidden, true)                                          \
+  X(mlp_2.multiplier, channels, true)                                       \
+  X(mlp_2.bias, channels, true)                                             \
+  X(mlp_2.slope, channels, true)                                            \
+  X(mlp_2.row, channels, options.dynamic_hidden)                            \
+  X(mlp_2.restore, channels, options.dynamic_hidden)                        \
+  X(mlp_2.gain, channels, options.branches != Branches::kNone)              \
+  X(mlp_2.shift, channels, true)                                            \
+  X(pooling.vertical_3, channels, options.branches == Branches::kPooling)   \
+  X(pooling.vertical_5, channels, options.branches == Branches::kPooling)   \
+  X(pooling.horizontal_3, channels, options.branches == Branches::kPooling) \
+  X(pooling.horizontal_5, channels, options.branches == Branches::kPooling) \
+  X(depthwise, 9 * channels, options.branches == Branches::kDepthwise)
 
 // X(name, outputs, inputs), of `kernels`: a row of bits for each output.
 #define ACDBIT_BLOCK_KERNELS(X) \

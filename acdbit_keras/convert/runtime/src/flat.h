@@ -92,7 +92,9 @@ struct Block {
   int32_t height, width, channels;
   int32_t heads, mlp_ratio, rule;
   float ratio;
-  int32_t key_bias, branches, dynamic_activation, dynamic_hidden, dynamic_attention;
+  int32_t key_bias;
+  int32_t branches;  // a Branches
+  int32_t dynamic_activation, dynamic_hidden, dynamic_attention;
   int32_t storage;
 };
 

@@ -62,7 +62,7 @@ struct Kernels {
   // --- Fused transformer block (block.inl); see block.h for the stages.
   void (*block_project)(const BlockPlan* plan, int first_row, int num_rows, void* scratch);
   void (*block_finish)(const BlockPlan* plan, int first_row, int num_rows, void* scratch);
-  void (*block_pool)(const BlockPlan* plan, int first_row, int num_rows);
+  void (*block_mix)(const BlockPlan* plan, int first_row, int num_rows);
 };
 
 }  // namespace acdbit

@@ -62,7 +62,7 @@ model::Block block_of(const void* file, const Step& step) {
                    Rule(b.rule),
                    b.ratio,
                    b.key_bias != 0,
-                   b.branches != 0,
+                   Branches(b.branches),
                    b.dynamic_activation != 0,
                    b.dynamic_hidden != 0,
                    b.dynamic_attention != 0};
@@ -259,7 +259,7 @@ struct Checker {
     const flat::Block& b = step.block;
     if (b.storage != flat::kFloat32 && b.storage != flat::kHalf)
       return "a block is stored in a form that this engine does not know";
-    if (!within(b.rule, 0, kRules - 1) || !is_flag(b.key_bias) || !is_flag(b.branches) ||
+    if (!within(b.rule, 0, kRules - 1) || !is_flag(b.key_bias) || !within(b.branches, 0, kBranches - 1) ||
         !is_flag(b.dynamic_activation) || !is_flag(b.dynamic_hidden) || !is_flag(b.dynamic_attention))
       return "a block has an option that this engine does not know";
     const model::Block block = block_of(file, step);

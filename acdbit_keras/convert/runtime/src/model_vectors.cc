@@ -154,7 +154,7 @@ void run_block(const Block& block, const void* prepared, float* x, float* y, voi
   kernels->block_project(&plan, 0, tokens, rows);
   for (int head = 0; head < block.options.heads; head++) kernels->attention_keys(&plan.attention, head);
   kernels->block_finish(&plan, 0, tokens, rows);
-  if (block.options.branches) kernels->block_pool(&plan, 0, tokens);
+  if (block.options.branches != Branches::kNone) kernels->block_mix(&plan, 0, tokens);
 }
 
 }  // namespace model

@@ -16,7 +16,7 @@ enum { kInput, kWords, kVectors };
 
 // Of the stages for one image, in nanoseconds.
 struct Costs {
-  int64_t project, keys, finish, pool;
+  int64_t project, keys, finish, mix;
 };
 
 struct State {
@@ -52,7 +52,7 @@ Costs estimate_costs(const Session& session, const BlockOptions& options, int ch
   costs.keys = estimate(session, elements / 7);
   costs.finish =
       estimate(session, (1 + 2 * ratio) * product + (3 + ratio) * value + double(tokens) * tokens * words / 7);
-  costs.pool = options.branches ? estimate(session, value) : 0;
+  costs.mix = options.branches != Branches::kNone ? estimate(session, value) : 0;
   return costs;
 }
 
@@ -72,14 +72,14 @@ bool copy_plans(const Session& session, const Node* node, State* state, int coun
 
 bool read_options(const Session& session, Node* node, BlockOptions* block) {
   FlexMap options;
-  int64_t heads, mlp_ratio, rule;
+  int64_t heads, mlp_ratio, rule, branches;
   if (!open_options(session, node, &options) || !check_version(session, node, options) ||
       !option_int(session, node, options, "heads", 1, 1 << 20, &heads) ||
       !option_int(session, node, options, "mlp_ratio", 1, 1 << 20, &mlp_ratio) ||
       !option_int(session, node, options, "rule", 0, kRules - 1, &rule) ||
       !option_float(session, node, options, "ratio", &block->ratio) ||
       !option_bool(session, node, options, "key_bias", &block->key_bias) ||
-      !option_bool(session, node, options, "branches", &block->branches) ||
+      !option_int(session, node, options, "branches", 0, kBranches - 1, &branches) ||
       !option_bool(session, node, options, "dynamic_activation", &block->dynamic_activation) ||
       !option_bool(session, node, options, "dynamic_hidden", &block->dynamic_hidden) ||
       !option_bool(session, node, options, "dynamic_attention", &block->dynamic_attention))
@@ -87,6 +87,7 @@ bool read_options(const Session& session, Node* node, BlockOptions* block) {
   block->heads = static_cast<int>(heads);
   block->mlp_ratio = static_cast<int>(mlp_ratio);
   block->rule = static_cast<Rule>(rule);
+  block->branches = static_cast<Branches>(branches);
   return true;
 }
 
@@ -175,7 +176,7 @@ bool prepare(const Session& session, Node* node) {
   node->scratch_bytes = block_scratch_bytes(options, channels);
   state->costs = estimate_costs(session, options, channels, height * width);
   const Costs& costs = state->costs;
-  node->nanoseconds = all_images(costs.project + costs.keys + costs.finish + costs.pool, input->dims[0]);
+  node->nanoseconds = all_images(costs.project + costs.keys + costs.finish + costs.mix, input->dims[0]);
   return true;
 }
 
@@ -206,7 +207,7 @@ void run_image(void* context, int task, int thread) {
   kernels->block_project(plan, 0, tokens, scratch);
   for (int head = 0; head < plan->heads; head++) kernels->attention_keys(&plan->attention, head);
   kernels->block_finish(plan, 0, tokens, scratch);
-  if (plan->normed != nullptr) kernels->block_pool(plan, 0, tokens);
+  if (plan->normed != nullptr) kernels->block_mix(plan, 0, tokens);
 }
 
 // One share of the rows of one image.
@@ -239,9 +240,9 @@ void run_finish(void* context, int task, int thread) {
   part.plan->kernels->block_finish(part.plan, part.first, part.count, scratch_of(*call.session, thread));
 }
 
-void run_pool(void* context, int task, int) {
+void run_mix(void* context, int task, int) {
   const Part part(*static_cast<const Call*>(context), task);
-  part.plan->kernels->block_pool(part.plan, part.first, part.count);
+  part.plan->kernels->block_mix(part.plan, part.first, part.count);
 }
 
 void invoke(const Session& session, Node* node) {
@@ -275,7 +276,7 @@ void invoke(const Session& session, Node* node) {
   parallel(session.crew, parts, costs.project * together, run_project, &call);
   parallel(session.crew, together * heads, costs.keys * together, run_keys, &call);
   parallel(session.crew, parts, costs.finish * together, run_finish, &call);
-  if (state->options.branches) parallel(session.crew, parts, costs.pool * together, run_pool, &call);
+  if (state->options.branches != Branches::kNone) parallel(session.crew, parts, costs.mix * together, run_mix, &call);
 }
 
 }  // namespace

@@ -25,7 +25,7 @@ const Kernels ACDBIT_TABLE = {
     ACDBIT_ISA::attention_rows,
     ACDBIT_ISA::block_project,
     ACDBIT_ISA::block_finish,
-    ACDBIT_ISA::block_pool,
+    ACDBIT_ISA::block_mix,
 };
 
 }  // namespace acdbit

@@ -123,8 +123,9 @@ BlockResult block(const BlockOptions& options, int channels, int height, int wid
   const float *output_slope = slices["output.slope"], *output_shift = slices["output.shift"];
   const float* mlp_1_slope = slices["mlp_1.slope"];
   const float *mlp_2_slope = slices["mlp_2.slope"], *mlp_2_shift = slices["mlp_2.shift"];
-  const float* output_gain = options.branches ? slices["output.gain"] : nullptr;
-  const float* mlp_2_gain = options.branches ? slices["mlp_2.gain"] : nullptr;
+  const bool branches = options.branches != Branches::kNone;
+  const float* output_gain = branches ? slices["output.gain"] : nullptr;
+  const float* mlp_2_gain = branches ? slices["mlp_2.gain"] : nullptr;
 
   Floats u(size);
   for (size_t i = 0; i < size; i++) u[i] = gain_1[i % c] * x[i] + shift_1[i % c];
@@ -185,7 +186,7 @@ BlockResult block(const BlockOptions& options, int channels, int height, int wid
   Floats y(size), w(size);
   for (size_t i = 0; i < size; i++) {
     float branch = prelu(z[i] + o[i], output_slope[i % c]);
-    if (options.branches) branch = output_gain[i % c] * branch;
+    if (branches) branch = output_gain[i % c] * branch;
     y[i] = x[i] + (branch + output_shift[i % c]);
     w[i] = gain_2[i % c] * y[i] + shift_2[i % c];
   }
@@ -209,11 +210,29 @@ BlockResult block(const BlockOptions& options, int channels, int height, int wid
       for (int j = 1; j < ratio; j++) total = total + group[j];
     }
     float branch = prelu(z[i] + total * (1.0f / float(ratio)), mlp_2_slope[i % c]);
-    if (options.branches) branch = mlp_2_gain[i % c] * branch;
+    if (branches) branch = mlp_2_gain[i % c] * branch;
     result.output[i] = y[i] + (branch + mlp_2_shift[i % c]);
   }
 
-  if (options.branches) {
+  if (options.branches == Branches::kDepthwise) {
+    const float* kernel = slices["depthwise"];
+    for (int t = 0; t < tokens; t++) {
+      for (int channel = 0; channel < c; channel++) {
+        float sum = 0.0f;
+        for (int down = -1; down <= 1; down++) {
+          for (int right = -1; right <= 1; right++) {
+            const int i = t / width + down, j = t % width + right;
+            const bool inside = i >= 0 && i < height && j >= 0 && j < width;
+            const float value = inside ? w[size_t(i * width + j) * c + channel] : 0.0f;
+            sum = sum + value * kernel[size_t((down + 1) * 3 + right + 1) * c + channel];
+          }
+        }
+        float& out = result.output[size_t(t) * c + channel];
+        out = out + sum;
+      }
+    }
+  }
+  if (options.branches == Branches::kPooling) {
     const float* pooling[2][2] = {{slices["pooling.horizontal_3"], slices["pooling.horizontal_5"]},
                                   {slices["pooling.vertical_3"], slices["pooling.vertical_5"]}};
     for (int t = 0; t < tokens; t++) {

@@ -38,8 +38,8 @@ struct Case {
 void PrintTo(const Case& c, std::ostream* out) {
   const BlockOptions& o = c.options;
   *out << c.height << " x " << c.width << " x " << c.channels << ", " << o.heads << " heads, ratio " << o.mlp_ratio
-       << ", rule " << int(o.rule) << ", flags " << o.key_bias << o.branches << o.dynamic_activation << o.dynamic_hidden
-       << o.dynamic_attention << (c.coarse ? ", coarse" : "");
+       << ", rule " << int(o.rule) << ", branches " << int(o.branches) << ", flags " << o.key_bias
+       << o.dynamic_activation << o.dynamic_hidden << o.dynamic_attention << (c.coarse ? ", coarse" : "");
 }
 
 struct Inputs {
@@ -71,7 +71,7 @@ std::pair<float, float> distribution(const std::string& name, bool dynamic, int 
   if (part == "restore") return {0.0f, 0.5f};
   if (part == "gain") return {0.5f, 0.2f};
   if (part == "shift") return {0.0f, 0.1f};
-  if (name.compare(0, 8, "pooling.") == 0) return {0.0f, 0.2f};
+  if (name.compare(0, 8, "pooling.") == 0 || name == "depthwise") return {0.0f, 0.2f};
   return {0.0f, name.find("_threshold") != std::string::npos ? 0.5f : 0.3f};
 }
 
@@ -149,8 +149,8 @@ reference::BlockResult run(const Case& test, const Inputs& inputs, const Kernels
   for (int head = 0; head < options.heads; head++) kernels->attention_keys(&plan.attention, head);
   in_pieces(tokens, split, random,
             [&](int first, int count) { kernels->block_finish(&plan, first, count, scratch.data()); });
-  if (options.branches)
-    in_pieces(tokens, split, random, [&](int first, int count) { kernels->block_pool(&plan, first, count); });
+  if (options.branches != Branches::kNone)
+    in_pieces(tokens, split, random, [&](int first, int count) { kernels->block_mix(&plan, first, count); });
   return result;
 }
 
@@ -182,17 +182,27 @@ void check(const Case& test, unsigned seed) {
   }
 }
 
-BlockOptions options_of(int heads, int mlp_ratio, int rule, int flags) {
-  return {heads,           mlp_ratio,       Rule(rule),      0.25f,           bool(flags & 1),
-          bool(flags & 2), bool(flags & 4), bool(flags & 8), bool(flags & 16)};
+constexpr int kChoices = 16 * kBranches;
+
+// `choice`, below kChoices: four flags, and what mixes neighbouring tokens.
+BlockOptions options_of(int heads, int mlp_ratio, int rule, int choice) {
+  return {heads,
+          mlp_ratio,
+          Rule(rule),
+          0.25f,
+          bool(choice & 1),
+          Branches(choice / 16),
+          bool(choice & 2),
+          bool(choice & 4),
+          bool(choice & 8)};
 }
 
 TEST(Block, EveryCombinationOfOptions) {
   unsigned seed = 0;
   for (int ratio = 1; ratio <= 5; ratio++)
     for (int rule = 0; rule < kRules; rule++)
-      for (int flags = 0; flags < 32; flags++, seed++)
-        check({options_of(seed % 2 + 1, ratio, rule, flags), 64, 5, 3, seed % 5 == 0}, seed);
+      for (int choice = 0; choice < kChoices; choice++, seed++)
+        check({options_of(seed % 2 + 1, ratio, rule, choice), 64, 5, 3, seed % 5 == 0}, seed);
 }
 
 TEST(Block, EverySizeAndGrid) {
@@ -202,14 +212,15 @@ TEST(Block, EverySizeAndGrid) {
   for (const auto& size : sizes)
     for (const auto& grid : grids)
       for (int ratio = 1; ratio <= 4; ratio++, seed++)
-        check({options_of(size[1], ratio, int(seed % kRules), int(seed * 13 % 32)), size[0], grid[0], grid[1], false},
+        check({options_of(size[1], ratio, int(seed % kRules), int(seed * 13 % kChoices)), size[0], grid[0], grid[1],
+               false},
               seed);
 }
 
 TEST(Block, SizesThatDoNotFit) {
   size_t vectors, kernels, taps;
   auto fits = [&](int heads, int ratio, int channels, int height, int width) {
-    return block_sizes(options_of(heads, ratio, 0, 31), channels, height, width, &vectors, &kernels, &taps);
+    return block_sizes(options_of(heads, ratio, 0, kChoices - 1), channels, height, width, &vectors, &kernels, &taps);
   };
   EXPECT_TRUE(fits(6, 4, 384, 14, 14));
   EXPECT_EQ(taps, size_t(196 * 12 * 12 + 6 * 196 * 7));

@@ -127,7 +127,8 @@ Model block_of(int heads, int head_dim, int height, int width) {
   BlockOptions options = {};
   options.heads = heads;
   options.mlp_ratio = 2;
-  options.branches = options.dynamic_attention = true;
+  options.branches = Branches::kPooling;
+  options.dynamic_attention = true;
   size_t vectors = 1, words = 1, taps;
   EXPECT_EQ(block_sizes(options, channels, height, width, &vectors, &words, &taps), head_dim <= kMaxHeadDim);
   const int input = model.add(kTfLiteFloat32, {1, height, width, channels});
