@@ -278,6 +278,15 @@ SENTENCES = {
         card("cifar10_edge")["size"]["tflite_bytes"] / 1e3,
         card("cifar10_edge")["latency"]["median_ms"],
     ],
+    "`cifar10_midi` ({} %) and `cifar100_edge` ({} % of CIFAR-100, {} kB and {} ms), each "
+    "with a float twin ({} % and {} %) that takes {} ms": [
+        100 * card("cifar10_midi")["accuracy"]["top1"],
+        100 * card("cifar100_edge")["accuracy"]["top1"],
+        card("cifar100_edge")["size"]["tflite_bytes"] / 1e3,
+        card("cifar100_edge")["latency"]["median_ms"],
+        *(100 * card(f"{name}_float32")["accuracy"]["top1"] for name in ("cifar10_midi", "cifar100_edge")),
+        card("cifar100_edge_float32")["latency"]["median_ms"],
+    ],
     "students of CIFAR-10 ({} %), CIFAR-100 ({} %) and the digits ({} %), each with a card": [
         100 * card(name)["accuracy"]["top1"]
         for name in ("cifar10_vit_micro_acd_bit", "cifar100_vit_micro_acd_bit", "digits_vit_nano_acd_bit")
