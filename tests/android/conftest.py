@@ -42,7 +42,7 @@ def jvm(build, signed):
 def student(signed):
     """Paths of the CIFAR-10 student's file and of its float twin's."""
     folder = harness.BUILD / "assets" / "models"
-    return [folder / f"cifar10_vit_micro_acd_bit.{kind}.tflite" for kind in ("bits", "float32")]
+    return [folder / f"{harness.student()}.{kind}.tflite" for kind in ("bits", "float32")]
 
 
 @pytest.fixture(scope="session")

@@ -34,6 +34,14 @@ JAVA_TESTS = DEMO / "tests" / "java"
 ADD_OPENS = [f"--add-opens=java.base/{name}=ALL-UNNAMED" for name in ("java.io", "java.lang", "java.util", "java.net")]
 
 
+def student():
+    """Name of the app's model for CIFAR-10, whose pictures the tests show it."""
+    from acdbit_keras.models.zoo import entries
+
+    [name] = [name for name, _ in assets.chosen() if entries.card(name)["data"]["dataset"] == "cifar10"]
+    return name
+
+
 class Jvm:
     """The app's classes on the desktop's Java, with the libraries for Android on x86_64 behind a shim.
 

@@ -10,7 +10,6 @@ import shim
 
 from acdbit_keras.convert import Interpreter, cards
 
-MODEL = "assets/models/cifar10_vit_micro_acd_bit.bits.tflite"
 PICTURES = 100 if harness.FULL else 8
 SYSROOT = "/usr/aarch64-linux-gnu"
 
@@ -23,7 +22,7 @@ def phone(signed, tmp_path_factory):
     with zipfile.ZipFile(signed) as archive:
         for name in names:
             (folder / name).write_bytes(archive.read(f"lib/arm64-v8a/{name}"))
-        (folder / "model.tflite").write_bytes(archive.read(MODEL))
+        (folder / "model.tflite").write_bytes(archive.read(f"assets/models/{harness.student()}.bits.tflite"))
     shim.build("aarch64-linux-gnu-gcc", "aarch64", folder / "shim", [folder / name for name in names])
     source = harness.DEMO / "tests" / "native" / "classify.c"
     subprocess.run(["aarch64-linux-gnu-gcc", "-O1", "-o", folder / "classify", source, "-ldl"], check=True)

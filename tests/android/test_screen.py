@@ -23,8 +23,9 @@ def properties(jvm, signed, files, tmp_path_factory):
     return {"pictures": folder, "models": files, "screens": harness.BUILD / "screens"}
 
 
-# In a full run CIFAR-10's test images of a horse and of a sailing ship.
-PICTURE, CAMERA = 6, 27
+# In a full run CIFAR-10's test images of a horse and of a sailing ship; else made ones, of which the student of CIFAR-10 is sure
+# of the first (97 %), and takes it for something else when it lies.
+PICTURE, CAMERA = 6 if harness.FULL else 13, 27
 
 
 def write_pictures(folder):
