@@ -18,7 +18,8 @@ PUBLIC = [
     *(getattr(layers, name) for name in layers.__all__),
     *(getattr(quantizers, name) for name in quantizers.__all__),
     *(getattr(acd, name) for name in ("Code", "Distiller", "LabelDistillation", "QueryKeyDistillation", "matmul", "summary")),
-    *(acd.models.Backbone, acd.models.VisionTransformer, acd.models.PyramidVisionTransformer, acd.models.build),
+    *(acd.models.Backbone, acd.models.VisionTransformer, acd.models.PyramidVisionTransformer, acd.models.ConvolutionalNetwork),
+    acd.models.build,
     *(acd.models.BinaryBlock, acd.models.FloatBlock, acd.schemes.get),
     *(acd.convert.to_tflite, acd.convert.verify, acd.convert.Interpreter, acd.convert.benchmark),
 ]

@@ -1,5 +1,6 @@
 """Statistics against the closed forms of known laws, and against numpy."""
 
+import keras
 import numpy as np
 import pytest
 import scipy.stats
@@ -7,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numerics import array
 
-from acdbit_keras import statistics
+from acdbit_keras import execution, statistics
 
 pytestmark = pytest.mark.any_backend
 
@@ -78,6 +79,21 @@ def test_ranked_median_of_matrix_columns(rows):
     for x in (rng.normal(size=(rows, 5)), rng.integers(-2, 3, (rows, 5)), np.zeros((rows, 1))):
         x = x.astype(np.float32)
         np.testing.assert_array_equal(array(statistics.ranked_median(x)), np.median(x, 0, keepdims=True))
+
+
+@pytest.mark.parametrize("device", ["cpu", "gpu", "tpu"])
+def test_medians_of_weights_are_ranked_where_jax_has_an_accelerator(device, monkeypatch):
+    """A bisection is a hundred small programs to it; a processor takes longer to compare all pairs."""
+    on_jax, taken = keras.backend.backend() == "jax", []
+    if on_jax:
+        monkeypatch.setattr("jax.default_backend", lambda: device)
+    for name in ("ranked_median", "select_median"):
+        real = getattr(statistics, name)
+        monkeypatch.setattr(statistics, name, lambda *x, name=name, real=real, **k: taken.append(name) or real(*x, **k))
+    x = np.random.default_rng(6).normal(size=(8, 3)).astype(np.float32)
+    medians = execution.KerasExecutor().column_medians(keras.ops.convert_to_tensor(x), training=True)
+    np.testing.assert_allclose(array(medians), np.median(x, 0, keepdims=True), atol=1e-6)
+    assert taken == ["ranked_median" if on_jax and device != "cpu" else "select_median"]
 
 
 def test_select_median_counts_long_half_precision_rows():

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from acdbit_keras.models import data, recipes, zoo
     from acdbit_keras.models.backbone import Backbone
     from acdbit_keras.models.blocks import BinaryBlock, FloatBlock
+    from acdbit_keras.models.cnn import ConvolutionalNetwork
     from acdbit_keras.models.loading import load_model
     from acdbit_keras.models.pyramid import PyramidVisionTransformer
     from acdbit_keras.models.sequence import SequenceTransformer
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Backbone",
     "BinaryBlock",
+    "ConvolutionalNetwork",
     "FloatBlock",
     "Preset",
     "PyramidVisionTransformer",
@@ -40,6 +42,7 @@ __all__ = [
 _HOMES = {
     "backbone": ("Backbone",),
     "blocks": ("BinaryBlock", "FloatBlock"),
+    "cnn": ("ConvolutionalNetwork",),
     "loading": ("load_model",),
     "sequence": ("SequenceTransformer",),
     "sizes": ("Preset", "build", "presets", "register_preset"),

@@ -7,6 +7,7 @@ import inspect
 from typing import Any
 
 from acdbit_keras.models.backbone import Backbone
+from acdbit_keras.models.cnn import ConvolutionalNetwork
 from acdbit_keras.models.pyramid import PyramidVisionTransformer
 from acdbit_keras.models.sequence import SequenceTransformer
 from acdbit_keras.models.vit import VisionTransformer
@@ -107,6 +108,10 @@ _SEQUENCES = {
     # 128 readings of 9 channels, 2.56 s of accelerometer and gyroscope at 50 Hz: 16 tokens.
     "vit1d_micro_patch8_128": dict(length=128, patch_size=8, channels=9, width=64, depth=4, num_heads=2, mlp_ratio=2),
 }
+_CONVOLUTIONAL = {
+    # Teacher of labels: 16, 8 and 4 pixels a side behind the poolings, half a million parameters.
+    "cnn_mini_32": dict(image_size=32, widths=(64, 128, 128)),
+}
 registry = Registry(
     "preset",
     Preset,
@@ -114,6 +119,7 @@ registry = Registry(
         *(Preset(name, VisionTransformer, sizes) for name, sizes in _ISOTROPIC.items()),
         *(Preset(name, PyramidVisionTransformer, sizes) for name, sizes in _PYRAMIDS.items()),
         *(Preset(name, SequenceTransformer, sizes) for name, sizes in _SEQUENCES.items()),
+        *(Preset(name, ConvolutionalNetwork, sizes) for name, sizes in _CONVOLUTIONAL.items()),
     ),
     attribute="PRESET",
     group="acdbit.presets",

@@ -6,7 +6,9 @@ many systems.
 `cifar10_mini_*`: `vit_mini_pooled4_32`, trained on the labels alone for as long as a CPU is given; at any number of epochs
 the schedule is the same. `cifar10_nano_*` and `cifar10_midi_*`: the size below and above.
 `cifar10_table_*`: `vit_mini_pooled8_32`, the same with 16 tokens and a teacher, for tables of many systems.
+`cifar10_cnn`: a small convolutional network in full precision, to be the `label_teacher` of any of them.
 `cifar10_edge`: the model for devices: `cifar10_mini_acd_bit`, made where it is not there, and 36 epochs from it at a lower rate.
+`cifar10_midi`: the larger one: `cifar10_midi_acd_bit`, and 20 epochs from it with `cifar10_cnn` as its teacher of labels.
 `cifar10_*`: DeiT-S at the paper's budget, written for one GPU and the JAX backend; `--devices N` for several.
 
 DeiT-S has two forms for images of 32 pixels. `cifar10_*` takes them as they are, in patches of 4: 64 tokens.
@@ -68,7 +70,33 @@ TABLE_STUDENT = MINI.replace(
 # clipped gradients gains several points.
 EDGE = MINI.replace(name="cifar10_edge", start=MINI.name, epochs=36, learning_rate=2.5e-3, warmup_share=0.05, clip_norm=1.0)
 
+# A teacher of labels, for any of the students. XLA's convolutions take longer on a CPU than those it would replace.
+CNN = Recipe(
+    name="cifar10_cnn",
+    dataset="cifar10",
+    preset="cnn_mini_32",
+    scheme="float32",
+    epochs=12,
+    batch_size=128,
+    learning_rate=4e-3,
+    warmup_share=0.2,
+    weight_decay=0.05,
+    augment="mirror",
+    jit_compile=False,
+)
+# The size above, taught the labels by another kind of network; erasing, because six blocks begin to know their pictures by heart.
+MIDI = EDGE.replace(
+    name="cifar10_midi",
+    preset="vit_midi_pooled4_32",
+    start="cifar10_midi_acd_bit",
+    label_teacher=CNN.name,
+    epochs=20,
+    learning_rate=2e-3,
+    augment="mirror[erasing=0.25]",
+)
+
 RECIPES = (
+    CNN,
     SMALL_TEACHER,
     SMALL_STUDENT,
     SMALL_STUDENT.replace(name="cifar10_small_binary_vit", scheme="binary_vit"),
@@ -76,6 +104,7 @@ RECIPES = (
     COMPARED_STUDENT,
     *SIZES,
     EDGE,
+    MIDI,
     TABLE_TEACHER,
     TABLE_STUDENT,
     *at_paper_scale("cifar10", "cifar10", "vit_small_patch4_32"),
