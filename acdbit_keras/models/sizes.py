@@ -109,8 +109,9 @@ _SEQUENCES = {
     "vit1d_micro_patch8_128": dict(length=128, patch_size=8, channels=9, width=64, depth=4, num_heads=2, mlp_ratio=2),
 }
 _CONVOLUTIONAL = {
-    # Teacher of labels: 16, 8 and 4 pixels a side behind the poolings, half a million parameters.
+    # Teachers of labels: 15, 7 and 3 pixels a side behind the poolings, half a million parameters and one million.
     "cnn_mini_32": dict(image_size=32, widths=(64, 128, 128)),
+    "cnn_midi_32": dict(image_size=32, widths=(64, 128, 256)),
 }
 registry = Registry(
     "preset",

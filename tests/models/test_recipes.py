@@ -76,6 +76,18 @@ def test_a_recipe_on_other_data_has_a_teacher_and_a_name_of_its_own(tmp_path, mo
     assert recipes.get("digits_teacher@tfds:stl10/one").name == "digits_teacher@stl10_one"
 
 
+def test_what_a_recipe_starts_from_and_learns_its_labels_from_goes_to_other_data_unless_it_is_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    recipe = recipes.get("cifar10_midi")
+    moved = recipe.on("cifar100")
+    assert (recipe.label_teacher, recipe.start) == ("cifar10_cnn", "cifar10_midi_acd_bit")
+    assert (moved.label_teacher, moved.start) == ("cifar10_cnn@cifar100", "cifar10_midi_acd_bit@cifar100")
+    assert moved.on("digits").label_teacher == "cifar10_cnn@digits", "never one data behind the other"
+    (tmp_path / "cnn.keras").touch()
+    there = recipe.replace(label_teacher="cnn.keras", start="cifar10_edge").on("cifar100")
+    assert (there.label_teacher, there.start) == ("cnn.keras", "cifar10_edge")
+
+
 # === Recipes of files ===
 
 FILE = """

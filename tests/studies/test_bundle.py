@@ -110,6 +110,7 @@ def test_the_lists_hold_recipes_whose_teachers_come_first_and_go_on_where_runs_a
     seen = set()
     for name, names in order.LISTS.items():
         assert order.following(tmp_path) == name
+        assert name not in recipes.names(), "it would never be packed by itself"
         for recipe in map(recipes.get, names):
             assert recipe.teacher is None or recipe.teacher in seen
             seen.add(recipe.name)

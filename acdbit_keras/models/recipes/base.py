@@ -140,7 +140,9 @@ class Recipe:
         return dataclasses.replace(self, **changes)
 
     def on(self, dataset: Path) -> Recipe:
-        """The same training on other data, with a teacher of its own that is trained on them, too.
+        """The same training on other data, with teachers and a start of its own that are trained on them, too.
+
+        A label teacher or a start that is there already - a file, a run's folder, a name of the zoo - stays what it is.
 
         It is called `NAME@DATA`, and so is its run: never is a run on other data taken for it.
 
@@ -157,7 +159,10 @@ class Recipe:
             return self
         name, teacher = self.name.partition("@")[0], self.teacher and parts(self.teacher)[0]
         return self.replace(
-            name=f"{name}@{data.short_name(dataset)}", dataset=dataset, teacher=teacher and f"{teacher}@{dataset}"
+            name=f"{name}@{data.short_name(dataset)}",
+            dataset=dataset,
+            teacher=teacher and f"{teacher}@{dataset}",
+            **{field: _trained_on(getattr(self, field), dataset) for field in ("label_teacher", "start")},
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -201,6 +206,17 @@ def parts(identifier):
     """The recipe and the data that `"RECIPE"` or `"RECIPE@DATA"` names; the data are None where they are the recipe's own."""
     match = _IDENTIFIER.fullmatch(identifier)
     return (match["recipe"], match["data"]) if match else (identifier, None)
+
+
+def _trained_on(model, dataset):
+    """What a recipe begins with or learns from, on other data: of another recipe its run on them, of a model the model."""
+    from acdbit_keras.models import recipes
+    from acdbit_keras.models.zoo import zoo_names
+
+    if model is None or os.path.exists(model) or model in zoo_names():
+        return model
+    recipe, _ = parts(model)
+    return f"{recipe}@{dataset}" if recipe in recipes.names() else model
 
 
 def _written_alike(dataset):

@@ -8,7 +8,7 @@ the schedule is the same. `cifar10_nano_*` and `cifar10_midi_*`: the size below 
 `cifar10_table_*`: `vit_mini_pooled8_32`, the same with 16 tokens and a teacher, for tables of many systems.
 `cifar10_cnn`: a small convolutional network in full precision, to be the `label_teacher` of any of them.
 `cifar10_edge`: the model for devices: `cifar10_mini_acd_bit`, made where it is not there, and 36 epochs from it at a lower rate.
-`cifar10_midi`: the larger one: `cifar10_midi_acd_bit`, and 20 epochs from it with `cifar10_cnn` as its teacher of labels.
+`cifar10_midi`: the larger one: `cifar10_midi_acd_bit`, and 13 epochs from it with `cifar10_cnn` as its teacher of labels.
 `cifar10_*`: DeiT-S at the paper's budget, written for one GPU and the JAX backend; `--devices N` for several.
 
 DeiT-S has two forms for images of 32 pixels. `cifar10_*` takes them as they are, in patches of 4: 64 tokens.
@@ -90,8 +90,8 @@ MIDI = EDGE.replace(
     preset="vit_midi_pooled4_32",
     start="cifar10_midi_acd_bit",
     label_teacher=CNN.name,
-    epochs=20,
-    learning_rate=2e-3,
+    epochs=13,
+    learning_rate=1.5e-3,
     augment="mirror[erasing=0.25]",
 )
 

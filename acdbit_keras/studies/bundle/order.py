@@ -13,13 +13,13 @@ from acdbit_keras.models.run import Run
 _TRIO = ("teacher", "acd_bit", "binary_vit")
 
 LISTS = {
-    "cifar10_midi": tuple(f"cifar10_midi_gpu_{name}" for name in _TRIO),
-    "cifar10_deit": tuple(f"cifar10_deit_gpu_{name}" for name in _TRIO),
-    "cifar100_midi": tuple(f"cifar100_midi_gpu_{name}" for name in _TRIO),
-    "cifar100_deit": tuple(f"cifar100_deit_gpu_{name}" for name in _TRIO),
+    "cifar10_midi_gpu": tuple(f"cifar10_midi_gpu_{name}" for name in _TRIO),
+    "cifar10_deit_gpu": tuple(f"cifar10_deit_gpu_{name}" for name in _TRIO),
+    "cifar100_midi_gpu": tuple(f"cifar100_midi_gpu_{name}" for name in _TRIO),
+    "cifar100_deit_gpu": tuple(f"cifar100_deit_gpu_{name}" for name in _TRIO),
     # With the two students of the list before them, the paper's table of alignment and correction.
-    "cifar10_ablation": ("cifar10_deit_gpu_da", "cifar10_deit_gpu_dc"),
-    "cifar100_ablation": ("cifar100_deit_gpu_da", "cifar100_deit_gpu_dc"),
+    "cifar10_ablation_gpu": ("cifar10_deit_gpu_da", "cifar10_deit_gpu_dc"),
+    "cifar100_ablation_gpu": ("cifar100_deit_gpu_da", "cifar100_deit_gpu_dc"),
 }
 
 
