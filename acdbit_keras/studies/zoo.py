@@ -37,7 +37,8 @@ def add(run, name, zoo, data_dir=None, precision="float24", limits=(), say=print
         limits: sentences to add to the card's.
         say: called with progress lines.
         twin_of: name of the 1-bit entry whose float twin this is: the same network without quantizers, trained on the same
-            data. That entry's card names it as its `float_twin`. `None`, the default: of none.
+            data. That entry's card names it as its `float_twin`, and so does that of the same network which replaces it.
+            `None`, the default: of none.
 
     Returns:
         The card, a dict.
@@ -69,6 +70,7 @@ def add(run, name, zoo, data_dir=None, precision="float24", limits=(), say=print
             "limits": [*_limits(found, model), *limits],
         }
         made["size"] = _sizes(trained, precision, compact_bytes) | made["size"]
+        made |= _twin_of_the_one_before(made, zoo)
         content = weights.read_bytes()
     folder.mkdir(parents=True, exist_ok=True)
     # The weights last: without them there is no entry.
@@ -93,6 +95,18 @@ def _check_twin(recipe, twin_of, zoo):
             f"{n} {ours!r} instead of {theirs!r}" for n, ours, theirs in zip(names, found, wanted) if ours != theirs
         )
         raise ValueError(f"the run is no float twin of {twin_of!r}: {differs}")
+
+
+def _twin_of_the_one_before(made, zoo):
+    """`{"float_twin": name}` of the entry that is replaced, where it is that of the new one, too; else nothing."""
+    if made["name"] not in entries.zoo_names(zoo):
+        return {}
+    before = entries.card(made["name"], zoo)
+
+    def network(card):
+        return card["model"]["preset"], card["model"]["scheme"], card["data"]["dataset"]
+
+    return {"float_twin": before["float_twin"]} if "float_twin" in before and network(before) == network(made) else {}
 
 
 def _write_card(made, folder):

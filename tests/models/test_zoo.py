@@ -106,6 +106,10 @@ def test_a_float_twin_is_named_on_the_card_of_its_student(entry, run, tmp_path, 
     assert main(["zoo", "add", str(run), "other", *added[4:], "quick"]) == 2
     assert "is no float twin of 'quick': scheme 'acd_bit' instead of 'float32'" in capsys.readouterr().err
     assert zoo_names(zoo_folder) == ["quick", "quick_float"]
+    # Trained once more, the student has the same twin.
+    assert main(["zoo", "add", str(run), "quick", "--zoo", str(zoo_folder), "--limit", "Again."]) == 0
+    assert zoo.card("quick", zoo_folder)["limits"][-1] == "Again."
+    assert zoo.card("quick", zoo_folder)["float_twin"] == "quick_float"
 
 
 def test_the_committed_float_twins_are_those_of_their_students():
