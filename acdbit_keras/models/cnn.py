@@ -24,10 +24,13 @@ class ConvolutionalNetwork(Backbone):
     Args:
         scheme: a scheme in full precision; default `"float32"`.
         classes: number of classes; default 10.
-        image_size: side of the square image in pixels, or height and width; at least 2 ** len(widths) + 1; default 32.
+        image_size: side of the square image in pixels, or height and width; at least (2 ** len(widths) + 1) * start_stride;
+            default 32.
         channels: number of image channels; default 3.
         widths: channels of the convolutions, one number per resolution, each half as fine as the one before; default
             (64, 128, 128).
+        start_stride: pixels from one window of the first convolution to the next; its windows have twice that side. 2 for larger
+            images makes all that follows a quarter of the work; default 1.
         drop_path: what backbones have; blocks there are none of, so 0, the default, alone.
         frozen: as of `Backbone`.
 
@@ -53,13 +56,14 @@ class ConvolutionalNetwork(Backbone):
         image_size: int | Sequence[int] = 32,
         channels: int = 3,
         widths: Sequence[int] = (64, 128, 128),
+        start_stride: int = 1,
         drop_path: float = 0.0,
         frozen: Sequence[str] = (),
         **kwargs: Any,
     ) -> None:
         # Not by way of `Backbone.__init__`, which makes a transformer.
         super(Backbone, self).__init__(**kwargs)
-        check_positive(classes=classes, image_size=image_size, channels=channels, widths=widths)
+        check_positive(classes=classes, image_size=image_size, channels=channels, widths=widths, start_stride=start_stride)
         self.scheme = schemes.get(scheme)
         if self.scheme.is_binary:
             name = self.scheme.name
@@ -70,12 +74,13 @@ class ConvolutionalNetwork(Backbone):
         self.image_size = sides("image_size", image_size)
         self.channels = channels
         self.widths = tuple(widths)
+        self.start_stride = start_stride
         self.drop_path_rate = 0.0
         height, width, _ = self.input_shape_of_images
-        checks.integer("shorter side of image_size", min(height, width), 2 ** len(self.widths) + 1)
+        checks.integer("shorter side of image_size", min(height, width), (2 ** len(self.widths) + 1) * start_stride)
         self.blocks = []
 
-        self._start = layers.Conv2D(24, 2, activation="gelu", name="start")
+        self._start = layers.Conv2D(24, 2 * start_stride, strides=start_stride, activation="gelu", name="start")
         self._convolutions, self._norms = [], []
         for index, channels_ in enumerate(self.widths):
             for part in "ab":
@@ -127,5 +132,6 @@ class ConvolutionalNetwork(Backbone):
             "image_size": self.image_size,
             "channels": self.channels,
             "widths": list(self.widths),
+            "start_stride": self.start_stride,
             **self._standing(),
         }

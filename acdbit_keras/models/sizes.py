@@ -112,6 +112,8 @@ _CONVOLUTIONAL = {
     # Teachers of labels: 15, 7 and 3 pixels a side behind the poolings, half a million parameters and one million.
     "cnn_mini_32": dict(image_size=32, widths=(64, 128, 128)),
     "cnn_midi_32": dict(image_size=32, widths=(64, 128, 256)),
+    # Begins at every second pixel: 23, 11, 5 and 2 a side behind the poolings, 1.7 million parameters.
+    "cnn_mini_96": dict(image_size=96, widths=(48, 96, 192, 256), start_stride=2),
 }
 registry = Registry(
     "preset",

@@ -69,9 +69,17 @@ def test_it_teaches_labels_and_nothing_else():
         acd.Distiller(ConvolutionalNetwork(**SIZES), student)
 
 
-def test_the_preset():
-    model = acd.models.build("cnn_mini_32", scheme="float32")
-    assert model.count_params() == 570_946 and model.widths == (64, 128, 128)
+@pytest.mark.parametrize("preset, parameters", [("cnn_mini_32", 570_946), ("cnn_midi_32", 1_163_074), ("cnn_mini_96", 1_693_858)])
+def test_presets(preset, parameters):
+    model = acd.models.build(preset, scheme="float32")
+    assert model.count_params() == parameters
+    assert model.image_size == int(preset[-2:])
+
+
+def test_a_stride_makes_what_follows_smaller():
+    model = ConvolutionalNetwork(**{**SIZES, "image_size": 12, "start_stride": 2})
+    assert tuple(model._start(images(side=12)).shape) == (4, 5, 5, 24)
+    assert ConvolutionalNetwork.from_config(model.get_config()).start_stride == 2
 
 
 @pytest.mark.parametrize(
@@ -79,6 +87,7 @@ def test_the_preset():
     [
         (dict(scheme="acd_bit"), "full precision; its scheme must be float32, not acd_bit"),
         (dict(image_size=4), "shorter side of image_size"),
+        (dict(image_size=9, start_stride=2), "shorter side of image_size"),
         (dict(drop_path=0.1), "no blocks to drop"),
         (dict(widths=(8, 0)), "widths"),
     ],

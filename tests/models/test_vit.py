@@ -8,6 +8,7 @@ import pytest
 from numerics import array, nameless
 
 from acdbit_keras import models, schemes
+from acdbit_keras.models.cnn import ConvolutionalNetwork
 from acdbit_keras.models.sizes import registry
 from acdbit_keras.models.vit import VisionTransformer
 
@@ -21,7 +22,12 @@ def images(count=2, size=8, channels=1):
 
 @pytest.mark.parametrize(
     "preset, scheme",
-    [(preset, scheme) for preset in models.presets() for scheme in (SCHEMES if "nano" in preset else ("float32", "acd_bit"))],
+    [
+        (preset, scheme)
+        for preset in models.presets()
+        if registry.get(preset).backbone is not ConvolutionalNetwork  # without blocks and schemes: tests/models/test_cnn.py
+        for scheme in (SCHEMES if "nano" in preset else ("float32", "acd_bit"))
+    ],
 )
 def test_every_preset_and_scheme_build(preset, scheme):
     """Shallow: further blocks are copies."""

@@ -1,0 +1,37 @@
+"""Ten classes of ImageNet in 96 pixels, for the camera of a device: 9,469 photographs, on a CPU.
+
+`imagenette_edge`: `vit_mini_pooled8_96` (144 tokens), which begins as `imagenette_acd_bit`, trained on the labels alone, and
+learns from `imagenette_cnn`, a convolutional network in full precision. Few pictures: what is taught is worth more than labels.
+
+The pictures of the catalog's "imagenette" are scaled for every epoch anew. From folders of pictures that already have 96 pixels:
+`acdbit train imagenette_edge --data FOLDER`.
+"""
+
+from acdbit_keras.models.recipes.cifar10 import CNN, EDGE, MINI
+
+_CNN = CNN.replace(
+    name="imagenette_cnn",
+    dataset="imagenette",
+    preset="cnn_mini_96",
+    epochs=30,
+    batch_size=64,
+    learning_rate=3e-3,
+    augment="mirror[crop_area=0.35]",
+)
+_STUDENT = MINI.replace(
+    name="imagenette_acd_bit", dataset="imagenette", preset="vit_mini_pooled8_96", augment="mirror[crop_area=0.25]"
+)
+RECIPES = (
+    _CNN,
+    _STUDENT,
+    EDGE.replace(
+        name="imagenette_edge",
+        dataset="imagenette",
+        preset=_STUDENT.preset,
+        start=_STUDENT.name,
+        label_teacher=_CNN.name,
+        epochs=60,
+        learning_rate=4e-3,
+        augment="mirror[crop_area=0.35]",
+    ),
+)
