@@ -8,6 +8,7 @@ the schedule is the same. `cifar10_nano_*` and `cifar10_midi_*`: the size below 
 `cifar10_table_*`: `vit_mini_pooled8_32`, the same with 16 tokens and a teacher, for tables of many systems.
 `cifar10_cnn`: a small convolutional network in full precision, to be the `label_teacher` of any of them.
 `cifar10_edge`: the model for devices: `cifar10_mini_acd_bit`, made where it is not there, and 36 epochs from it at a lower rate.
+`cifar10_nano`: the smaller one, with `cifar10_cnn` as its teacher of labels from the first epoch.
 `cifar10_midi`: the larger one: `cifar10_midi_acd_bit`, and 13 epochs from it with `cifar10_cnn` as its teacher of labels.
 `cifar10_*`: DeiT-S at the paper's budget, written for one GPU and the JAX backend; `--devices N` for several.
 
@@ -84,6 +85,10 @@ CNN = Recipe(
     augment="mirror",
     jit_compile=False,
 )
+# The size below, for 150 kB, from the start with that teacher.
+NANO = MINI.replace(
+    name="cifar10_nano", preset="vit_nano_pooled4_32", label_teacher=CNN.name, epochs=36, learning_rate=6e-3, clip_norm=1.0
+)
 # The size above, taught the labels by another kind of network; erasing, because six blocks begin to know their pictures by heart.
 MIDI = EDGE.replace(
     name="cifar10_midi",
@@ -103,6 +108,7 @@ RECIPES = (
     COMPARED_TEACHER,
     COMPARED_STUDENT,
     *SIZES,
+    NANO,
     EDGE,
     MIDI,
     TABLE_TEACHER,
