@@ -46,10 +46,10 @@ def measure(network, batches, forward=None):
     Returns:
         The number of batches.
     """
-    norms = [layer for layer in network._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)]
-    variables = [variable for norm in norms if norm.trainable for variable in (norm.moving_mean, norm.moving_variance)]
+    norms = of(network)
+    variables = variables_of(norms)
     sums, count = [np.zeros(variable.shape, np.float64) for variable in variables], 0
-    with _momentum_of(norms, 0.0):
+    with momentum_of(norms, 0.0):
         forward = forward or _forward(network)
         for images in batches:
             forward(images)
@@ -62,8 +62,18 @@ def measure(network, batches, forward=None):
     return count
 
 
+def of(network):
+    """The BatchNorms of a network."""
+    return [layer for layer in network._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)]
+
+
+def variables_of(norms):
+    """The statistics of those of some BatchNorms that do not stand still."""
+    return [variable for norm in norms if norm.trainable for variable in (norm.moving_mean, norm.moving_variance)]
+
+
 @contextlib.contextmanager
-def _momentum_of(norms, momentum):
+def momentum_of(norms, momentum):
     """With 0, the moving averages are those of the last batch."""
     kept = [norm.momentum for norm in norms]
     for norm in norms:

@@ -333,7 +333,7 @@ class _Training:
             return load_model(name)
         if name in zoo_names():
             return from_zoo(name)
-        if name.partition("@")[0] in recipes.names():
+        if recipes.is_one(name):
             return self._of_recipe(name)
         return load_model(name)
 

@@ -146,8 +146,20 @@ def ask(*words, **options):
         (["digits_acd_bit"], {"set": "scheme=mixed16"}, "digits_acd_bit trains in float16, which needs its loss scaled"),
         (
             ["digits_acd_bit"],
-            {"set": "start=digits_vit_nano_acd_bit"},
-            "has start='digits_vit_nano_acd_bit'; a bundle trains from random",
+            {"set": "start=cifar10_edge"},
+            "digits_acd_bit cannot start from cifar10_edge: the trained model has no weight",
+        ),
+        (["digits_acd_bit"], {"set": "freeze=True"}, "digits_acd_bit has freeze=True; a bundle trains all of a network"),
+        (["digits_acd_bit"], {"set": "start=nowhere.keras"}, "cannot take along nowhere.keras: "),
+        (
+            ["digits_teacher"],
+            {"set": "label_teacher=digits_cnn"},
+            "label_teacher=digits_cnn, which has nothing to teach: no label",
+        ),
+        (
+            ["digits_acd_bit"],
+            {"set": "label_teacher=cifar100_edge_float32"},
+            "digits_acd_bit has 10 classes, its label teacher cifar100_edge_float32 has 100",
         ),
         (
             ["cifar10_teacher"],
@@ -155,7 +167,6 @@ def ask(*words, **options):
             'cifar10_teacher augments with rand_augment=9, .* --set "augment=strong.rand_augment=0." leaves it out',
         ),
         (["imagenet_teacher"], {}, "imagenet_teacher reads the images of imagenet2012 in every epoch"),
-        (["cifar10_midi_acd_bit"], {}, "cifar10_midi_acd_bit measures statistics .*; add --set statistics_batches=0"),
         (
             ["cifar10_compare_teacher"],
             {"data_dir": "{folder}"},
@@ -368,7 +379,11 @@ def test_results_are_few_files_of_limited_size_and_what_lacks_is_named(finished,
 MINE = """
 from acdbit_keras.models.recipes import Recipe
 TEACHER = Recipe("teacher", "{data}", "vit_nano_patch2_8", "float32", epochs=3, learning_rate=2e-3, batch_size=16)
-STUDENT = TEACHER.replace(name="student", scheme="acd_bit", augment="mirror", teacher="teacher", epochs=2)
+LABELS = TEACHER.replace(name="labels", seed=1, epochs=1)
+STUDENT = TEACHER.replace(
+    name="student", scheme="acd_bit", augment="mirror", teacher="teacher", epochs=2, label_teacher="LABELS",
+    start="digits_vit_nano_acd_bit", statistics_batches=4,
+)
 """
 # What JAX itself needs.
 BARE = ("jax", "jaxlib", "numpy", "numpy.libs", "scipy", "scipy.libs", "ml_dtypes", "opt_einsum")
@@ -387,7 +402,9 @@ def test_a_bundle_is_trained_with_jax_and_numpy_alone_and_comes_back(jax_python,
     words = ["--out", "made", "--minutes", "30", "--part-mb", "3", "--python", version, "--json"]
     assert main(["bundle", "mine.py:STUDENT", *words]) == 0, capsys.readouterr().err
     made = json.loads(capsys.readouterr().out)
-    assert [recipe["name"] for recipe in made["recipes"]] == ["teacher", "student"] and len(made["parts"]) == 2
+    assert [recipe["name"] for recipe in made["recipes"]] == ["labels", "teacher", "student"] and len(made["parts"]) == 2
+    assert made["needs"]["student"] == {"start": "start of student", "label_teacher": "labels", "teacher": "teacher"}
+    assert list(made["carried"]) == ["start of student"] and not made["networks"]
 
     bare, there = tmp_path / "bare", tmp_path / "there"
     bare.mkdir()
@@ -440,3 +457,18 @@ def test_a_bundle_is_trained_with_jax_and_numpy_alone_and_comes_back(jax_python,
         assert json.loads(capsys.readouterr().out)["accuracy"] == pytest.approx(came[name]["accuracy"], abs=1 / 70)
     assert main(["convert", "runs/student", "student.tflite", "--json"]) == 0
     assert main(["evaluate", "student.tflite", "--dataset", "runs/student", "--json"]) == 0
+
+
+@pytest.mark.any_backend
+@pytest.mark.parametrize("name", ["digits_vit_nano_acd_bit", "cifar10_vit_micro_float32"])
+def test_a_network_that_goes_along_is_made_again_from_its_description(name, tmp_path):
+    """Of signs alone, and in full precision."""
+    import keras
+
+    network = pack._loaded(name, "cannot take along")
+    described = json.loads(json.dumps(pack._described(network)))
+    weights.write(tmp_path / "0.npz", {key: np.asarray(value) for key, value in weights.named(network).items()})
+    again = keras.saving.deserialize_keras_object(described)
+    weights.assign(again, weights.read(tmp_path / "0.npz"))
+    images = np.random.default_rng(0).normal(size=(3, *network.input_shape_of_images)).astype("float32")
+    np.testing.assert_array_equal(np.asarray(again(images)), np.asarray(network(images)))

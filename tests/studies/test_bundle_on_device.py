@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from acdbit_keras import Distiller, schemes
-from acdbit_keras.models import data, optimization, recipes, register_preset, sizes
+from acdbit_keras.models import ConvolutionalNetwork, data, norms, optimization, recipes, register_preset, sizes
 from acdbit_keras.models.data import Augmentation, catalog
 from acdbit_keras.models.run import Run
 from acdbit_keras.models.train import network_of, terms_of
@@ -106,6 +106,7 @@ def test_random_crops_stay_inside_and_keep_the_area_that_was_asked():
 def carried(monkeypatch):
     monkeypatch.setattr(sizes.registry, "registered", {})
     register_preset("one_block_8", image_size=8, patch_size=2, channels=1, width=32, depth=1, num_heads=1, stem="pooled")
+    register_preset("conv_8", ConvolutionalNetwork, image_size=8, channels=1, widths=(8,))
     rng = np.random.default_rng(4)
     splits = {}
     for split, count in (("train", 40), ("test", 13)):
@@ -117,20 +118,29 @@ def carried(monkeypatch):
 
 
 TEACHER = recipes.get("digits_teacher").replace(preset="one_block_8", batch_size=16, epochs=3, augment="none", warmup_share=0.1)
+LABELLER = TEACHER.replace(name="labeller", preset="conv_8")
 STUDENT = TEACHER.replace(name="student", scheme="acd_bit", teacher="digits_teacher", learning_rate=4e-3)
 
 
-def learner(recipe, folder, carried, teacher=None, precision="float32"):
+def network(recipe, seed):
+    keras.utils.set_random_seed(seed)
+    return network_of(recipe, recipe.scheme, FACTS)
+
+
+def values(network):
+    return {name: np.asarray(variable.value) for name, variable in weights.named(network).items()}
+
+
+def learner(recipe, folder, carried, teacher=None, precision="float32", label_teacher=None, start=None):
     run = Run(folder)
     run.write_recipe(recipe)
-    made = Learner(recipe, run, carried, teacher, precision)
+    teacher, label_teacher = (
+        of and (lambda of=of, seed=seed: network(of, seed)) for of, seed in ((teacher, 11), (label_teacher, 12))
+    )
+    made = Learner(recipe, run, carried, teacher, precision, label_teacher)
     made.load()
     made.ready(*(lowered.compile() for lowered in made.lower()))
-    values = None
-    if teacher is not None:
-        keras.utils.set_random_seed(11)
-        values = {name: np.asarray(v.value) for name, v in weights.named(network_of(teacher, teacher.scheme, FACTS)).items()}
-    made.begin(values)
+    made.begin(*(of and values(of()) for of in (teacher, label_teacher)), start)
     return made
 
 
@@ -155,11 +165,8 @@ def test_two_epochs_of_distillation_are_those_of_keras(carried, tmp_path):
     for _ in range(2):
         logs.append(epoch(made))
         made.finish_epoch(0.0)
-    keras.utils.set_random_seed(11)
-    teacher = network_of(TEACHER, TEACHER.scheme, FACTS)
-    keras.utils.set_random_seed(recipe.seed)
-    network = network_of(recipe, scheme, FACTS)
-    model = Distiller(teacher, network, terms_of(recipe, scheme))
+    teacher, student = network(TEACHER, 11), network(recipe, recipe.seed)
+    model = Distiller(teacher, student, terms_of(recipe, scheme))
     model.compile(optimization.optimizer(recipe, optimization.learning_rates(recipe, 3, 2)), metrics=["accuracy"])
     images, labels = carried.read("train", 8)
     images = np.asarray(data.normalize(images, FACTS))
@@ -172,10 +179,63 @@ def test_two_epochs_of_distillation_are_those_of_keras(carried, tmp_path):
             expected.append(model.train_on_batch(images[chosen], labels[chosen], return_dict=True))
         mean = {name: np.mean([float(each[name]) for each in expected]) for name in expected[0]}
         assert logs[number] == pytest.approx(mean, rel=1e-3)
-    close(made.weights(), {name: np.asarray(v.value) for name, v in weights.named(network).items()})
+    close(made.weights(), values(student))
     # Gains of the pooled stem are kept from falling below zero, and running statistics move.
     assert all((value >= 0).all() for name, value in made.weights().items() if "/norm_" in name and name.endswith("gamma"))
     assert {float(value) for name, value in made.weights().items() if name.endswith("updates")} == {4.0}
+
+
+def test_labels_come_from_one_teacher_and_queries_and_keys_from_another(carried, tmp_path):
+    """A step, against Keras' own of the same two; and one of the teacher of labels alone."""
+    images, labels = carried.read("train", 8)
+    images = np.asarray(data.normalize(images, FACTS))
+    for alone in (False, True):
+        recipe = STUDENT.replace(name=f"student_{alone}", query_key_weight=0.0 if alone else None)
+        made = learner(recipe, tmp_path / recipe.name, carried, None if alone else TEACHER, label_teacher=LABELLER)
+        assert len(made.model.teachers) == (1 if alone else 2)
+        made.advance(made.rates(3), 0, 1)
+        student = network(recipe, recipe.seed)
+        terms = terms_of(recipe, schemes.get(recipe.scheme))
+        teachers = [network(LABELLER, 12)] if alone else [network(LABELLER, 12), network(TEACHER, 11)]
+        shares = {term.name: [1, 0] if term.name == "label" else [0, 1] for term in terms}
+        model = Distiller(teachers[0], student, terms) if alone else Distiller(teachers, student, terms, shares)
+        model.compile(optimization.optimizer(recipe, optimization.learning_rates(recipe, 3, 2)), metrics=["accuracy"])
+        key = jax.random.fold_in(jax.random.key(recipe.seed), 0)
+        chosen = np.asarray(jax.random.permutation(jax.random.fold_in(key, 0), 40))[:16]
+        expected = model.train_on_batch(images[chosen], labels[chosen], return_dict=True)
+        assert made.metrics() == pytest.approx({name: float(value) for name, value in expected.items()}, rel=1e-3)
+        close(made.weights(), values(student))
+
+
+def test_norms_are_measured_anew_before_a_test_as_keras_does_it(carried, tmp_path):
+    recipe = STUDENT.replace(teacher=None, statistics_batches=2)
+    made = learner(recipe, tmp_path, carried)
+    epoch(made)
+    before = made.weights()
+    made.settle()
+    student = network(recipe, 0)
+    weights.assign(student, before)
+    images, labels = carried.read("train", 8)
+    key = jax.random.fold_in(jax.random.key(recipe.seed), 1 << 30)
+    order = np.asarray(jax.random.permutation(jax.random.fold_in(key, 0), 40))
+    batches = [np.asarray(data.normalize(images[chosen], FACTS)) for chosen in (order[:16], order[16:32])]
+    assert norms.measure(student, batches) == 2
+    after = made.weights()
+    close(after, values(student))
+    changed = {name for name in after if (after[name] != before[name]).any()}
+    assert {"moving_mean", "moving_variance"} <= {name.rpartition("/")[2] for name in changed}
+    assert not any(name.endswith(("kernel", "gamma", "beta")) for name in changed), "weights stand still"
+
+
+def test_a_run_begins_from_what_it_is_given_and_a_resumed_one_does_not(carried, tmp_path):
+    recipe, other = STUDENT.replace(teacher=None), values(network(STUDENT, 5))
+    made = learner(recipe, tmp_path, carried, start=lambda network: weights.assign(network, other))
+    close(made.weights(), other)
+    epoch(made)
+    made.finish_epoch(0.5)
+    made.save()
+    again = learner(recipe, tmp_path, carried, start=lambda network: pytest.fail("begun anew"))
+    close(again.weights(), made.weights())
 
 
 def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(carried, tmp_path):
@@ -195,10 +255,10 @@ def test_accuracy_and_loss_are_those_of_all_test_images_with_the_averaged_weight
     made = learner(STUDENT.replace(teacher=None, ema=0.5), tmp_path, carried)
     epoch(made)
     accuracy, loss = made.test()
-    network = network_of(STUDENT, schemes.get("acd_bit"), FACTS)
-    weights.assign(network, made.weights())
+    tested = network_of(STUDENT, schemes.get("acd_bit"), FACTS)
+    weights.assign(tested, made.weights())
     images, labels = carried.read("test", 8)
-    logits = np.asarray(jax.jit(lambda x: network(x, training=False))(np.asarray(data.normalize(images, FACTS))))
+    logits = np.asarray(jax.jit(lambda x: tested(x, training=False))(np.asarray(data.normalize(images, FACTS))))
     log = np.asarray(jax.nn.log_softmax(logits))[np.arange(13), labels]
     assert accuracy == pytest.approx((logits.argmax(1) == labels).mean()) and loss == pytest.approx(-log.mean(), rel=1e-4)
 

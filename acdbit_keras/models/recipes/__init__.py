@@ -9,7 +9,7 @@ from acdbit_keras.models.recipes.base import Recipe, parts
 from acdbit_keras.models.recipes.from_file import is_file, read
 from acdbit_keras.registry import Registry
 
-__all__ = ["Recipe", "get", "names"]
+__all__ = ["Recipe", "get", "is_one", "names"]
 
 registry = Registry("recipe", Recipe, package=__name__, path=__path__, attribute="RECIPES", without="@")
 names = registry.names
@@ -31,3 +31,9 @@ def get(identifier: str | Recipe) -> Recipe:
     recipe, data = parts(identifier) if isinstance(identifier, str) else (identifier, None)
     found = read(recipe, lambda thing: thing in map(registry.get, names())) if is_file(recipe) else registry.get(recipe)
     return found.on(data) if data else found
+
+
+def is_one(identifier: str) -> bool:
+    """Whether an identifier is meant for `get`, by its form or its name, and not the place of a model."""
+    recipe, _ = parts(identifier)
+    return recipe in names() or is_file(recipe) and ":" in recipe

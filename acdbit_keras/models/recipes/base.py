@@ -216,7 +216,7 @@ def _trained_on(model, dataset):
     if model is None or os.path.exists(model) or model in zoo_names():
         return model
     recipe, _ = parts(model)
-    return f"{recipe}@{dataset}" if recipe in recipes.names() else model
+    return f"{recipe}@{dataset}" if recipes.is_one(model) else model
 
 
 def _written_alike(dataset):

@@ -20,7 +20,7 @@ def is_file(identifier):
 def read(identifier, is_known):
     """The recipe that `"path.py:NAME"` names; NAME is that of a variable or of a recipe.
 
-    A teacher that the recipe names may lie in the same file.
+    What the recipe names, a teacher, a teacher of labels or a start, may lie in the same file.
 
     Args:
         identifier: `"path.py:NAME"`, or `"path.py"` of a file that holds one recipe.
@@ -53,11 +53,12 @@ def read(identifier, is_known):
         raise unknown(f"recipe of {path}", name, sorted({*variables, *own}) or sorted(found))
     else:
         raise ValueError(f"{path} holds no recipe")
-    if recipe.teacher:
-        teacher, data = parts(recipe.teacher)
-        if teacher in found or teacher in by_name:
-            recipe = recipe.replace(teacher=f"{path}:{teacher}" + (f"@{data}" if data else ""))
-    return recipe
+    changes = {}
+    for field in ("teacher", "label_teacher", "start"):
+        named, data = parts(getattr(recipe, field) or "")
+        if named in found or named in by_name:
+            changes[field] = f"{path}:{named}" + (f"@{data}" if data else "")
+    return recipe.replace(**changes)
 
 
 def _imported(path):

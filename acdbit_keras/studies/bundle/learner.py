@@ -14,8 +14,8 @@ import numpy as np
 from jax import numpy as jnp
 
 from acdbit_keras import schemes
-from acdbit_keras.distillation import Distiller
-from acdbit_keras.models import data, optimization
+from acdbit_keras.distillation import Distiller, LabelDistillation
+from acdbit_keras.models import data, norms, optimization
 from acdbit_keras.models.callbacks import read_progress, restore_state, save_state
 from acdbit_keras.models.data import catalog
 from acdbit_keras.models.data.augmentation import resolve
@@ -24,8 +24,9 @@ from acdbit_keras.models.train import network_of, terms_of
 from acdbit_keras.studies.bundle import augmentation, weights
 from acdbit_keras.studies.bundle.delivery import BEST
 
-# What a key is drawn for.
+# What a key is drawn for; the last in place of an epoch's number.
 _ORDER, _AUGMENT = range(2)
+_STATISTICS = 1 << 30
 _TESTED = 1000  # images at once
 
 
@@ -64,8 +65,9 @@ class Learner:
         recipe: `Recipe` of one stage; its epochs do not matter.
         run: `Run`; a state in its folder is gone on from.
         carried: `Carried`.
-        teacher: recipe of the teacher, or `None` to train on the labels.
+        teacher: function that makes the untrained network of the teacher, or `None` to train on the labels.
         precision: `"float32"` or `"bfloat16"`, what training computes in; it is tested in float32.
+        label_teacher: the same of a teacher of labels, beside or in place of the other; default `None`.
 
     Attributes:
         network: the student.
@@ -74,7 +76,7 @@ class Learner:
         best: best validation accuracy so far.
     """
 
-    def __init__(self, recipe, run, carried, teacher, precision):
+    def __init__(self, recipe, run, carried, teacher, precision, label_teacher=None):
         self.recipe = recipe
         self.run = run
         self.shown = HeldOut(carried, recipe.validation_share, recipe.seed) if recipe.validation_share else carried
@@ -91,12 +93,11 @@ class Learner:
         with _policy(precision):
             self.network = model = network_of(recipe, scheme, self.facts)
             terms = terms_of(recipe, scheme)
-            self.teacher = None
-            if terms and teacher is not None:
-                self.teacher = network_of(teacher, schemes.get(teacher.scheme), self.facts)
-                model = Distiller(self.teacher, self.network, terms)
+            self.teacher = teacher() if terms and teacher is not None else None
+            self.label_teacher = label_teacher() if label_teacher is not None else None
+            model = self._distiller(terms)
             loss = None
-            if self.teacher is None or not scheme.distillation:
+            if model is self.network or not scheme.distillation:
                 loss = optimization.label_loss(self._mixes, self.facts.classes, recipe.label_smoothing)
             self.optimizer = optimization.optimizer(recipe, recipe.learning_rate)
             model.compile(optimizer=self.optimizer, loss=loss, metrics=["accuracy"])
@@ -114,6 +115,16 @@ class Learner:
         ]
         self._key = jax.random.key(recipe.seed)
 
+    def _distiller(self, terms):
+        """As `acdbit train` has it: of one teacher, or the labels from one and everything else from another."""
+        if self.label_teacher is None:
+            return self.network if self.teacher is None else Distiller(self.teacher, self.network, terms)
+        labels = [term for term in terms if isinstance(term, LabelDistillation)]
+        if self.teacher is None:
+            return Distiller(self.label_teacher, self.network, labels)
+        given = {term.name: [1, 0] if term in labels else [0, 1] for term in terms}
+        return Distiller([self.label_teacher, self.teacher], self.network, terms, given)
+
     def _build_metrics(self):
         labels = np.zeros((1, self.facts.classes), "float32") if self._mixes else np.zeros(1, "int32")
         self.model.build_metrics(None, labels)
@@ -126,28 +137,36 @@ class Learner:
         self._test = _padded(*self.shown.read("test", size))
 
     def lower(self):
-        """Traces both functions; returns them, lowered, for `compile` of each to be called, where does not matter."""
+        """Traces the functions; returns them, lowered, for `compile` of each to be called, where does not matter."""
         state = self._state()
         rates = np.zeros(self.steps, "float32")
         step = jax.jit(self._advance, donate_argnums=0).lower(state, *self._train, rates, np.int32(0), np.int32(0), np.int32(0))
         test = jax.jit(self._tested).lower(*self._weights(state), *self._test)
-        return step, test
+        if not self.recipe.statistics_batches:
+            return step, test
+        with norms.momentum_of(norms.of(self.network), 0.0):
+            return step, test, jax.jit(self._measured).lower(*self._weights(state), *self._train)
 
-    def ready(self, step, test):
+    def ready(self, step, test, measured=None):
         """Takes the compiled functions."""
-        self._step, self._try = step, test
+        self._step, self._try, self._measure = step, test, measured
 
-    def begin(self, teacher=None):
+    def begin(self, teacher=None, label_teacher=None, start=None):
         """Starts, or goes on from the state in the run's folder.
 
         Args:
             teacher: dict from name to array, the weights of the teacher.
+            label_teacher: the same of the teacher of labels.
+            start: function that gives the network its first weights, of a run that has no epoch yet; `None` leaves them random.
         """
-        if self.teacher is not None:
-            weights.assign(self.teacher, teacher)
+        for network, values in ((self.teacher, teacher), (self.label_teacher, label_teacher)):
+            if network is not None:
+                weights.assign(network, values)
         self.finished, self.best = read_progress(self.run.state_path)
         if self.finished:
             restore_state(self.run.state_path, self.network, self.optimizer)
+        elif start is not None:
+            start(self.network)
         self.run.forget_epochs_from(self.finished)
         self.state = self._state()
 
@@ -158,7 +177,7 @@ class Learner:
             count: of the steps, besides two before.
 
         Returns:
-            `(call, test)`: a function that runs the steps and waits for them, and one that runs the test.
+            `(call, test)`: a function that runs the steps and waits for them, and one that runs the test and what precedes it.
         """
         state = [jax.tree.map(jnp.copy, self.state)]
         rates = np.zeros(self.steps, "float32")
@@ -167,9 +186,14 @@ class Learner:
             last = np.int32(min(number, self.steps))
             state[0] = jax.block_until_ready(self._step(state[0], *self._train, rates, np.int32(0), last, np.int32(0)))
 
+        def test():
+            if self._measure is not None:
+                jax.block_until_ready(self._measure(*self._weights(state[0]), *self._train))
+            self.test()
+
         steps(2)
-        self.test()
-        return steps, self.test
+        test()
+        return steps, test
 
     def rates(self, total):
         """The learning rates of the next epoch's steps, of a run of `total` epochs."""
@@ -189,6 +213,17 @@ class Learner:
             logs = {key: float(value) for key, value in self.model.get_metrics_result().items()}
         self.state = (*state, [jnp.zeros_like(value) for value in values])
         return logs
+
+    def settle(self):
+        """Measures the norms' statistics anew with the weights as they are tested, where the recipe wants it: before a test."""
+        if self._measure is None:
+            return
+        trainable, others, optimizer, metrics = self.state
+        moved = self._measure(*self._weights(self.state), *self._train)
+        others = list(others)
+        for place, value in zip(self._places[1], moved, strict=True):
+            others[place] = value
+        self.state = trainable, others, optimizer, metrics
 
     def test(self):
         """`(accuracy, loss)` on the images for validation: share of right classes, and cross-entropy against the labels."""
@@ -275,6 +310,32 @@ class Learner:
             return jax.tree.map(lambda before, after: after.astype(before.dtype), state, tuple(map(list, new)))
 
         return jax.lax.fori_loop(first, last, step, state)
+
+    def _measured(self, trainable, others, images, labels):
+        """The network's other values behind as many augmented batches, always the same; the norms' are means over these.
+
+        The moving averages are those of the last batch, for it is traced with the momentum 0: see `norms`.
+        """
+        count = min(self.recipe.statistics_batches, self.steps)
+        counted = {id(variable) for variable in norms.variables_of(norms.of(self.network))}
+        places = [place for place, variable in enumerate(self.network.non_trainable_variables) if id(variable) in counted]
+        key = jax.random.fold_in(self._key, _STATISTICS)
+        order = jax.random.permutation(jax.random.fold_in(key, _ORDER), len(labels))
+        key = jax.random.fold_in(key, _AUGMENT)
+
+        def batch(index, moved):
+            others, sums = moved
+            indices = jax.lax.dynamic_slice(order, (index * self.batch_size,), (self.batch_size,))
+            rows = jax.nn.one_hot(labels[indices], self.facts.classes) if self._mixes else labels[indices]
+            x, _ = self._augment(self._batch(images, indices), rows, jax.random.fold_in(key, index))
+            _, new = self.network.stateless_call(trainable, others, x, training=True)
+            new = [after.astype(before.dtype) for before, after in zip(others, new, strict=True)]
+            return new, [total + new[place] for total, place in zip(sums, places, strict=True)]
+
+        others, sums = jax.lax.fori_loop(0, count, batch, (list(others), [jnp.zeros_like(others[place]) for place in places]))
+        for place, total in zip(places, sums, strict=True):
+            others[place] = total / count
+        return others
 
     def _tested(self, trainable, others, images, labels):
         size = min(_TESTED, len(labels))

@@ -8,13 +8,18 @@ import shutil
 import tempfile
 import zipfile
 
+import keras
+
 from acdbit_keras import checks, schemes
+from acdbit_keras.distillation import LabelDistillation
 from acdbit_keras.files import write_json
 from acdbit_keras.models import data, recipes, sizes
 from acdbit_keras.models.data.augmentation import Augmentation, resolve
 from acdbit_keras.models.loading import load_model
 from acdbit_keras.models.run import Run
-from acdbit_keras.models.train import terms_of
+from acdbit_keras.models.train import network_of, terms_of
+from acdbit_keras.models.zoo.entries import from_zoo, zoo_names
+from acdbit_keras.models.zoo.transfer import copy_body
 from acdbit_keras.studies.bundle import run as script
 from acdbit_keras.studies.bundle import store, weights, wheels
 from acdbit_keras.version import __version__
@@ -30,7 +35,8 @@ AUGMENTED = {"shift", "fill", "flip", "crop_area", "mixup", "cutmix", "erasing"}
 def pack(wanted, out, minutes=9.0, part_mb=48, python="3.12", machine="x86_64", runs="runs", data_dir=None, say=print):
     """Makes a bundle.
 
-    A teacher that is not among the recipes goes along as it is where its run is finished, and is trained first where it is not.
+    What a recipe needs - its teacher, its teacher of labels, what it starts from - goes along as it is where it is a file, a
+    model of the zoo or a finished run, and is trained first where it is another recipe, or one that is asked for as well.
 
     Args:
         wanted: recipes, at least one.
@@ -57,10 +63,13 @@ def pack(wanted, out, minutes=9.0, part_mb=48, python="3.12", machine="x86_64", 
     checks.choice("machine", machine, wheels.MACHINES)
     if out.exists() and any(out.iterdir()) and not (out / "bundle.json").exists():
         raise ValueError(f"{out} holds something else than a bundle; choose another --out")
-    chosen, teachers, carried = _with_teachers(list(wanted), runs)
+    chosen, needs, carried = _with_needs(list(wanted), runs)
     sources = {recipe.dataset: data.source(recipe.dataset, data_dir) for recipe in chosen}
     for recipe in chosen:
         _check(recipe, sources[recipe.dataset])
+    networks = {name: _loaded(place, "cannot take along") for name, place in carried.items()}
+    starts = _starts(chosen, needs, networks, sources)
+    _check_classes(chosen, needs, networks, sources)
     datasets = {dataset: f"{index}_{data.short_name(dataset)}" for index, dataset in enumerate(sources)}
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent) as scratch:
@@ -69,11 +78,12 @@ def pack(wanted, out, minutes=9.0, part_mb=48, python="3.12", machine="x86_64", 
         _copy_code(content / "code" / "acdbit_keras")
         say(f"wheels for Python {python} on {machine}")
         wheels.download(content / "wheels", python, machine)
-        for name, found in carried.items():
-            (content / "teachers").mkdir(exist_ok=True)
-            network = load_model(found.folder)
-            values = {key: variable.numpy() for key, variable in weights.named(network).items()}
-            weights.write(content / "teachers" / f"{name}.npz", values)
+        (content / "carried").mkdir()
+        files = {}
+        for name, network in {**networks, **starts}.items():
+            files[name] = f"{len(files)}.npz"
+            values = {key: keras.ops.convert_to_numpy(variable) for key, variable in weights.named(network).items()}
+            weights.write(content / "carried" / files[name], values)
         for dataset, folder in datasets.items():
             say(f"{dataset}, coded without loss")
             store.write(content / "data" / folder, sources[dataset])
@@ -93,8 +103,9 @@ def pack(wanted, out, minutes=9.0, part_mb=48, python="3.12", machine="x86_64", 
             "wheels": {name: wheels.PACKAGES[wheels.name_of(name)] for name in names},
             "datasets": datasets,
             "recipes": [recipe.to_dict() for recipe in chosen],
-            "teachers": teachers,
-            "carried": {name: found.recipe.to_dict() for name, found in carried.items()},
+            "needs": needs,
+            "carried": files,
+            "networks": {name: _described(network) for name, network in networks.items()},
         }
         shutil.copyfile(script.__file__, made / "run.py")
         write_json(made / "bundle.json", bundle)
@@ -104,30 +115,116 @@ def pack(wanted, out, minutes=9.0, part_mb=48, python="3.12", machine="x86_64", 
     return bundle
 
 
-def _with_teachers(wanted, runs):
-    """The recipes, teachers before their students; dicts from student to teacher's name, and from name to carried `Run`."""
+# What a recipe may need, as its fields and `bundle.json` call it.
+TEACHER, LABEL_TEACHER, START = "teacher", "label_teacher", "start"
+
+
+def _with_needs(wanted, runs):
+    """What is to be trained and what goes along.
+
+    Returns:
+        The recipes, each behind those that it needs; dict from recipe's name to dict from what it needs - `TEACHER`,
+        `LABEL_TEACHER`, `START` - to its name; and dict from names of those needed that are not recipes of the bundle to where
+        they are found, what `_loaded` takes.
+    """
     if not wanted:
         raise ValueError("a bundle needs at least one recipe")
-    chosen, teachers, carried = {}, {}, {}
+    chosen, needs, carried = {}, {}, {}
     by_name = {recipe.name: recipe for recipe in wanted}
+
+    def found(name):
+        """The name under which it is in the bundle."""
+        if name in by_name:
+            add(by_name[name])
+            return name
+        if pathlib.Path(name).exists() or name in zoo_names() or not recipes.is_one(name):
+            carried[name] = name
+            return name
+        return of(recipes.get(name))
+
+    def of(recipe):
+        run = Run(runs / recipe.name)
+        if recipe.name not in by_name and run.is_finished:
+            carried[recipe.name] = run.folder
+        else:
+            add(by_name.get(recipe.name, recipe))
+        return recipe.name
 
     def add(recipe):
         if recipe.name in chosen:
             return
-        if recipe.teacher and terms_of(recipe, schemes.get(recipe.scheme)):
-            teacher = recipes.get(recipe.teacher)
-            teacher = by_name.get(teacher.name, teacher)
-            found = Run(runs / teacher.name)
-            if teacher.name not in by_name and found.is_finished:
-                carried[teacher.name] = found
-            else:
-                add(teacher)
-            teachers[recipe.name] = teacher.name
+        own = needs[recipe.name] = {}
+        terms = terms_of(recipe, schemes.get(recipe.scheme))
+        if recipe.start:
+            own[START] = found(recipe.start)
+        if recipe.label_teacher:
+            if not any(isinstance(term, LabelDistillation) for term in terms):
+                raise ValueError(
+                    f"{recipe.name} has label_teacher={recipe.label_teacher}, which has nothing to teach: no label term"
+                )
+            own[LABEL_TEACHER] = found(recipe.label_teacher)
+        if recipe.teacher and terms and not (recipe.label_teacher and all(isinstance(t, LabelDistillation) for t in terms)):
+            own[TEACHER] = of(recipes.get(recipe.teacher))
         chosen[recipe.name] = recipe
 
     for recipe in wanted:
         add(recipe)
-    return list(chosen.values()), teachers, carried
+    return list(chosen.values()), needs, carried
+
+
+def _loaded(place, otherwise):
+    """The trained network of a folder, a file or a name of the zoo.
+
+    Raises:
+        ValueError: there is none; the sentence begins with `otherwise`.
+    """
+    try:
+        if not pathlib.Path(place).exists() and place in zoo_names():
+            return from_zoo(place)
+        return load_model(place)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{otherwise} {place}: {error}") from error
+
+
+def _starts(chosen, needs, networks, sources):
+    """The networks that begin from what goes along, as they begin: dict from `"start of NAME"`, which becomes their need."""
+    made = {}
+    for recipe in chosen:
+        own = needs[recipe.name]
+        if own.get(START) not in networks:
+            continue
+        keras.utils.set_random_seed(recipe.seed)
+        network = network_of(recipe, schemes.get(recipe.scheme), sources[recipe.dataset].info())
+        try:
+            copy_body(networks[own[START]], network)
+        except ValueError as error:
+            raise ValueError(f"{recipe.name} cannot start from {own[START]}: {error}") from error
+        own[START] = f"start of {recipe.name}"
+        made[own[START]] = network
+    # Of those that are only begun from nothing but these weights go along.
+    for name in set(networks) - {name for own in needs.values() for name in own.values()}:
+        del networks[name]
+    return made
+
+
+def _check_classes(chosen, needs, networks, sources):
+    """
+    Raises:
+        ValueError: a teacher of another class count than its student.
+    """
+    classes = {recipe.name: sources[recipe.dataset].info().classes for recipe in chosen}
+    known = classes | {name: network.classes for name, network in networks.items() if hasattr(network, "classes")}
+    for student, own in needs.items():
+        for kind in (TEACHER, LABEL_TEACHER):
+            if (count := known.get(own.get(kind), classes[student])) != classes[student]:
+                raise ValueError(
+                    f"{student} has {classes[student]} classes, its {kind.replace('_', ' ')} {own[kind]} has {count}"
+                )
+
+
+def _described(network):
+    """What `work` makes an untrained network of the same kind of."""
+    return keras.saving.serialize_keras_object(network)
 
 
 def _check(recipe, found):
@@ -136,19 +233,14 @@ def _check(recipe, found):
         ValueError: if a recipe cannot be trained from a bundle.
     """
     name, scheme, facts = recipe.name, schemes.get(recipe.scheme), found.info()
-    if recipe.label_teacher:
-        raise ValueError(f"{name} has label_teacher={recipe.label_teacher}; in a bundle a student has one teacher")
-    if recipe.statistics_batches:
-        raise ValueError(f"{name} measures statistics before validation, which a bundle does not; add --set statistics_batches=0")
     if scheme.post_training:
         raise ValueError(f"{name} is calibrated from its teacher, not trained; a bundle trains")
     if len(scheme.schedule(max(recipe.epochs, 10))) > 1:
         raise ValueError(f"{name} trains in stages, as the scheme {scheme.name!r} has it; a bundle trains recipes of one stage")
     if scheme.precision == "float16" or recipe.mixed_precision == "float16":
         raise ValueError(f"{name} trains in float16, which needs its loss scaled; a bundle trains in float32 or bfloat16")
-    for field in ("start", "freeze"):
-        if getattr(recipe, field, None):
-            raise ValueError(f"{name} has {field}={getattr(recipe, field)!r}; a bundle trains from random weights")
+    if recipe.freeze:
+        raise ValueError(f"{name} has freeze=True; a bundle trains all of a network")
     # A scheme itself goes along; a name must be known there.
     named = recipe.scheme.partition("[")[0] if isinstance(recipe.scheme, str) else None
     for kind, own, asked in (("preset", sizes.registry.own(), recipe.preset), ("scheme", schemes.registry.own(), named)):

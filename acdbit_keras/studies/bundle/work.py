@@ -13,11 +13,15 @@ import pathlib
 import time
 
 import jax
+import keras
 
+from acdbit_keras import schemes
 from acdbit_keras.files import read_json
+from acdbit_keras.models.data.base import facts_from_dict
 from acdbit_keras.models.recipes import Recipe
 from acdbit_keras.models.run import Run
-from acdbit_keras.models.train import result_of
+from acdbit_keras.models.train import network_of, result_of
+from acdbit_keras.models.zoo.transfer import copy_body
 from acdbit_keras.studies.bundle import delivery, plan, store, weights
 from acdbit_keras.studies.bundle.delivery import FAILED, MODEL
 from acdbit_keras.studies.bundle.learner import Carried, Learner
@@ -108,11 +112,12 @@ class Work:
                 folder = self.content / "data" / self.bundle["datasets"][recipe.dataset]
                 datasets[recipe.dataset] = Carried(*store.read(folder))
                 self.say(f"{recipe.dataset} is read")
-            teacher = self.bundle["teachers"].get(name)
-            teacher = self._teacher_recipe(teacher) if teacher else None
             self.runs[name].write_recipe(recipe)
-            precision = self._precision(recipe)
-            learners[name] = Learner(recipe, self.runs[name], datasets[recipe.dataset], teacher, precision)
+            needs = self.bundle["needs"][name]
+            teacher, label_teacher = (self._maker(needs.get(kind)) for kind in ("teacher", "label_teacher"))
+            learners[name] = Learner(
+                recipe, self.runs[name], datasets[recipe.dataset], teacher, self._precision(recipe), label_teacher
+            )
             learners[name].load()
         return learners
 
@@ -120,27 +125,53 @@ class Work:
         return recipe.mixed_precision or self.precision
 
     def _compile(self, pool, learner):
-        step, test = learner.lower()
-        self.costs[learner.recipe.name] = _moved(step) * learner.steps
-        return pool.submit(step.compile), pool.submit(test.compile)
+        lowered = learner.lower()
+        self.costs[learner.recipe.name] = _moved(lowered[0]) * learner.steps
+        return tuple(pool.submit(each.compile) for each in lowered)
 
-    def _teacher_recipe(self, name):
-        return self.recipes.get(name) or Recipe(**self.bundle["carried"][name])
+    def _maker(self, name):
+        """A function that makes the untrained network of that name, or `None` for no name."""
+        if name is None:
+            return None
+        if name in self.recipes:
+            recipe = self.recipes[name]
+            facts = facts_from_dict(self.facts[recipe.dataset]["facts"])
+            return lambda: network_of(recipe, schemes.get(recipe.scheme), facts)
+        return lambda: keras.saving.deserialize_keras_object(self.bundle["networks"][name])
 
-    def _teacher_weights(self, student):
-        name = self.bundle["teachers"].get(student)
+    def _weights(self, name):
+        """Trained weights by name, or `None` for no name."""
         if name is None:
             return None
         if name in self.recipes:
             return weights.read(self.runs[name].folder / MODEL)
-        return weights.read(self.content / "teachers" / f"{name}.npz")
+        return weights.read(self.content / "carried" / self.bundle["carried"][name])
+
+    def _starter(self, name):
+        """A function that gives a network the weights it starts from, or `None` for no name."""
+        if name is None:
+            return None
+
+        def start(network):
+            if name not in self.recipes:
+                # Made for it where the bundle was packed.
+                weights.assign(network, self._weights(name))
+                return
+            source = self._maker(name)()
+            weights.assign(source, self._weights(name))
+            try:
+                copy_body(source, network)
+            except ValueError as error:
+                raise FloatingPointError(f"it cannot start from {name}: {error}") from error
+
+        return start
 
     def _try(self, name, learner, compiling):
         """Trains one run, or says why not; whether there is time for more."""
-        teacher = self.bundle["teachers"].get(name)
         try:
-            if teacher in self.recipes and not self.runs[teacher].is_finished:
-                raise FloatingPointError(f"its teacher {teacher} is not finished")
+            for kind, needed in self.bundle["needs"][name].items():
+                if needed in self.recipes and not self.runs[needed].is_finished:
+                    raise FloatingPointError(f"its {kind.replace('_', ' ')} {needed} is not finished")
             self._train(name, learner, compiling)
         except FloatingPointError as error:
             self._fail(name, str(error))
@@ -151,7 +182,9 @@ class Work:
 
     def _train(self, name, learner, compiling):
         learner.ready(*(future.result() for future in compiling.pop(name)))
-        learner.begin(self._teacher_weights(name))
+        needs = self.bundle["needs"][name]
+        teacher, label_teacher = (self._weights(needs.get(kind)) for kind in ("teacher", "label_teacher"))
+        learner.begin(teacher, label_teacher, self._starter(needs.get("start")))
         seconds = self._measure(learner)
         own = self._share(name, learner)
         until = time.monotonic() + own
@@ -205,6 +238,7 @@ class Work:
                 raise FloatingPointError(
                     f"the loss became {logs['loss']} in epoch {learner.finished + 1}; lower the learning rate"
                 )
+            learner.settle()
             accuracy, loss = learner.test()
             logs |= {"seconds": seconds, "images_per_second": learner.steps * learner.batch_size / seconds}
             delivery.append_row(run.history_path, learner.finished, {**logs, "val_accuracy": accuracy, "val_loss": loss})
