@@ -96,7 +96,7 @@ from acdbit_keras.models.recipes import Recipe
 from acdbit_keras.models.recipes.cifar10 import SMALL_TEACHER
 TEACHER = Recipe("my_teacher", "digits", "vit_nano_patch2_8", "float32", epochs=3)
 OURS = schemes.get("acd_bit").replace(name="ours")
-STUDENT = TEACHER.replace(name="my_student", scheme=OURS, teacher="my_teacher")
+STUDENT = TEACHER.replace(name="my_student", scheme=OURS, teacher="my_teacher", label_teacher="TEACHER", start="cifar10_edge")
 NUMBER = 3
 """
 
@@ -114,6 +114,11 @@ def test_a_recipe_of_a_file_by_its_variable_or_its_name_and_its_teacher_beside_i
     moved = recipes.get(f"{file}:STUDENT@fashion_mnist")
     assert moved.name == "my_student@fashion_mnist" and moved.teacher == f"{file}:my_teacher@fashion_mnist"
     assert recipes.get(moved.teacher).name == "my_teacher@fashion_mnist"
+    assert (student.label_teacher, student.start) == (f"{file}:TEACHER", "cifar10_edge")
+    assert (
+        moved.label_teacher == f"{file}:TEACHER@fashion_mnist"
+        and recipes.get(moved.label_teacher).name == recipes.get(moved.teacher).name
+    )
     assert recipes.get(f"{file}:SMALL_TEACHER") is recipes.get("cifar10_small_teacher")
 
 

@@ -2,7 +2,8 @@
 
 `*_midi_gpu_*`: `vit_midi_pooled4_32`. `*_deit_gpu_*`: DeiT-S on images of 32 pixels. On CIFAR-10 and CIFAR-100 a teacher each,
 and from it `acd_bit` and `binary_vit`; of DeiT-S also alignment alone, `da`, and correction alone, `dc`. They are trained for
-as many of their epochs as the minutes allow.
+as many of their epochs as the minutes allow. `*_midi_gpu_taught` goes on from the zoo's model of that size, taught the labels by
+a convolutional network, `*_midi_gpu_cnn`; nobody has trained these two yet.
 
 Hardware: one GPU of 80 GB; batches of 256 and 512 with bfloat16 activations. On an H100 the `midi` teachers came to 88.4 and
 66.4 % after 60 epochs, and `acd_bit` to 86.5 % of CIFAR-10 after 29, of which 14 at a rate that began anew, and 63.7 % of
@@ -10,6 +11,7 @@ CIFAR-100 after 45 (`results/cifar_h100`).
 """
 
 from acdbit_keras.models.recipes.base import Recipe
+from acdbit_keras.models.recipes.cifar10 import CNN, MIDI
 
 
 def _family(dataset, size, preset, batch_size, ablated):
@@ -37,6 +39,22 @@ def _family(dataset, size, preset, batch_size, ablated):
     return recipes
 
 
+def _taught(dataset, start):
+    teacher = CNN.replace(
+        name=f"{dataset}_midi_gpu_cnn", dataset=dataset, preset="cnn_midi_32", epochs=40, batch_size=256, jit_compile=True
+    )
+    student = MIDI.replace(
+        name=f"{dataset}_midi_gpu_taught",
+        dataset=dataset,
+        start=start,
+        label_teacher=teacher.name,
+        epochs=100,
+        batch_size=256,
+        learning_rate=2e-3,
+    )
+    return teacher, student
+
+
 RECIPES = tuple(
     recipe
     for dataset in ("cifar10", "cifar100")
@@ -46,3 +64,4 @@ RECIPES = tuple(
     )
     for recipe in _family(dataset, size, preset, batch_size, ablated)
 )
+RECIPES += (*_taught("cifar10", "cifar10_midi"), *_taught("cifar100", "cifar100_edge"))

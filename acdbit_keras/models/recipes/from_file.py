@@ -58,7 +58,7 @@ def read(identifier, is_known):
         named, data = parts(getattr(recipe, field) or "")
         if named in found or named in by_name:
             changes[field] = f"{path}:{named}" + (f"@{data}" if data else "")
-    return recipe.replace(**changes)
+    return recipe.replace(**changes) if changes else recipe
 
 
 def _imported(path):

@@ -13,6 +13,8 @@ from acdbit_keras.models.run import Run
 _TRIO = ("teacher", "acd_bit", "binary_vit")
 
 LISTS = {
+    "cifar10_taught_gpu": ("cifar10_midi_gpu_cnn", "cifar10_midi_gpu_taught"),
+    "cifar100_taught_gpu": ("cifar100_midi_gpu_cnn", "cifar100_midi_gpu_taught"),
     "cifar10_midi_gpu": tuple(f"cifar10_midi_gpu_{name}" for name in _TRIO),
     "cifar10_deit_gpu": tuple(f"cifar10_deit_gpu_{name}" for name in _TRIO),
     "cifar100_midi_gpu": tuple(f"cifar100_midi_gpu_{name}" for name in _TRIO),
