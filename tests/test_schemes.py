@@ -148,9 +148,35 @@ def test_a_variant_leaves_places_real():
     assert scheme.quantizer("key").threshold == "mean" and schemes.get("acd_bit").is_binary and not scheme.is_binary
 
 
+def test_a_variant_has_another_centre_of_the_weights():
+    scheme = schemes.get("acd_bit[center=none,scale=none]")
+    assert scheme.quantizer("weight").center is None and scheme.quantizer("activation").scale is None
+    assert scheme.quantizer("weight").scale == "mad", "the scale of the brackets is the activations'"
+    assert schemes.get("binary_vit[center=median]").quantizer("weight").center == "median"
+
+
+def test_a_variant_learns_nothing_that_is_added():
+    scheme, baseline = schemes.get("acd_bit[shifts=off]"), schemes.get("binary_vit[shifts=off]")
+    assert not scheme.shifts and scheme.quantizer("query").threshold == "median"
+    assert not baseline.shifts and {baseline.quantizer(place).threshold for place in ("activation", "hidden", "key")} == {None}
+    assert schemes.get("binary_vit").shifts and schemes.get("binary_vit[shifts=on]").shifts
+    assert not schemes.get(scheme.get_config()).shifts and nameless(schemes.get(scheme.get_config()).get_config()) == nameless(
+        scheme.get_config()
+    )
+
+
+def test_what_runs_are_recognised_by_does_not_change_with_a_field_that_came_later():
+    assert "shifts" not in schemes.get("acd_bit").definition() and "shifts" not in schemes.get("acd_bit").get_config()
+    assert schemes.get("acd_bit[shifts=off]").definition()["shifts"] is False
+
+
 @pytest.mark.parametrize(
     "name, message",
     [
+        ("acd_bit[center=modus]", "center must be one of 'none', 'mean', 'median', not 'modus'"),
+        ("acd_bit[shifts=none]", "shifts must be one of 'on', 'off', not 'none'"),
+        ("float32[center=mean]", "the scheme 'float32' has no WeightSign whose center"),
+        ("float32[shifts=off]", "shifts of the scheme 'float32.*' must be True"),
         ("acd_bit[treshold=mean]", "unknown option of a scheme 'treshold'; known: .*; did you mean 'threshold'"),
         ("acd_bit[threshold=modus]", "threshold must be one of 'none', 'median', 'mean', 'learned', not 'modus'"),
         ("acd_bit[restore=none]", "restore must be one of 'off', 'frozen', 'dynamic', not 'none'"),

@@ -30,6 +30,9 @@ KNOWN = (
     "acd_bit[threshold=mean]",
     "acd_bit[restore=off]",
     "acd_bit[threshold=learned]",
+    "acd_bit[scale=none]",
+    "acd_bit[threshold=none,shifts=off]",
+    "binary_vit[shifts=off]",
 )
 
 
@@ -288,6 +291,26 @@ def small_network(scheme="acd_bit"):
     keras.utils.set_random_seed(0)
     sizes = dict(image_size=16, patch_size=4, channels=3, width=64, depth=2, num_heads=2, mlp_ratio=2)
     return VisionTransformer(scheme=scheme, classes=4, stem="pooled", **sizes)
+
+
+@pytest.mark.parametrize("executor", [KernelExecutor(), KERAS], ids=["kernels", "keras"])
+def test_without_shifts_nothing_is_added_per_channel_after_training_either(executor):
+    network = small_network("acd_bit[shifts=off]")
+    whole = small_network()
+    assert len(whole.trainable_variables) - len(network.trainable_variables) == 2 * (9 + 2 * 7 + 3)
+    network.trainable = False
+    network.trainable = True
+    random = np.random.default_rng(0)
+    network.compile(keras.optimizers.SGD(0.1), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    with execution.using(executor):
+        network.fit(random.normal(size=(32, 16, 16, 3)), random.integers(0, 4, 32), epochs=2, verbose=0)
+    held, moved = [], []
+    for variable in network.variables:
+        if "block" in variable.path:
+            name = variable.path.rpartition("/")[2]
+            (held if name in ("beta", "shift", "shift_in", "shift_out") else moved).append(variable)
+    assert len(held) == 2 * (9 + 2 * 7 + 3) and not any(array(variable).any() for variable in held)
+    assert sum(bool(array(v).any()) for v in moved) > len(moved) / 2
 
 
 @pytest.mark.any_backend

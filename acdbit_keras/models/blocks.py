@@ -32,6 +32,26 @@ class _SchemeLayer(keras.layers.Layer):
         super().__init__(**kwargs)
         self.scheme = schemes.get(scheme)
 
+    @property
+    def trainable(self) -> bool:
+        return super().trainable
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        # Keras gives it to every variable.
+        keras.layers.Layer.trainable.fset(self, value)
+        self._hold_shifts()
+
+    def _hold_shifts(self):
+        """Keeps what is added per channel at the 0 it begins with, where the scheme learns none of it."""
+        scheme = getattr(self, "scheme", None)
+        if scheme is None or scheme.shifts:
+            return
+        for layer in self._flatten_layers(include_self=False):
+            for name in ("beta", "shift", "shift_in", "shift_out"):
+                if isinstance(variable := getattr(layer, name, None), keras.Variable):
+                    variable.trainable = False
+
     def _dense(self, units, name, place="activation", part="attention", **options):
         return BinaryDense(
             units,
@@ -287,6 +307,7 @@ class BinaryBlock(_Block):
         if self.scheme.branches:
             for layer in (self.attention_scale, self.mlp_scale, self.mixer()):
                 layer.build(input_shape)
+        self._hold_shifts()
         self.built = True
 
     # No property: saving a model looks through those, and would find the layer under a second name.
@@ -393,6 +414,7 @@ class PatchMerging(_SchemeLayer):
             self.norm.build(self.compute_output_shape(input_shape))
         initializer = keras.initializers.TruncatedNormal(stddev=0.02)
         self.positions = self.add_weight(name="positions", shape=(1, *merged[1:-1], self.width), initializer=initializer)
+        self._hold_shifts()
         self.built = True
 
     def call(self, inputs, training=None):

@@ -64,6 +64,9 @@ class Scheme:
         probabilities: quantizer of the attention probabilities `(batch, heads, tokens, tokens)`.
         residual: quantizer of what the norms of a block read (float block only).
         branches: whether the block has LayerScale and pooling branches (binary block only); default True.
+        shifts: whether a block learns what it adds per channel - the norms' beta, the shifts of its activations, scales and mixed
+            neighbours (binary block only); default True. False leaves these 0, which tells what a measured threshold does
+            where nothing learned can do the same.
         real: tuple of the parts of a block, `"attention"` or `"mlp"`, whose places are all left real; default: none.
         precision: how a trained model is stored on a device: `"bits"`, the default, `"float32"`, `"float16"` or `"int8"`.
         distillation: tuple of the terms of the distillation loss with their default weights; without any, the default, a
@@ -87,6 +90,7 @@ class Scheme:
     probabilities: QuantizerLike = None
     residual: QuantizerLike = None
     branches: bool = True
+    shifts: bool = True
     real: tuple[str, ...] = ()
     precision: str = "bits"
     distillation: tuple[Term, ...] = ()
@@ -96,6 +100,8 @@ class Scheme:
     def __post_init__(self):
         checks.choice(f"block of the scheme {self.name!r}", self.block, BLOCKS)
         checks.choice(f"precision of the scheme {self.name!r}", self.precision, PRECISIONS)
+        if not self.shifts and self.block != "binary":
+            raise ValueError(f"shifts of the scheme {self.name!r} must be True: a block of floats has those of its layers")
         for part in self.real:
             checks.choice(f"real of the scheme {self.name!r}", part, PARTS)
         if self.stages:
@@ -159,16 +165,20 @@ class Scheme:
         Args:
             training: whether what belongs to training is part of it; without, the default, it is what a backbone needs.
         """
-        names = ("name", "title", "block", "branches", "precision", "real", *PLACES)
+        names = ("name", "title", "block", "branches", "shifts", "precision", "real", *PLACES)
         if training:
             names = [field.name for field in dataclasses.fields(self)]
-        return {name: _to_config(name, getattr(self, name)) for name in names}
+        return {name: _to_config(name, getattr(self, name)) for name in names if self._is_said(name)}
+
+    def _is_said(self, name):
+        """Whether a field is part of what is written down: one that came later only where it is not as it was before."""
+        return name != "shifts" or not self.shifts
 
     def definition(self) -> dict[str, Any]:
         """What a network of this scheme is and how it is trained, in plain types; equal ones train alike."""
         said = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         said |= {place: quantizers.get(said[place]) for place in PLACES}
-        return _plain({key: value for key, value in said.items() if key not in ("title", "note")})
+        return _plain({key: value for key, value in said.items() if key not in ("title", "note") and self._is_said(key)})
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Scheme:

@@ -4,16 +4,22 @@ The options are those of `AlignedSign` and change every one that the scheme has 
 attention. Values of attention are summed over the tokens, where statistics per token have no meaning: there
 `axis=token` and `restore=dynamic` leave the scheme's own choice.
 
+`acd_bit[center=mean]` changes what is taken off the weights before their sign, of a scheme with a `WeightSign`.
+
+`binary_vit[shifts=off]` learns nothing that is added per channel: neither what `Scheme.shifts` names nor thresholds.
+
 `binary_vit[real=weight+activation]` leaves places of the scheme real, which tells what their bits cost.
 """
 
 from acdbit_keras import checks, quantizers, signs
 from acdbit_keras.quantizers.aligned import AXES, RESTORES, SCALES, THRESHOLDS, TRACKINGS
+from acdbit_keras.quantizers.weights import CENTERS
 from acdbit_keras.registry import unknown
 from acdbit_keras.schemes.base import PLACES
 
 _CHOICES = {"threshold": THRESHOLDS, "axis": AXES, "tracking": TRACKINGS, "scale": SCALES, "restore": RESTORES}
 _OPTIONS = (*_CHOICES, "sign", "momentum", "batch_share")
+_CENTER, _SHIFTS = "center", "shifts"
 _ALIGNED = ("activation", "hidden", "query", "key", "value")
 _REAL = "real"
 _PER_TOKEN = {("axis", "token"), ("restore", "dynamic")}
@@ -35,6 +41,10 @@ def variant(scheme, name, brackets):
         raise ValueError(f"a variant of a scheme must have the form {scheme.name}[option=value,...], not {name!r}")
     changes = dict(_parse(text, name) for text in brackets[1:-1].split(","))
     replaced = _real(scheme, changes.pop(_REAL, ()), name)
+    if _CENTER in changes:
+        replaced |= _centered(scheme.replace(**replaced), changes.pop(_CENTER), name)
+    if changes.pop(_SHIFTS, True) is False:
+        replaced |= {"shifts": False, **_unshifted(scheme.replace(**replaced))}
     aligned = _aligned(scheme.replace(**replaced), changes) if changes else {}
     if changes and not aligned:
         raise ValueError(f"the scheme {scheme.name!r} has no AlignedSign whose options {name!r} could change")
@@ -48,6 +58,24 @@ def _real(scheme, places, name):
         if getattr(scheme, place) is None:
             raise ValueError(f"{place} is real in the scheme {scheme.name!r} already, so {name!r} says nothing")
     return dict.fromkeys(places)
+
+
+def _centered(scheme, center, name):
+    """The weights' quantizer with another centre, as a field of a scheme."""
+    prototype = quantizers.get(scheme.weight)
+    if not isinstance(prototype, quantizers.WeightSign):
+        raise ValueError(f"the scheme {scheme.name!r} has no WeightSign whose center {name!r} could change")
+    return {"weight": quantizers.clone(prototype, center=center)}
+
+
+def _unshifted(scheme):
+    """The places whose thresholds are learned, without these, as fields of a scheme."""
+    places = {place: quantizers.get(getattr(scheme, place)) for place in _ALIGNED}
+    return {
+        place: quantizers.clone(prototype, threshold=None)
+        for place, prototype in places.items()
+        if isinstance(prototype, quantizers.AlignedSign) and prototype.threshold == "learned"
+    }
 
 
 def _aligned(scheme, changes):
@@ -66,18 +94,22 @@ def _parse(text, name):
     key, separator, value = (part.strip() for part in text.partition("="))
     if not separator:
         raise ValueError(f"an option of a scheme must have the form option=value, not {text.strip()!r} in {name!r}")
-    if key not in (*_OPTIONS, _REAL):
-        raise unknown("option of a scheme", key, (*_OPTIONS, _REAL))
+    known = (*_OPTIONS, _CENTER, _SHIFTS, _REAL)
+    if key not in known:
+        raise unknown("option of a scheme", key, known)
     if key == _REAL:
         places = tuple(place.strip() for place in value.split("+"))
         for place in places:
             if place not in PLACES:
                 raise unknown("place of a scheme", place, PLACES)
         return key, places
-    if key in _CHOICES:
-        value = None if value == "none" and None in _CHOICES[key] else value
-        if value not in _CHOICES[key]:
-            checks.choice(key, value, ["none" if choice is None else choice for choice in _CHOICES[key]])
+    if key == _SHIFTS:
+        checks.choice(key, value, ("on", "off"))
+        return key, value == "on"
+    if choices := {**_CHOICES, _CENTER: CENTERS}.get(key):
+        value = None if value == "none" and None in choices else value
+        if value not in choices:
+            checks.choice(key, value, ["none" if choice is None else choice for choice in choices])
     elif key == "sign":
         value = signs.get(value).name
     else:

@@ -116,6 +116,26 @@ def test_the_grid_of_bits_leaves_parts_real():
         assert recipe.query_key_weight is None and scheme.block == "binary"
 
 
+def test_the_grid_of_parts_gives_back_one_part_at_a_time_with_and_without_learned_shifts():
+    experiment = experiments.ablate(DIGITS, "parts", seeds=(0,))
+    found = {cell.row.key: schemes.get(cell.recipe.scheme) for cell in experiment.cells()}
+    assert len(found) == 12 and [scheme.shifts for scheme in found.values()] == [True] * 6 + [False] * 6
+    paper = {cell.row.key: cell.recipe for cell in experiments.ablate(DIGITS, seeds=(0,)).cells()}
+    whole = {cell.row.key: cell.recipe for cell in experiment.cells()}
+    assert whole["none"] == paper["none"] and whole["Da"] == paper["Da"], "runs that both tables share"
+    ends = {"threshold": "learned", "scale": None, "restore": "off", "center": "mean"}
+    for part, end in ends.items():
+        for behind in ("", ", without shifts"):
+            scheme = found[f"Da, {part} of BinaryViT{behind}"]
+            quantizer, weight = scheme.quantizer("query"), scheme.quantizer("weight")
+            own = dict(threshold=quantizer.threshold, scale=quantizer.scale, restore=quantizer.restore, center=weight.center)
+            expected = dict(threshold="median", scale="mad", restore="frozen", center="median") | {part: end}
+            if behind and part == "threshold":
+                expected["threshold"] = None
+            assert own == expected
+    assert all({first, second} <= set(found) for first, second in experiment.contrasts)
+
+
 def test_the_crossed_grid_skips_what_has_no_meaning_and_says_why():
     experiment = experiments.ablate(DIGITS, "alignment", seeds=(0,))
     assert len(experiment.rows) == 1 + 3 * 3 * 3

@@ -15,13 +15,22 @@ AXES = ("channel", "tensor", "token")
 # What acd_bit itself is; a grid changes one of these, or all.
 _DEFAULTS = {"threshold": "median", "restore": "frozen", "axis": "channel"}
 _VALUES = {"threshold": THRESHOLDS, "restore": RESTORES, "axis": AXES}
-GRIDS = ("paper", *_VALUES, "alignment", "bits")
+GRIDS = ("paper", *_VALUES, "alignment", "parts", "bits")
+# One part of the alignment as the baseline has it; without learned shifts that has no threshold at all.
+_PARTS_OF_ALIGNMENT = {"threshold": "learned", "scale": "none", "restore": "off", "center": "mean"}
 # Parts of a block, and the places that make them up.
 _PARTS = {
     "weights": ("weight",),
     "activations": ("activation", "hidden"),
     "attention": ("query", "key", "value", "probabilities"),
 }
+
+_UNSHIFTED = ", without shifts"
+_PART_CONTRASTS = (
+    (f"Da{_UNSHIFTED}", f"none{_UNSHIFTED}"),
+    *((f"Da, {part} of BinaryViT", "Da") for part in _PARTS_OF_ALIGNMENT),
+    *((f"Da, {part} of BinaryViT{_UNSHIFTED}", f"Da{_UNSHIFTED}") for part in _PARTS_OF_ALIGNMENT),
+)
 
 # Labels alone: neither correction nor anything that the base recipe says of it.
 _LABELS_ALONE = {"label_weight": 1.0, "query_key_weight": 0.0}
@@ -33,7 +42,9 @@ def ablate(recipe, grid="paper", seeds=(0, 1, 2)):
     `"paper"`: Da x Dc. None is the baseline BinaryViT on the teacher's labels; Da is ACD-BiT without its query-key term;
     Dc is the baseline with that term; both are ACD-BiT. `"threshold"`, `"restore"`, `"axis"`: that one option of the
     alignment over its values. `"alignment"`: all three, crossed. These four train on the teacher's labels alone, so that
-    what they differ in is alignment. `"bits"`: the baseline's block with weights, activations, attention or all of them
+    what they differ in is alignment. `"parts"`: alignment with one part after the other as the baseline has it - threshold,
+    scale, restore, centre of the weights -, all with and without what the network itself learns to add per channel, which
+    may do a threshold's work. `"bits"`: the baseline's block with weights, activations, attention or all of them
     left real, on the same labels: what is lost by their bits on this budget, more than which no alignment can win back.
 
     Args:
@@ -56,6 +67,12 @@ def ablate(recipe, grid="paper", seeds=(0, 1, 2)):
         notes = (
             "none: BinaryViT on the teacher's labels. Da: aligned, same labels. Dc: BinaryViT with the query-key term. "
             "Da+Dc: ACD-BiT.",
+        )
+    elif grid == "parts":
+        rows, contrasts = [baseline, *_part_rows()], _PART_CONTRASTS
+        notes = (
+            "Every row is trained on the teacher's labels alone. The rows behind Da have the named part of alignment as "
+            "BinaryViT has it. Without shifts: the norms' beta, the activations' shifts and learned thresholds stay 0.",
         )
     elif grid == "bits":
         rows, contrasts = [baseline, *_bits_rows()], ()
@@ -88,6 +105,21 @@ def _paper_rows(recipe):
         "Da+Dc": {"scheme": ALIGNED, **weights},
     }
     return [Row(key, key, changes, paper=paper.of(paper.ABLATION, key, recipe.dataset)) for key, changes in rows.items()]
+
+
+def _part_rows():
+    rows = [_part_row("Da", ALIGNED, "")]
+    rows += [_part_row(f"Da, {part} of BinaryViT", ALIGNED, f"{part}={value}") for part, value in _PARTS_OF_ALIGNMENT.items()]
+    rows += [_part_row(f"none{_UNSHIFTED}", BASELINE, "shifts=off"), _part_row(f"Da{_UNSHIFTED}", ALIGNED, "shifts=off")]
+    for part, value in _PARTS_OF_ALIGNMENT.items():
+        without = "none" if part == "threshold" else value
+        rows.append(_part_row(f"Da, {part} of BinaryViT{_UNSHIFTED}", ALIGNED, f"{part}={without},shifts=off"))
+    return rows
+
+
+def _part_row(key, scheme, options):
+    scheme = f"{scheme}[{options}]" if options else scheme
+    return Row(key, key, {"scheme": scheme, **_unweighted(scheme)})
 
 
 def _bits_rows():
