@@ -49,8 +49,8 @@ def add_ablate(subparsers):
     parser.add_argument(
         "--grid",
         default="paper",
-        help="paper (Da x Dc), threshold, restore, axis, alignment, which crosses the three, parts: each part of alignment as the "
-        "baseline has it, with and without learned shifts, or bits: what those of weights, activations and attention cost "
+        help="paper (Da x Dc), threshold, restore, axis, alignment, which crosses the three, parts: each part of alignment as "
+        "the baseline has it, with and without learned shifts, or bits: what those of weights, activations and attention cost "
         "(default: %(default)s)",
     )
 
