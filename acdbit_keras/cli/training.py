@@ -80,13 +80,15 @@ def train(options):
         return
     if options.freeze and not options.start:
         raise ValueError("--freeze leaves the head alone to be trained, behind the body that --from names")
-    if not options.recipe and options.start:
-        options.recipe = _recipe_of(options.start)
-    if not options.recipe:
+    if not options.recipe and not options.start:
         raise ValueError(f"train needs a recipe; known: {', '.join(recipes.names())}")
     from acdbit_keras.models.train import train as run_recipe
 
-    recipe = recipes.get(options.recipe).with_settings(options.set)
+    recipe = recipes.get(options.recipe or _recipe_of(options.start))
+    if options.data and not options.recipe:
+        # It knows other classes, and one that is trained on a few pictures first would know less than the model at the start.
+        recipe = recipe.replace(label_teacher=None)
+    recipe = recipe.with_settings(options.set)
     if options.data:
         recipe = recipe.on(options.data)
     if options.minutes is not None:

@@ -159,3 +159,28 @@ def test_train_begins_with_a_model_of_the_zoo_and_freezes_its_body(own_pictures,
     assert "cannot start from cifar10_vit_micro_acd_bit: the trained model has no weight" in capsys.readouterr().err
     assert cli.main(["train", "digits_acd_bit", "--freeze", *common]) == 2
     assert "--freeze leaves the head alone to be trained, behind the body that --from names" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words, teacher",
+    [
+        ([], None),
+        (["--set", "label_teacher=cifar10_cnn"], "cifar10_cnn@{folder}"),
+        (["cifar10_midi"], "cifar10_cnn@{folder}"),
+    ],
+)
+def test_what_goes_on_with_own_pictures_has_no_teacher_of_labels_but_one_that_is_named(words, teacher, tmp_path, monkeypatch):
+    """`cifar10_midi` of the zoo learned from one; on the pictures of others that would be trained first."""
+    recipes = []
+
+    def train(recipe, *_):
+        recipes.append(recipe)
+        return {"accuracy": 0.5, "best_accuracy": 0.5}
+
+    monkeypatch.setattr("acdbit_keras.models.train.train", train)
+    pictures = np.zeros((12, 32, 32, 3), np.uint8)
+    np.savez(tmp_path / "own.npz", x_train=pictures, y_train=np.arange(12) % 3, x_test=pictures, y_test=np.arange(12) % 3)
+    assert cli.main(["train", *words, "--from", "cifar10_midi", "--data", str(tmp_path / "own.npz"), "--json"]) == 0
+    [recipe] = recipes
+    assert (recipe.start, recipe.preset) == ("cifar10_midi", "vit_midi_pooled4_32")
+    assert recipe.label_teacher == (teacher and teacher.format(folder=tmp_path / "own.npz"))
