@@ -287,6 +287,11 @@ SENTENCES = {
         *(100 * card(f"{name}_float32")["accuracy"]["top1"] for name in ("cifar10_midi", "cifar100_edge")),
         card("cifar100_edge_float32")["latency"]["median_ms"],
     ],
+    "`fashion_mnist_edge` knows {} % of Fashion-MNIST in a file of {} kB, in {} ms": [
+        100 * card("fashion_mnist_edge")["accuracy"]["top1"],
+        card("fashion_mnist_edge")["size"]["tflite_bytes"] / 1e3,
+        card("fashion_mnist_edge")["latency"]["median_ms"],
+    ],
     "students of CIFAR-10 ({} %), CIFAR-100 ({} %) and the digits ({} %), each with a card": [
         100 * card(name)["accuracy"]["top1"]
         for name in ("cifar10_vit_micro_acd_bit", "cifar100_vit_micro_acd_bit", "digits_vit_nano_acd_bit")
