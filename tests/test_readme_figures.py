@@ -306,14 +306,20 @@ SENTENCES = {
     "Of the {} images {} (BinaryViT) and {} (ACD-BiT) differ from Keras": [10_000, small("binary_vit"), small("acd_bit")],
     "each run on one core in {} to {} minutes": [minutes(min), minutes(max)],
     "by little: {}, {} and {} points before BinaryViT with the same seed": [leads(seed) for seed in (0, 1, 2)],
-    "ACD-BiT less BinaryViT is {} ± {} points on CIFAR-10 ({} of {} seeds)": [
-        ablation("ablation_cifar10", "Da+Dc", figure) for figure in ("mean", "se", "above", "n")
+    "`cifar10_table_acd_bit` ({} epochs, {} % for BinaryViT, {} % for the teacher of all)": [
+        results("ablation_cifar10/results.json")["recipe"]["epochs"],
+        ablation("ablation_cifar10", "none", "top1"),
+        100 * results("ablation_cifar10/results.json")["teacher"]["test"]["top1"],
     ],
-    "and {} ± {} on CIFAR-100": [ablation("ablation_cifar100", "Da+Dc", figure) for figure in ("mean", "se")],
-    "alignment alone {} ± {} and {} ± {} (mean and standard error of three seeds": [
-        ablation(name, "Da", figure) for name in ("ablation_cifar10", "ablation_cifar100") for figure in ("mean", "se")
+    "ACD-BiT less BinaryViT is {} ± {} points on CIFAR-10 ({} of {} seeds), alignment alone {} ± {}, correction alone {} ± {};": [
+        *(ablation("ablation_cifar10", "Da+Dc", figure) for figure in ("mean", "se", "above", "n")),
+        *(ablation("ablation_cifar10", key, figure) for key in ("Da", "Dc") for figure in ("mean", "se")),
     ],
-    "The paper has {} and {}.": [ablation(name, "Da+Dc", "paper") for name in ("ablation_cifar10", "ablation_cifar100")],
+    "at {} epochs of CIFAR-100 all is {} ± {} and alignment {} ± {} (mean and standard error of three seeds": [
+        results("ablation_cifar100/results.json")["recipe"]["epochs"],
+        *(ablation("ablation_cifar100", key, figure) for key in ("Da+Dc", "Da") for figure in ("mean", "se")),
+    ],
+    "The paper has {} and {}: what": [ablation(name, "Da+Dc", "paper") for name in ("ablation_cifar10", "ablation_cifar100")],
     "the same block reaches {} % instead of {}": [ablation("ablation_bits_cifar10", key, "top1") for key in ("all real", "none")],
     "the two students lose {} and {} points": [flipped("binary_vit", 0.1), flipped("acd_bit", 0.1)],
     "takes {} us against {} us for XNNPACK's float32 ({} times; AVX2 {} times)": [
