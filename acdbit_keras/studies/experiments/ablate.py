@@ -109,8 +109,8 @@ def _paper_rows(recipe):
 
 def _part_rows():
     rows = [_part_row("Da", ALIGNED, "")]
-    rows += [_part_row(f"Da, {part} of BinaryViT", ALIGNED, f"{part}={value}") for part, value in _PARTS_OF_ALIGNMENT.items()]
     rows += [_part_row(f"none{_UNSHIFTED}", BASELINE, "shifts=off"), _part_row(f"Da{_UNSHIFTED}", ALIGNED, "shifts=off")]
+    rows += [_part_row(f"Da, {part} of BinaryViT", ALIGNED, f"{part}={value}") for part, value in _PARTS_OF_ALIGNMENT.items()]
     for part, value in _PARTS_OF_ALIGNMENT.items():
         without = "none" if part == "threshold" else value
         rows.append(_part_row(f"Da, {part} of BinaryViT{_UNSHIFTED}", ALIGNED, f"{part}={without},shifts=off"))
