@@ -23,7 +23,10 @@ AT_PAPER_SCALE = {
 @pytest.mark.parametrize("name", recipes.names())
 def test_a_student_and_its_teacher_are_of_one_kind(name):
     recipe = recipes.get(name)
-    assert presets.get(recipe.preset).sizes.get("channels", 3) == data.info(recipe.dataset).channels
+    channels = data.info(recipe.dataset).channels
+    assert presets.get(recipe.preset).sizes.get("channels", channels) == channels, (
+        "a preset that says none takes those of the data"
+    )
     assert recipe.warmup_epochs < recipe.epochs and data.info(recipe.dataset).steps_per_epoch(recipe.batch_size) > 0
     if recipe.teacher:
         teacher = recipes.get(recipe.teacher)
