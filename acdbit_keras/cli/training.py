@@ -85,7 +85,7 @@ def train(options):
     from acdbit_keras.models.train import train as run_recipe
 
     recipe = recipes.get(options.recipe or _recipe_of(options.start))
-    if options.data and not options.recipe:
+    if options.data and not options.recipe and recipe.on(options.data) is not recipe:
         # It knows other classes, and one that is trained on a few pictures first would know less than the model at the start.
         recipe = recipe.replace(label_teacher=None)
     recipe = recipe.with_settings(options.set)

@@ -181,6 +181,8 @@ def test_what_goes_on_with_own_pictures_has_no_teacher_of_labels_but_one_that_is
     pictures = np.zeros((12, 32, 32, 3), np.uint8)
     np.savez(tmp_path / "own.npz", x_train=pictures, y_train=np.arange(12) % 3, x_test=pictures, y_test=np.arange(12) % 3)
     assert cli.main(["train", *words, "--from", "cifar10_midi", "--data", str(tmp_path / "own.npz"), "--json"]) == 0
-    [recipe] = recipes
+    assert cli.main(["train", "--from", "cifar10_midi", "--data", "cifar10", "--json"]) == 0
+    recipe, same = recipes
+    assert same.label_teacher == "cifar10_cnn", "the same pictures have the same teacher"
     assert (recipe.start, recipe.preset) == ("cifar10_midi", "vit_midi_pooled4_32")
     assert recipe.label_teacher == (teacher and teacher.format(folder=tmp_path / "own.npz"))

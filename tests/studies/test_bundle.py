@@ -149,6 +149,21 @@ def ask(*words, **options):
             {"set": "start=cifar10_edge"},
             "digits_acd_bit cannot start from cifar10_edge: the trained model has no weight",
         ),
+        (
+            ["digits_acd_bit"],
+            {"set": "start=ordinary.keras"},
+            "along ordinary.keras: it is a Sequential, and a bundle takes networks",
+        ),
+        (
+            ["digits_acd_bit"],
+            {"set": "label_teacher=digits_acd_bit"},
+            "digits_acd_bit needs digits_acd_bit; none can be trained first",
+        ),
+        (
+            ["fashion_mnist_edge"],
+            {"set": "label_teacher=fashion_mnist_edge"},
+            "fashion_mnist_edge is a recipe of this bundle and a trained model that teaches in it; name the file",
+        ),
         (["digits_acd_bit"], {"set": "freeze=True"}, "digits_acd_bit has freeze=True; a bundle trains all of a network"),
         (["digits_acd_bit"], {"set": "start=nowhere.keras"}, "cannot take along nowhere.keras: "),
         (
@@ -178,9 +193,14 @@ def test_what_cannot_go_is_refused_in_one_sentence(words, options, message, tmp_
     monkeypatch.chdir(tmp_path)
     if "python" not in options:
         monkeypatch.setattr(wheels, "download", lambda folder, python, machine: folder.mkdir(parents=True))
+    if "ordinary" in options.get("set", ""):
+        import keras
+
+        keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]).save("ordinary.keras")
     with pytest.raises(ValueError, match=message):
         ask(*words, **{key: value.format(folder=tmp_path) if isinstance(value, str) else value for key, value in options.items()})
-    assert not (tmp_path / "bundle").exists() and not list(tmp_path.iterdir()), "nothing is left behind"
+    left = {path.name for path in tmp_path.iterdir()} - {"ordinary.keras"}
+    assert not (tmp_path / "bundle").exists() and not left, "nothing is left behind"
 
 
 def test_a_preset_of_ones_own_does_not_go_along(monkeypatch, tmp_path):
@@ -472,3 +492,9 @@ def test_a_network_that_goes_along_is_made_again_from_its_description(name, tmp_
     weights.assign(again, weights.read(tmp_path / "0.npz"))
     images = np.random.default_rng(0).normal(size=(3, *network.input_shape_of_images)).astype("float32")
     np.testing.assert_array_equal(np.asarray(again(images)), np.asarray(network(images)))
+
+
+def test_a_recipe_of_the_name_of_a_model_may_start_from_that_model(tmp_path):
+    recipe = recipes.get("cifar10_edge").replace(start="cifar10_edge")
+    chosen, needs, carried = pack._with_needs([recipe], tmp_path)
+    assert (chosen, needs, carried) == ([recipe], {"cifar10_edge": {"start": "cifar10_edge"}}, {"cifar10_edge": "cifar10_edge"})

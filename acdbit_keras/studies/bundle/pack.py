@@ -14,6 +14,7 @@ from acdbit_keras import checks, schemes
 from acdbit_keras.distillation import LabelDistillation
 from acdbit_keras.files import write_json
 from acdbit_keras.models import data, recipes, sizes
+from acdbit_keras.models.backbone import Backbone
 from acdbit_keras.models.data.augmentation import Augmentation, resolve
 from acdbit_keras.models.loading import load_model
 from acdbit_keras.models.run import Run
@@ -129,14 +130,11 @@ def _with_needs(wanted, runs):
     """
     if not wanted:
         raise ValueError("a bundle needs at least one recipe")
-    chosen, needs, carried = {}, {}, {}
+    chosen, needs, carried, begun = {}, {}, {}, []
     by_name = {recipe.name: recipe for recipe in wanted}
 
     def found(name):
-        """The name under which it is in the bundle."""
-        if name in by_name:
-            add(by_name[name])
-            return name
+        """The name under which it is in the bundle; looked for where `acdbit train` does."""
         if pathlib.Path(name).exists() or name in zoo_names() or not recipes.is_one(name):
             carried[name] = name
             return name
@@ -153,6 +151,9 @@ def _with_needs(wanted, runs):
     def add(recipe):
         if recipe.name in chosen:
             return
+        if recipe.name in begun:
+            raise ValueError(f"{' needs '.join([*begun[begun.index(recipe.name) :], recipe.name])}; none can be trained first")
+        begun.append(recipe.name)
         own = needs[recipe.name] = {}
         terms = terms_of(recipe, schemes.get(recipe.scheme))
         if recipe.start:
@@ -165,6 +166,7 @@ def _with_needs(wanted, runs):
             own[LABEL_TEACHER] = found(recipe.label_teacher)
         if recipe.teacher and terms and not (recipe.label_teacher and all(isinstance(t, LabelDistillation) for t in terms)):
             own[TEACHER] = of(recipes.get(recipe.teacher))
+        begun.remove(recipe.name)
         chosen[recipe.name] = recipe
 
     for recipe in wanted:
@@ -179,11 +181,14 @@ def _loaded(place, otherwise):
         ValueError: there is none; the sentence begins with `otherwise`.
     """
     try:
-        if not pathlib.Path(place).exists() and place in zoo_names():
-            return from_zoo(place)
-        return load_model(place)
+        in_zoo = not pathlib.Path(place).exists() and place in zoo_names()
+        network = from_zoo(place) if in_zoo else load_model(place)
     except (ValueError, OSError) as error:
         raise ValueError(f"{otherwise} {place}: {error}") from error
+    if not isinstance(network, Backbone):
+        # Whose weights have other names, and whose layers may not be known there.
+        raise ValueError(f"{otherwise} {place}: it is a {type(network).__name__}, and a bundle takes networks of this package")
+    return network
 
 
 def _starts(chosen, needs, networks, sources):
@@ -210,10 +215,12 @@ def _starts(chosen, needs, networks, sources):
 def _check_classes(chosen, needs, networks, sources):
     """
     Raises:
-        ValueError: a teacher of another class count than its student.
+        ValueError: a teacher of another class count than its student, or one that is called as a recipe is.
     """
+    for name in networks.keys() & needs.keys():
+        raise ValueError(f"{name} is a recipe of this bundle and a trained model that teaches in it; name the file of the model")
     classes = {recipe.name: sources[recipe.dataset].info().classes for recipe in chosen}
-    known = classes | {name: network.classes for name, network in networks.items() if hasattr(network, "classes")}
+    known = classes | {name: network.classes for name, network in networks.items()}
     for student, own in needs.items():
         for kind in (TEACHER, LABEL_TEACHER):
             if (count := known.get(own.get(kind), classes[student])) != classes[student]:
