@@ -14,7 +14,7 @@ import keras
 from acdbit_keras import execution, replicas, schemes
 from acdbit_keras.distillation import Distiller, LabelDistillation, QueryKeyDistillation
 from acdbit_keras.files import read_json, write_beside, write_json
-from acdbit_keras.models import budget, data, distribution, hosts, norms, optimization, recipes
+from acdbit_keras.models import budget, data, distribution, hosts, norms, optimization, recipes, views
 from acdbit_keras.models.callbacks import (
     Checkpoints,
     Speed,
@@ -313,6 +313,7 @@ class _Training:
             label_teacher = self._found(self.recipe.label_teacher)
         except (ValueError, OSError) as error:
             raise ValueError(f"cannot learn the labels from {self.recipe.label_teacher}: {error}") from error
+        views.check(self.recipe.label_teacher, self.facts)
         # The student's random numbers must not depend on what was loaded or trained for it.
         keras.utils.set_random_seed(self.recipe.seed)
         if not self.has_teacher or len(labels) == len(terms):
@@ -407,6 +408,7 @@ class _Training:
 
     def _teacher(self):
         if self.teacher is not None:
+            views.check(self.teacher, self.facts)
             return load_model(self.teacher)
         teacher = self._of_recipe(self.recipe.teacher)
         # The teacher's own run consumed random numbers; the student's must not depend on whether it was there.

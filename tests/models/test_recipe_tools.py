@@ -1,12 +1,13 @@
 """What a recipe may ask for beside epochs and a learning rate: budgets, averages, accumulation, held-out images, warm starts."""
 
 import json
+import pathlib
 
 import keras
 import numpy as np
 import pytest
 
-from acdbit_keras.models import budget, data, norms, optimization, recipes, register_preset, sizes
+from acdbit_keras.models import budget, data, norms, optimization, recipes, register_preset, sizes, views
 from acdbit_keras.models import train as room
 from acdbit_keras.models.data.validation import HeldOut
 from acdbit_keras.models.loading import load_model
@@ -239,6 +240,33 @@ def test_the_labels_have_a_teacher_of_their_own(tmp_path, monkeypatch):
         train(student.replace(label_weight=0.0), tmp_path / "none", verbose=0)
     with pytest.raises(ValueError, match="cannot learn the labels from nowhere: there is no file nowhere"):
         train(student.replace(label_teacher="nowhere"), tmp_path / "none", verbose=0)
+
+
+@pytest.mark.parametrize(
+    ("teacher", "complaint"),
+    [
+        (
+            "cifar10_edge",
+            "cifar10_edge is no teacher for named: it was trained on cifar10, whose pixels have the mean 0.491",
+        ),
+        ("run", "run is no teacher for named: it was trained on turned, whose class 0 is 'nine', not 'zero'"),
+        ("run/model.keras", "model.keras is no teacher for named: it was trained on turned, whose class 0 is 'nine'"),
+    ],
+)
+def test_a_teacher_that_sees_other_pictures_or_other_classes_is_refused(tmp_path, monkeypatch, teacher, complaint):
+    monkeypatch.chdir(tmp_path)
+    images, labels = data.source("digits").read("train", 8)
+    names = "zero one two three four five six seven eight nine".split()
+    np.savez("named.npz", images=images, labels=labels, class_names=names)
+    np.savez("turned.npz", images=images, labels=labels, class_names=names[::-1])
+    train(QUICK.replace(name="turned", epochs=1).on("turned.npz"), "run", verbose=0)
+    student = QUICK.replace(name="student", scheme="acd_bit", epochs=1).on("named.npz")
+    for where in ({"label_teacher": teacher}, {}):
+        with pytest.raises(ValueError, match=complaint):
+            train(student.replace(**where), "student", teacher=None if where else teacher, verbose=0)
+    assert views.of("run").classes == tuple(names[::-1])
+    pathlib.Path("run/model.keras").rename("alone.keras")
+    assert views.of("alone.keras") is None, "of a file outside a run nothing is known"
 
 
 # === Budgets ===

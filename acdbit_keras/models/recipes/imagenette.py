@@ -13,13 +13,18 @@ _CNN = CNN.replace(
     name="imagenette_cnn",
     dataset="imagenette",
     preset="cnn_mini_96",
-    epochs=30,
+    epochs=18,
     batch_size=64,
     learning_rate=3e-3,
     augment="mirror[crop_area=0.35]",
 )
 _STUDENT = MINI.replace(
-    name="imagenette_acd_bit", dataset="imagenette", preset="vit_mini_pooled8_96", augment="mirror[crop_area=0.25]"
+    name="imagenette_acd_bit",
+    dataset="imagenette",
+    preset="vit_mini_pooled8_96",
+    epochs=24,
+    augment="mirror[crop_area=0.25]",
+    statistics_batches=20,
 )
 RECIPES = (
     _CNN,
@@ -30,8 +35,9 @@ RECIPES = (
         preset=_STUDENT.preset,
         start=_STUDENT.name,
         label_teacher=_CNN.name,
-        epochs=60,
-        learning_rate=4e-3,
+        epochs=36,
+        learning_rate=5e-3,
         augment="mirror[crop_area=0.35]",
+        statistics_batches=20,
     ),
 )

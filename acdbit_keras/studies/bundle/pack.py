@@ -13,7 +13,7 @@ import keras
 from acdbit_keras import checks, schemes
 from acdbit_keras.distillation import LabelDistillation
 from acdbit_keras.files import write_json
-from acdbit_keras.models import data, recipes, sizes
+from acdbit_keras.models import data, recipes, sizes, views
 from acdbit_keras.models.backbone import Backbone
 from acdbit_keras.models.data.augmentation import Augmentation, resolve
 from acdbit_keras.models.loading import load_model
@@ -66,6 +66,9 @@ def pack(wanted, out, minutes=9.0, part_mb=48, python="3.12", machine="x86_64", 
         raise ValueError(f"{out} holds something else than a bundle; choose another --out")
     chosen, needs, carried = _with_needs(list(wanted), runs)
     sources = {recipe.dataset: data.source(recipe.dataset, data_dir) for recipe in chosen}
+    for recipe in chosen:
+        if recipe.label_teacher:
+            views.check(recipe.label_teacher, sources[recipe.dataset].info())
     for recipe in chosen:
         _check(recipe, sources[recipe.dataset])
     networks = {name: _loaded(place, "cannot take along") for name, place in carried.items()}

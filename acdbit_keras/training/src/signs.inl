@@ -107,6 +107,104 @@ inline void CodeRow(Code* codes, int64_t row, int64_t columns, const float* z, c
   for (int64_t c = 0; c < columns; c++) own[c] = z[c] >= threshold[c] ? 1.0f : -1.0f;
 }
 
+#if defined(__AVX2__) && defined(__FMA__)
+
+// Both sides of a tile lie packed: rows of a power of two floats would share a few sets of the first cache.
+constexpr int kTileRows = 6, kTileColumns = 16;
+
+// Memory for packed operands, kept from call to call.
+inline float* PackedReal(int64_t floats) {
+  thread_local std::vector<float> memory;
+  if (static_cast<int64_t>(memory.size()) < floats) memory.resize(static_cast<size_t>(floats));
+  return memory.data();
+}
+
+inline float* PackedSigns(int64_t floats) {
+  thread_local std::vector<float> memory;
+  if (static_cast<int64_t>(memory.size()) < floats) memory.resize(static_cast<size_t>(floats));
+  return memory.data();
+}
+
+// out (R, 16) = (add ? out : 0) + sum over k of real[r * row_stride + k * step] * signs[16 k ..].
+template <int R, bool add>
+inline void SignedSumTile(const float* real, int64_t row_stride, int64_t step, int64_t depth, const float* signs,
+                          int64_t columns, float* out) {
+  __m256 low[R], high[R];
+#pragma GCC unroll 6
+  for (int r = 0; r < R; r++) {
+    low[r] = add ? _mm256_loadu_ps(out + r * columns) : _mm256_setzero_ps();
+    high[r] = add ? _mm256_loadu_ps(out + r * columns + 8) : _mm256_setzero_ps();
+  }
+  for (int64_t k = 0; k < depth; k++) {
+    const __m256 left = _mm256_loadu_ps(signs + k * kTileColumns),
+                 right = _mm256_loadu_ps(signs + k * kTileColumns + 8);
+    const float* from = real + k * step;
+#pragma GCC unroll 6
+    for (int r = 0; r < R; r++) {
+      const __m256 factor = _mm256_broadcast_ss(from + r * row_stride);
+      low[r] = _mm256_fmadd_ps(factor, left, low[r]);
+      high[r] = _mm256_fmadd_ps(factor, right, high[r]);
+    }
+  }
+#pragma GCC unroll 6
+  for (int r = 0; r < R; r++) {
+    _mm256_storeu_ps(out + r * columns, low[r]);
+    _mm256_storeu_ps(out + r * columns + 8, high[r]);
+  }
+}
+
+template <bool add>
+inline void SignedSums(int64_t rows, const float* real, int64_t row_stride, int64_t step, int64_t depth,
+                       const float* signs, int64_t columns, float* out) {
+  const auto tile = rows >= 6   ? SignedSumTile<6, add>
+                    : rows == 5 ? SignedSumTile<5, add>
+                    : rows == 4 ? SignedSumTile<4, add>
+                    : rows == 3 ? SignedSumTile<3, add>
+                    : rows == 2 ? SignedSumTile<2, add>
+                                : SignedSumTile<1, add>;
+  tile(real, row_stride, step, depth, signs, columns, out);
+}
+
+inline const float* PackSigns(const Code* codes, int64_t depth, int64_t columns) {
+  float* packed = PackedSigns(depth * kTileColumns);
+  for (int64_t k = 0; k < depth; k++) {
+    std::memcpy(packed + k * kTileColumns, codes + k * columns, kTileColumns * sizeof(Code));
+  }
+  return packed;
+}
+
+inline void RealBySigns(const float* real, int64_t rows, int64_t depth, const Code* codes, int64_t columns,
+                        float* out) {
+  for (int64_t c = 0; c < columns; c += kTileColumns) {
+    const float* signs = PackSigns(codes + c, depth, columns);
+    for (int64_t r = 0; r < rows; r += kTileRows) {
+      SignedSums<false>(rows - r, real + r * depth, depth, 1, depth, signs, columns, out + r * columns + c);
+    }
+  }
+}
+
+inline void SignsByReal(const float* real, int64_t rows, int64_t units, const Code* codes, int64_t columns,
+                        float* out) {
+  const int64_t tiles = (units + kTileRows - 1) / kTileRows, size = rows * kTileRows;
+  float* packed = PackedReal(tiles * size);
+  const int64_t full = units / kTileRows, left = units % kTileRows;
+  for (int64_t k = 0; k < rows; k++) {
+    const float* from = real + k * units;
+    float* to = packed + k * kTileRows;
+    for (int64_t t = 0; t < full; t++) std::memcpy(to + t * size, from + t * kTileRows, kTileRows * sizeof(float));
+    for (int64_t r = 0; r < left; r++) to[full * size + r] = from[full * kTileRows + r];
+  }
+  for (int64_t c = 0; c < columns; c += kTileColumns) {
+    const float* signs = PackSigns(codes + c, rows, columns);
+    for (int64_t t = 0; t < tiles; t++) {
+      SignedSums<true>(units - t * kTileRows, packed + t * size, 1, kTileRows, rows, signs, columns,
+                       out + t * kTileRows * columns + c);
+    }
+  }
+}
+
+#else
+
 constexpr int kTileRows = 4, kTileColumns = 16;
 
 template <bool add>
@@ -151,6 +249,8 @@ inline void SignsByReal(const float* real, int64_t rows, int64_t units, const Co
 
 #endif
 
+#endif
+
 inline int64_t CodeSize(int64_t rows, int64_t columns) { return (rows + kCodeRows - 1) / kCodeRows * columns; }
 
 // Bit c % 32 of word c / 32 is 1 where z >= threshold.
@@ -178,6 +278,37 @@ inline void PackRow(const float* z, const float* threshold, int64_t columns, uin
   }
 }
 
+#if defined(__AVX2__) && !defined(__AVX512VPOPCNTDQ__)
+// Bits of every byte, by tables of half a byte.
+inline __m256i BitsOfBytes(__m256i x) {
+  const __m256i table =
+      _mm256_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4, 0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4);
+  const __m256i half = _mm256_set1_epi8(15);
+  return _mm256_add_epi8(_mm256_shuffle_epi8(table, _mm256_and_si256(x, half)),
+                         _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(x, 4), half)));
+}
+
+// out[l] = the bits of join(words[w], column l of `others`), summed over w.
+template <class Join>
+inline void CountBits(const uint32_t* words, int64_t count, const uint32_t* others, int64_t columns, int32_t* out,
+                      const Join& join) {
+  constexpr int64_t kWords = 31;  // of eight bits in a byte each; more do not fit
+  for (int64_t c = 0; c < columns; c += 8) {
+    __m256i sum = _mm256_setzero_si256();
+    for (int64_t start = 0; start < count; start += kWords) {
+      __m256i bytes = _mm256_setzero_si256();
+      for (int64_t w = start; w < std::min(count, start + kWords); w++) {
+        const __m256i other = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(others + w * columns + c));
+        bytes = _mm256_add_epi8(bytes, BitsOfBytes(join(_mm256_set1_epi32(static_cast<int>(words[w])), other)));
+      }
+      const __m256i pairs = _mm256_maddubs_epi16(bytes, _mm256_set1_epi8(1));
+      sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+    }
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + c), sum);
+  }
+}
+#endif
+
 // differing[l] = in how many bits `words` and column l of `others` (words, columns) differ. Columns a multiple of 16.
 inline void DifferingBits(const uint32_t* words, int64_t count, const uint32_t* others, int64_t columns,
                           int32_t* differing) {
@@ -191,6 +322,8 @@ inline void DifferingBits(const uint32_t* words, int64_t count, const uint32_t* 
     }
     _mm512_storeu_si512(differing + c, sum);
   }
+#elif defined(__AVX2__)
+  CountBits(words, count, others, columns, differing, [](__m256i a, __m256i b) { return _mm256_xor_si256(a, b); });
 #else
   for (int64_t c = 0; c < columns; c++) differing[c] = __builtin_popcount(words[0] ^ others[c]);
   for (int64_t w = 1; w < count; w++) {
@@ -211,6 +344,8 @@ inline void CommonBits(const uint32_t* words, int64_t count, const uint32_t* oth
     }
     _mm512_storeu_si512(common + c, sum);
   }
+#elif defined(__AVX2__)
+  CountBits(words, count, others, columns, common, [](__m256i a, __m256i b) { return _mm256_and_si256(a, b); });
 #else
   for (int64_t c = 0; c < columns; c++) common[c] = __builtin_popcount(words[0] & others[c]);
   for (int64_t w = 1; w < count; w++) {
