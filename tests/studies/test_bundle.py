@@ -177,6 +177,11 @@ def ask(*words, **options):
             "digits_acd_bit has 10 classes, its label teacher cifar100_edge_float32 has 100",
         ),
         (
+            ["digits_acd_bit"],
+            {"set": "label_teacher=cifar10_vit_micro_float32"},
+            "cifar10_vit_micro_float32 is no teacher for digits: it was trained on cifar10, whose pixels have the mean 0.491",
+        ),
+        (
             ["cifar10_teacher"],
             {},
             'cifar10_teacher augments with rand_augment=9, .* --set "augment=strong.rand_augment=0." leaves it out',

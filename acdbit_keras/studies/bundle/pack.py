@@ -67,13 +67,13 @@ def pack(wanted, out, minutes=9.0, part_mb=48, python="3.12", machine="x86_64", 
     chosen, needs, carried = _with_needs(list(wanted), runs)
     sources = {recipe.dataset: data.source(recipe.dataset, data_dir) for recipe in chosen}
     for recipe in chosen:
-        if recipe.label_teacher:
-            views.check(recipe.label_teacher, sources[recipe.dataset].info())
-    for recipe in chosen:
         _check(recipe, sources[recipe.dataset])
     networks = {name: _loaded(place, "cannot take along") for name, place in carried.items()}
     starts = _starts(chosen, needs, networks, sources)
     _check_classes(chosen, needs, networks, sources)
+    for recipe in chosen:
+        if recipe.label_teacher:
+            views.check(recipe.label_teacher, sources[recipe.dataset].info())
     datasets = {dataset: f"{index}_{data.short_name(dataset)}" for index, dataset in enumerate(sources)}
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent) as scratch:
