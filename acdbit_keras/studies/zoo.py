@@ -235,18 +235,26 @@ def _trained_on(result):
     return ", ".join(result[key] for key in ("backend", "device") if key in result)
 
 
+def _known(recipe):
+    """The recipe of that name in this version, on the same data; `None` if there is none."""
+    name = recipe.name.partition("@")[0]
+    return recipes.get(name).on(recipe.dataset) if name in recipes.names() else None
+
+
 def _changed_settings(recipe):
     """What differs from the recipe of that name in this version."""
-    if recipe.name not in recipes.names():
+    known = _known(recipe)
+    if known is None:
         return recipe.to_dict()
-    known = recipes.get(recipe.name)
     return {key: value for key, value in recipe.to_dict().items() if value != getattr(known, key)}
 
 
 def _command_line(recipe):
     changed = {key: value for key, value in _changed_settings(recipe).items() if key != "name"}
-    settings = [part for key, value in changed.items() for part in ("--set", f"{key}={value}")]
-    return shlex.join(["acdbit", "train", recipe.name, *settings])
+    words = ["acdbit", "train", recipe.name]
+    if _known(recipe) is not None and recipe.name.partition("@")[1]:
+        words = [*words[:2], recipe.name.partition("@")[0], "--data", recipe.dataset]
+    return shlex.join([*words, *(part for key, value in changed.items() for part in ("--set", f"{key}={value}"))])
 
 
 def _limits(found, model):

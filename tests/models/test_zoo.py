@@ -13,6 +13,7 @@ from acdbit_keras.cli import main
 from acdbit_keras.models import data, from_zoo, load_compact, recipes, zoo, zoo_names
 from acdbit_keras.models.loading import load_model
 from acdbit_keras.models.train import evaluate, train
+from acdbit_keras.studies import zoo as studio
 
 DIGITS = "digits_vit_nano_acd_bit"
 
@@ -55,6 +56,14 @@ def test_the_command_on_a_card_is_the_run(entry, run):
     assert recipes.get("digits_acd_bit").with_settings(settings) == recipes.Recipe(
         **json.loads((run / "recipe.json").read_text())
     )
+
+
+def test_the_command_names_the_data_that_a_recipe_was_given():
+    recipe = recipes.get("digits_acd_bit").on("./pictures")
+    assert studio._command_line(recipe) == "acdbit train digits_acd_bit --data ./pictures"
+    changed = studio._command_line(recipe.replace(epochs=3, learning_rate=1e-4))
+    assert changed == "acdbit train digits_acd_bit --data ./pictures --set epochs=3 --set learning_rate=0.0001"
+    assert studio._changed_settings(recipe) == {}
 
 
 def test_a_compact_file_is_a_model_for_every_command(entry, capsys):
