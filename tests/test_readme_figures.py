@@ -292,6 +292,11 @@ SENTENCES = {
         card("fashion_mnist_edge")["size"]["tflite_bytes"] / 1e3,
         card("fashion_mnist_edge")["latency"]["median_ms"],
     ],
+    "{} % of the photographs of ten things, 96 x 96 pixels, in a file of {} kB, in {} ms": [
+        100 * card("imagenette_edge")["accuracy"]["top1"],
+        card("imagenette_edge")["size"]["tflite_bytes"] / 1e3,
+        card("imagenette_edge")["latency"]["median_ms"],
+    ],
     "students of CIFAR-10 ({} %), CIFAR-100 ({} %) and the digits ({} %), each with a card": [
         100 * card(name)["accuracy"]["top1"]
         for name in ("cifar10_vit_micro_acd_bit", "cifar100_vit_micro_acd_bit", "digits_vit_nano_acd_bit")
