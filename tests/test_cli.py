@@ -34,7 +34,7 @@ def broken_files(tmp_path):
         (["train", "digits_teacher", "--devices", "64"], "devices=64, but there is 1: CPU:0"),
         (["evaluate", "{folder}/none.keras", "--dataset", "digits"], "there is no file"),
         (["evaluate", "{folder}/truncated.keras", "--dataset", "digits"], "truncated.keras"),
-        (["evaluate", "{folder}/empty", "--dataset", "digits"], "holds no model.keras"),
+        (["evaluate", "{folder}/empty", "--data", "digits"], "holds no model.keras"),
         (["summary", "vit_nano_patch2_8:acd_bit:ten"], "PRESET:SCHEME"),
         (["convert", "vit_nano_patch2_8:acd_bit", "{folder}/empty/a.tflite", "--precision", "4bit"], "precision"),
         (["convert", "vit_nano_patch2_8:acd_bit", "{folder}/missing/a.tflite"], "missing"),

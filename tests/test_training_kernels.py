@@ -22,6 +22,7 @@ SIZES = [
     dict(width=96, heads=3, mlp_ratio=3, grid=(3, 5), batch=7),
     dict(width=128, heads=4, mlp_ratio=2, grid=(8, 8), batch=4),
     dict(width=64, heads=2, mlp_ratio=2, grid=(9, 8), batch=2),
+    dict(width=288, heads=9, mlp_ratio=4, grid=(2, 2), batch=2),
 ]
 KNOWN = (
     "acd_bit",

@@ -25,7 +25,7 @@ def add_robustness(subparsers):
         help="some of noise, attack, corruption, bitflip (default: all; attack needs Keras models)",
     )
     parser.add_argument("--samples", type=int, help="number of test images (default: 1000, or all where there are fewer)")
-    parser.add_argument("--dataset", help="default: the one the models were trained on")
+    parser.add_argument("--dataset", "--data", help="default: the one the models were trained on")
     parser.add_argument("--seed", type=int, help="of all random numbers (default: 0)")
     parser.add_argument("--repetitions", type=int, help="of noise and bit flips, each drawn anew (default: 3)")
     parser.add_argument(
@@ -76,7 +76,7 @@ def add_visualize(subparsers):
     parser.add_argument("--out", required=True, help="folder of the pictures, index.html and results.json")
     parser.add_argument("--samples", type=int, help="number of test images (default: 500, or all where there are fewer)")
     parser.add_argument("--pictures", type=int, default=8, help="number of images shown with their maps (default: %(default)s)")
-    parser.add_argument("--dataset", help="default: the one the models were trained on")
+    parser.add_argument("--dataset", "--data", help="default: the one the models were trained on")
     parser.add_argument("--seed", type=int, default=0, help="of the embedding of the features (default: %(default)s)")
 
 

@@ -71,7 +71,9 @@ def add_convert(subparsers):
         help="float32, or int8 or uint8, logits with a scale and a zero point that training images give (default: %(default)s)",
     )
     parser.add_argument("--layers", action="store_true", help="keep every layer an op of its own instead of one op per block")
-    parser.add_argument("--dataset", help="dataset whose images calibrate integers (default: the one the model was trained on)")
+    parser.add_argument(
+        "--dataset", "--data", help="dataset whose images calibrate integers (default: the one the model was trained on)"
+    )
 
 
 def convert(options):
@@ -135,7 +137,7 @@ def add_verify(subparsers):
     )
     parser.add_argument("model", help=MODEL)
     parser.add_argument("file", help="the .tflite or flat (.acdm) file")
-    parser.add_argument("--dataset", help="default: the one the model was trained on")
+    parser.add_argument("--dataset", "--data", help="default: the one the model was trained on")
     parser.add_argument("--samples", type=int, help="number of test images (default: all)")
     parser.add_argument("--tolerance", type=float, default=1e-3, help="of a logit (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1)

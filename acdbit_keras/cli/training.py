@@ -155,7 +155,7 @@ def add_evaluate(subparsers):
         data=True,
     )
     parser.add_argument("model", help="run folder, or .keras, .tflite or .acdm file")
-    parser.add_argument("--dataset", help="a name, or where the images are (default: what the model was trained on)")
+    parser.add_argument("--dataset", "--data", help="a name, or where the images are (default: what the model was trained on)")
 
 
 def evaluate(options):
