@@ -2,6 +2,7 @@
 
 `imagenette_edge`: `vit_mini_pooled8_96` (144 tokens), which begins as `imagenette_acd_bit`, trained on the labels alone, and
 learns from `imagenette_cnn`, a convolutional network in full precision. Few pictures: what is taught is worth more than labels.
+`imagenette_edge_float32`: its twin in full precision, from the start with the same teacher.
 
 The pictures of the catalog's "imagenette" are scaled for every epoch anew. From folders of pictures that already have 96 pixels:
 `acdbit train imagenette_edge --data FOLDER`.
@@ -26,18 +27,28 @@ _STUDENT = MINI.replace(
     augment="mirror[crop_area=0.25]",
     statistics_batches=20,
 )
+_EDGE = EDGE.replace(
+    name="imagenette_edge",
+    dataset="imagenette",
+    preset=_STUDENT.preset,
+    start=_STUDENT.name,
+    label_teacher=_CNN.name,
+    epochs=36,
+    learning_rate=5e-3,
+    augment="mirror[crop_area=0.35]",
+    statistics_batches=20,
+)
 RECIPES = (
     _CNN,
     _STUDENT,
-    EDGE.replace(
-        name="imagenette_edge",
-        dataset="imagenette",
-        preset=_STUDENT.preset,
-        start=_STUDENT.name,
-        label_teacher=_CNN.name,
-        epochs=36,
-        learning_rate=5e-3,
-        augment="mirror[crop_area=0.35]",
-        statistics_batches=20,
+    _EDGE,
+    _EDGE.replace(
+        name="imagenette_edge_float32",
+        scheme="float32",
+        start=None,
+        learning_rate=2e-3,
+        warmup_share=0.15,
+        weight_decay=0.05,
+        statistics_batches=0,
     ),
 )
