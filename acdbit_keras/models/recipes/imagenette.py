@@ -46,9 +46,11 @@ RECIPES = (
         name="imagenette_edge_float32",
         scheme="float32",
         start=None,
+        epochs=24,
         learning_rate=2e-3,
         warmup_share=0.15,
         weight_decay=0.05,
         statistics_batches=0,
+        jit_compile=False,
     ),
 )
