@@ -112,14 +112,11 @@ inline void CodeRow(Code* codes, int64_t row, int64_t columns, const float* z, c
 // Both sides of a tile lie packed: rows of a power of two floats would share a few sets of the first cache.
 constexpr int kTileRows = 6, kTileColumns = 16;
 
-// Memory for packed operands, kept from call to call.
-inline float* PackedReal(int64_t floats) {
-  thread_local std::vector<float> memory;
-  if (static_cast<int64_t>(memory.size()) < floats) memory.resize(static_cast<size_t>(floats));
-  return memory.data();
-}
+enum class Operand { kReal, kSigns };
 
-inline float* PackedSigns(int64_t floats) {
+// Memory for one packed operand, kept from call to call.
+template <Operand>
+inline float* Packed(int64_t floats) {
   thread_local std::vector<float> memory;
   if (static_cast<int64_t>(memory.size()) < floats) memory.resize(static_cast<size_t>(floats));
   return memory.data();
@@ -166,7 +163,7 @@ inline void SignedSums(int64_t rows, const float* real, int64_t row_stride, int6
 }
 
 inline const float* PackSigns(const Code* codes, int64_t depth, int64_t columns) {
-  float* packed = PackedSigns(depth * kTileColumns);
+  float* packed = Packed<Operand::kSigns>(depth * kTileColumns);
   for (int64_t k = 0; k < depth; k++) {
     std::memcpy(packed + k * kTileColumns, codes + k * columns, kTileColumns * sizeof(Code));
   }
@@ -186,7 +183,7 @@ inline void RealBySigns(const float* real, int64_t rows, int64_t depth, const Co
 inline void SignsByReal(const float* real, int64_t rows, int64_t units, const Code* codes, int64_t columns,
                         float* out) {
   const int64_t tiles = (units + kTileRows - 1) / kTileRows, size = rows * kTileRows;
-  float* packed = PackedReal(tiles * size);
+  float* packed = Packed<Operand::kReal>(tiles * size);
   const int64_t full = units / kTileRows, left = units % kTileRows;
   for (int64_t k = 0; k < rows; k++) {
     const float* from = real + k * units;
