@@ -14,7 +14,13 @@ pytestmark = pytest.mark.any_backend
 SIZES = dict(classes=4, image_size=8, patch_size=4, channels=1, width=32, depth=1, num_heads=1, mlp_ratio=2)
 # Under JAX each costs seconds to trace, and what tracks is the same code.
 SCHEMES = (
-    [*acd.schemes.names(), "acd_bit[tracking=batch]", "acd_bit[axis=token,restore=dynamic]", "acd_bit[threshold=learned]"]
+    [
+        *acd.schemes.names(),
+        "acd_bit[tracking=batch]",
+        "acd_bit[axis=token,restore=dynamic]",
+        "acd_bit[threshold=learned]",
+        "acd_bit[threshold=shifted_median]",
+    ]
     if keras.config.backend() == "tensorflow"
     else ["acd_bit", "xnor_net", "bit"]
 )

@@ -178,7 +178,10 @@ def test_what_runs_are_recognised_by_does_not_change_with_a_field_that_came_late
         ("float32[center=mean]", "the scheme 'float32' has no WeightSign whose center"),
         ("float32[shifts=off]", "shifts of the scheme 'float32.*' must be True"),
         ("acd_bit[treshold=mean]", "unknown option of a scheme 'treshold'; known: .*; did you mean 'threshold'"),
-        ("acd_bit[threshold=modus]", "threshold must be one of 'none', 'median', 'mean', 'learned', not 'modus'"),
+        (
+            "acd_bit[threshold=modus]",
+            "threshold must be one of 'none', 'median', 'mean', 'learned', 'shifted_median', not 'modus'",
+        ),
         ("acd_bit[restore=none]", "restore must be one of 'off', 'frozen', 'dynamic', not 'none'"),
         ("acd_bit[momentum=much]", "momentum must be a number, not 'much'"),
         ("acd_bit[sign=ste_sing]", "unknown quantizer 'ste_sing'.*did you mean 'ste_sign'"),

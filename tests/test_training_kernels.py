@@ -31,6 +31,7 @@ KNOWN = (
     "acd_bit[threshold=mean]",
     "acd_bit[restore=off]",
     "acd_bit[threshold=learned]",
+    "acd_bit[threshold=shifted_median]",
     "acd_bit[scale=none]",
     "acd_bit[threshold=none,shifts=off]",
     "binary_vit[shifts=off]",

@@ -17,7 +17,10 @@ from acdbit_keras.code import Code
 from acdbit_keras.quantizers.base import Comparison, Quantizer
 from acdbit_keras.typing import Shape, SignLike, Tensor
 
-THRESHOLDS = (None, "median", "mean", "learned")
+THRESHOLDS = (None, "median", "mean", "learned", "shifted_median")
+_STATISTICS = ("median", "mean", "shifted_median")
+_MEDIANS = ("median", "shifted_median")
+_TRAINED = ("learned", "shifted_median")
 AXES = ("token", "channel", "tensor")
 TRACKINGS = ("running", "batch")
 SCALES = (None, "mad", "std")
@@ -32,11 +35,12 @@ class AlignedSign(Quantizer):
     and mu = mean(z) are then the least-squares affine map of the signs, and E[code] = mu.
 
     Gradient: dz = dcode * alpha * phi(z - m), phi the pseudo-gradient of `sign`; m, alpha and mu are constants for
-    the gradient, except a learned threshold.
+    the gradient, except what of a threshold is learned.
 
     Args:
         threshold: m. `"median"`, the default, `"mean"`, `"learned"` (one trainable value per channel, 0 at the start; the
-            shift of BinaryViT) or `None` for 0.
+            shift of BinaryViT), `"shifted_median"` (the median plus such a trainable value: balanced at the start, and as
+            training wants it from there) or `None` for 0.
         axis: what m, and frozen alpha and mu, are statistics of: `"channel"`, the default, `"tensor"` or `"token"`.
         tracking: `"running"`, the default: m, alpha and mu are tracked while training and used as constants, in training and
             inference alike, where they fold into thresholds and biases; the median by pinball steps, without a
@@ -85,7 +89,7 @@ class AlignedSign(Quantizer):
 
     def __init__(
         self,
-        threshold: Literal["median", "mean", "learned"] | None = "median",
+        threshold: Literal["median", "mean", "learned", "shifted_median"] | None = "median",
         axis: Literal["token", "channel", "tensor"] = "channel",
         tracking: Literal["running", "batch"] = "running",
         scale: Literal["mad", "std"] | None = "mad",
@@ -134,7 +138,7 @@ class AlignedSign(Quantizer):
         if self.axis == "token":
             return ()
         names = []
-        if self.threshold in ("median", "mean"):
+        if self.threshold in _STATISTICS:
             names.append("location")
         if self.restore == "frozen":
             names.append("mean")
@@ -147,7 +151,7 @@ class AlignedSign(Quantizer):
         axes = statistics.reduction_axes(self.axis, rank, self.channel_axes)
         shape = tuple(1 if i in axes else d for i, d in enumerate(input_shape))
         channels = tuple(1 if i < rank - self.channel_axes else d for i, d in enumerate(input_shape))
-        if self.threshold == "learned":
+        if self.threshold in _TRAINED:
             self.shift = self.add_weight(name="threshold", shape=channels, initializer="zeros")
         # Kept out of mixed precision: half a float counts to 2048 and loses small steps.
         tracked = dict(trainable=False, dtype="float32", autocast=False)
@@ -163,12 +167,13 @@ class AlignedSign(Quantizer):
         z = ops.cast(ops.stop_gradient(inputs), "float32")
         axes = statistics.reduction_axes(self.axis, len(inputs.shape), self.channel_axes)
         exact = self.axis == "token" or (self.tracking == "batch" and training)
-        location = self._location(z, axes, exact)
+        statistic = self._statistic(z, axes, exact)
+        location = self._shifted(statistic)
         signs_ = self.sign(inputs if location is None else inputs - ops.cast(location, inputs.dtype))
         center = 0.0 if location is None else ops.stop_gradient(ops.cast(location, "float32"))
         if training and self.running_statistics:
             # Before they are read: alpha and mu of a batch include it, so that the first is not scaled by the start.
-            self._track(z, signs_, center, axes, exact)
+            self._track(z, signs_, statistic, center, axes, exact)
         if self.restore == "dynamic":
             spread, mean = self._spread(z, center, (-1,)), ops.mean(z, axis=-1, keepdims=True)
         elif exact:
@@ -178,11 +183,20 @@ class AlignedSign(Quantizer):
             mean = ops.convert_to_tensor(self.running_mean) if self.restore == "frozen" else None
         return self._code(signs_, spread, mean, inputs.dtype)
 
-    def _location(self, z, axes, exact):
-        if self.threshold is None:
+    def _location(self):
+        """The threshold as it is tracked and trained, `None` for 0."""
+        return self._shifted(self._statistic(None, None, exact=False))
+
+    def _shifted(self, statistic):
+        if self.threshold not in _TRAINED:
+            return statistic
+        shift = ops.convert_to_tensor(self.shift)
+        return shift if statistic is None else statistic + ops.cast(shift, statistic.dtype)
+
+    def _statistic(self, z, axes, exact):
+        """What of the threshold is a statistic, `None` for nothing."""
+        if self.threshold not in _STATISTICS:
             return None
-        if self.threshold == "learned":
-            return ops.convert_to_tensor(self.shift)
         if not exact:
             return ops.convert_to_tensor(self.running_location)
         if self.threshold == "mean":
@@ -214,9 +228,9 @@ class AlignedSign(Quantizer):
         return Code(signs_, scale, offset)
 
     def comparison(self) -> Comparison | None:
-        if self.axis == "token" and self.threshold in ("median", "mean"):
+        if self.axis == "token" and self.threshold in _STATISTICS:
             return None
-        location = self._location(None, None, exact=False)
+        location = self._location()
         threshold = 0.0 if location is None else ops.convert_to_numpy(location)
         if self.restore == "dynamic" or self.axis == "token":
             return Comparison(threshold, None, None, dynamic=True) if self.scale == "mad" and self.restore != "off" else None
@@ -226,20 +240,23 @@ class AlignedSign(Quantizer):
         constants = (part if code.is_constant(part) else ops.convert_to_numpy(part) for part in decoded[1:])
         return Comparison(threshold, *constants)
 
-    def _track(self, z, signs_, center, axes, exact):
+    def _track(self, z, signs_, statistic, center, axes, exact):
         """Moves the running statistics by one batch."""
         updates = self.updates.value
+        if self.threshold == "shifted_median" and not exact:
+            # The median is where as many lie above as below, wherever the threshold went.
+            signs_ = ops.where(z >= statistic, 1.0, -1.0)
         z, signs_ = self._share(z), self._share(signs_)
         mean = masking.mean(z, axes)
         spread = (
-            statistics.mean_absolute_deviation(z, center, axes) if self.threshold == "median" or self.scale == "mad" else None
+            statistics.mean_absolute_deviation(z, center, axes) if self.threshold in _MEDIANS or self.scale == "mad" else None
         )
         if "location" in self.running_statistics:
-            if self.threshold == "median" and not exact:
+            if self.threshold in _MEDIANS and not exact:
                 mean_sign = masking.mean(ops.cast(ops.stop_gradient(signs_), "float32"), axes)
                 moved = statistics.pinball_step(self.running_location.value, mean_sign, spread, mean, updates, self.momentum)
             else:
-                target = center if self.threshold == "median" else mean
+                target = statistic if self.threshold in _MEDIANS else mean
                 moved = statistics.running_average(self.running_location.value, target, updates, self.momentum)
             self.running_location.assign(moved)
         if "mean" in self.running_statistics:

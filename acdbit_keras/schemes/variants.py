@@ -22,6 +22,7 @@ _OPTIONS = (*_CHOICES, "sign", "momentum", "batch_share")
 _CENTER, _SHIFTS = "center", "shifts"
 _ALIGNED = ("activation", "hidden", "query", "key", "value")
 _REAL = "real"
+_UNSHIFTED = {"learned": None, "shifted_median": "median"}
 _PER_TOKEN = {("axis", "token"), ("restore", "dynamic")}
 
 
@@ -69,12 +70,12 @@ def _centered(scheme, center, name):
 
 
 def _unshifted(scheme):
-    """The places whose thresholds are learned, without these, as fields of a scheme."""
+    """The places whose thresholds are learned, without what is learned of them, as fields of a scheme."""
     places = {place: quantizers.get(getattr(scheme, place)) for place in _ALIGNED}
     return {
-        place: quantizers.clone(prototype, threshold=None)
+        place: quantizers.clone(prototype, threshold=_UNSHIFTED[prototype.threshold])
         for place, prototype in places.items()
-        if isinstance(prototype, quantizers.AlignedSign) and prototype.threshold == "learned"
+        if isinstance(prototype, quantizers.AlignedSign) and prototype.threshold in _UNSHIFTED
     }
 
 

@@ -183,7 +183,7 @@ class _Block:
         numbers += [momentum, share]
         for quantizer in self.quantizers:
             running = _running(quantizer)
-            median = getattr(quantizer, "threshold", None) == "median"
+            median = getattr(quantizer, "threshold", None) in ("median", "shifted_median")
             numbers += [_clip(quantizer), bool(running), median, "spread" in running, "mean" in running]
         return np.array(numbers, "float32")
 
@@ -191,7 +191,7 @@ class _Block:
     def _threshold(self, index):
         """Threshold of a quantizer per channel, as this batch is compared with it."""
         quantizer = self.quantizers[index]
-        location = quantizer._location(None, None, exact=False) if isinstance(quantizer, AlignedSign) else None
+        location = quantizer._location() if isinstance(quantizer, AlignedSign) else None
         return ops.zeros((self._width(index),)) if location is None else ops.reshape(location, (-1,))
 
     def _width(self, index):

@@ -154,6 +154,7 @@ def test_signs_after_a_norm_become_thresholds(tmp_path):
     [
         dict(threshold="median", restore="frozen"),
         dict(threshold="learned", scale=None, restore="off"),
+        dict(threshold="shifted_median", restore="frozen"),
         dict(threshold="mean", restore="dynamic", scale="std"),
         dict(threshold="median", axis="token", restore="dynamic"),
         dict(threshold="median", axis="tensor", restore="frozen"),

@@ -18,6 +18,9 @@ def valid(axis, restore, contracts):
     return not (contracts == "tokens" and (axis == "token" or restore == "dynamic"))
 
 
+LEARNED = ("learned", "shifted_median")
+
+
 def over(axis, rank, channel_axes):
     """The axes that a statistic of that kind runs over."""
     lead = tuple(range(rank - channel_axes))
@@ -35,7 +38,8 @@ class Reference:
             None: lambda: 0.0,
             "learned": lambda: state["threshold"],
             "mean": lambda: self.batch_mean() if self.exact else state["location"],
-            "median": lambda: np.median(self.z, self.axes, keepdims=True) if self.exact else state["location"],
+            "median": lambda: self.median(state),
+            "shifted_median": lambda: self.median(state) + state["threshold"],
         }[threshold]()
         self.signs = np.where(self.z >= self.m, 1.0, -1.0)
         self.alpha, self.mu = 1.0, 0.0
@@ -49,6 +53,9 @@ class Reference:
         if restore != "off":
             self.mu = self.z.mean(statistic_axes, keepdims=True) if computed else state["mean"]
         self.value = self.alpha * self.signs + self.mu
+
+    def median(self, state):
+        return np.median(self.z, self.axes, keepdims=True) if self.exact else state["location"]
 
     def batch_mean(self):
         return self.z.mean(self.axes, keepdims=True)
@@ -67,7 +74,7 @@ def randomise(quantizer, rng):
             weight = getattr(quantizer, f"running_{name}")
             state[name] = np.abs(rng.normal(size=weight.shape)) + 0.1 if name == "spread" else rng.normal(size=weight.shape)
             weight.assign(state[name])
-    if quantizer.threshold == "learned":
+    if quantizer.threshold in LEARNED:
         state["threshold"] = rng.normal(size=quantizer.shift.shape)
         quantizer.shift.assign(state["threshold"])
     return state
@@ -116,7 +123,7 @@ def test_what_one_batch_moves(threshold, tracking, restore, scale):
     reference = Reference(z, before, True, **options, contracts="channels")
     quantizer(z, training=True)
     expected = {}
-    if threshold in ("median", "mean"):
+    if threshold not in (None, "learned"):
         # The tracked median starts from the mean.
         expected["location"] = reference.m if tracking == "batch" else reference.batch_mean()
     if restore == "frozen":
@@ -156,9 +163,26 @@ def test_gradient(sign, phi, threshold, scale, restore):
     expected = upstream * reference.alpha * phi(reference.z - reference.m)
     by_inputs, by_weights = layer_gradient(quantizer, z, upstream, result=lambda code: code.decode(), training=True)
     np.testing.assert_allclose(by_inputs, expected, rtol=1e-4, atol=1e-5)
-    assert len(by_weights) == (threshold == "learned")
+    assert len(by_weights) == (threshold in LEARNED)
     if by_weights:
         np.testing.assert_allclose(by_weights[0], -expected.sum((0, 1), keepdims=True), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("tracking", TRACKINGS)
+def test_a_shifted_median_is_tracked_as_a_median(tracking):
+    """Wherever the threshold went, the running location comes to lie where as many are above as below."""
+    z = np.random.default_rng(3).exponential(size=(64, 16, 3)).astype(np.float32)
+    plain, shifted = (AlignedSign(threshold=threshold, tracking=tracking) for threshold in ("median", "shifted_median"))
+    for quantizer in (plain, shifted):
+        quantizer.build(z.shape)
+    shifted.shift.assign(np.full(shifted.shift.shape, 0.5))
+    for _ in range(200):
+        for quantizer in (plain, shifted):
+            quantizer(z, training=True)
+    median = np.median(z, (0, 1))
+    np.testing.assert_allclose(array(shifted.running_location)[0, 0], median, atol=0.02)
+    np.testing.assert_allclose(shifted.comparison().threshold[0, 0], array(plain.running_location)[0, 0] + 0.5, atol=0.02)
+    np.testing.assert_array_equal(array(shifted(z).signs), np.where(z >= shifted.comparison().threshold, 1.0, -1.0))
 
 
 def test_a_share_of_the_batch_is_its_first_samples():
@@ -196,7 +220,7 @@ def test_the_running_threshold_balances_the_bits(tracking):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"threshold": "mode"}, "threshold must be one of None, 'median', 'mean', 'learned', not 'mode'"),
+        ({"threshold": "mode"}, "threshold must be one of None, 'median', 'mean', 'learned', 'shifted_median', not 'mode'"),
         ({"axis": "row"}, "axis must be one of 'token', 'channel', 'tensor', not 'row'"),
         ({"batch_share": 0.0}, r"batch_share must be in \(0, 1\], not 0.0"),
         ({"tracking": "none"}, "tracking must be one of 'running', 'batch', not 'none'"),

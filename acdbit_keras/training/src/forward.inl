@@ -89,7 +89,7 @@ class ForwardPass : Pass {
     }
   }
 
-  // Sums of z, |z - threshold| and the sign over the images that running statistics are taken from.
+  // Sums of z, |z - threshold| and the sign of z - location over the images that running statistics are taken from.
   struct QuantizerSums {
     QuantizerSums(int64_t width) : mean(width), spread(width), sign(width) {}
     ColumnSums mean, spread, sign;
@@ -109,14 +109,15 @@ class ForwardPass : Pass {
     return options.training && options.quantizers[quantizer].tracked && image < share_images;
   }
 
-  static void Watch(const float* z, const float* threshold, int64_t columns, QuantizerChunk& sums) {
+  // The sign is that of z - location: a threshold may lie beside the median that is tracked.
+  void Watch(int quantizer, const float* z, QuantizerChunk& sums) const {
+    const float *threshold = Threshold(quantizer), *location = io.statistics + l.quantizers[quantizer].location;
     float *mean = sums.mean.get(), *spread = sums.spread.get(), *sign = sums.sign.get();
 #pragma omp simd
-    for (int64_t c = 0; c < columns; c++) {
-      const float above = z[c] - threshold[c];
+    for (int64_t c = 0; c < sums.width; c++) {
       mean[c] += z[c];
-      spread[c] += std::fabs(above);
-      sign[c] += z[c] >= threshold[c] ? 1.0f : -1.0f;
+      spread[c] += std::fabs(z[c] - threshold[c]);
+      sign[c] += z[c] >= location[c] ? 1.0f : -1.0f;
     }
   }
 
@@ -200,7 +201,7 @@ class ForwardPass : Pass {
     float *sum = chunk.sum.get(), *square = chunk.square.get();
     for (int64_t r = 0; r < rows; r++) {
       const float* own = z + r * p.in;
-      if (Watched(product, image + r / l.tokens)) Watch(own, threshold, p.in, chunk.quantizer);
+      if (Watched(product, image + r / l.tokens)) Watch(product, own, chunk.quantizer);
       PackRow(own, threshold, p.in, chunk.bits.data());
       const int32_t* differing = chunk.differing.data();
       DifferingBits(chunk.bits.data(), p.in / 32, state.weights.data(), p.out, chunk.differing.data());
@@ -261,7 +262,7 @@ class ForwardPass : Pass {
             float* out = outputs[p] + start + r * c;
             ProductRow(p, Counts(p) + start + r * c, u.get() + r * c, nullptr, out);
             const int quantizer = kAttentionQuery + p;
-            if (Watched(quantizer, b + r / l.tokens)) Watch(out, Threshold(quantizer), c, chunks[p]);
+            if (Watched(quantizer, b + r / l.tokens)) Watch(quantizer, out, chunks[p]);
           }
           chunks[p].Flush(part, sums[p]);
         }
