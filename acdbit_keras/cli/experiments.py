@@ -50,8 +50,8 @@ def add_ablate(subparsers):
         "--grid",
         default="paper",
         help="paper (Da x Dc), threshold, restore, axis, alignment, which crosses the three, parts: each part of alignment as "
-        "the baseline has it, with and without learned shifts, or bits: what those of weights, activations and attention cost "
-        "(default: %(default)s)",
+        "the baseline has it, with and without learned shifts, forms: alignment that binds less and less, or bits: what those of "
+        "weights, activations and attention cost (default: %(default)s)",
     )
 
 

@@ -98,8 +98,9 @@ def test_weights_of_the_recipe_are_those_of_the_correction_alone():
 
 def test_the_grids_vary_one_part_of_alignment():
     rows = experiments.ablate(DIGITS, "threshold", seeds=(0,)).rows
-    assert [row.key for row in rows] == ["none", "median/frozen/channel", "mean/frozen/channel", "learned/frozen/channel"]
-    assert [row.changes["scheme"] for row in rows[1:]] == ["acd_bit", "acd_bit[threshold=mean]", "acd_bit[threshold=learned]"]
+    others = ["shifted_median", "mean", "learned"]
+    assert [row.key for row in rows] == ["none", *(f"{name}/frozen/channel" for name in ["median", *others])]
+    assert [row.changes["scheme"] for row in rows[1:]] == ["acd_bit", *(f"acd_bit[threshold={name}]" for name in others)]
     for cell in experiments.ablate(DIGITS, "axis", seeds=(0,)).cells():
         weights = (cell.recipe.label_weight, cell.recipe.query_key_weight)
         assert weights == ((None, None) if cell.row.key == "none" else (1.0, 0.0)), "labels alone, in every row"
@@ -137,9 +138,20 @@ def test_the_grid_of_parts_gives_back_one_part_at_a_time_with_and_without_learne
     assert all({first, second} <= set(found) for first, second in experiment.contrasts)
 
 
+def test_the_grid_of_forms_takes_back_what_binds_and_shares_the_runs_of_other_grids():
+    experiment = experiments.ablate(DIGITS, "forms", seeds=(0,))
+    cells = {cell.row.key: cell.recipe for cell in experiment.cells()}
+    schemes_of = {key: schemes.get(recipe.scheme) for key, recipe in cells.items() if key != "none"}
+    said = [(scheme.quantizer("query").threshold, scheme.quantizer("weight").center) for scheme in schemes_of.values()]
+    assert said == [("median", "median"), ("median", "mean"), ("shifted_median", "mean"), ("learned", "mean")]
+    parts = {cell.row.key: cell.recipe for cell in experiments.ablate(DIGITS, "parts", seeds=(0,)).cells()}
+    assert all(cells[key] == parts[key] for key in ("none", "Da", "Da, center of BinaryViT"))
+    assert experiment.contrasts == tuple((key, "Da") for key in list(cells)[2:])
+
+
 def test_the_crossed_grid_skips_what_has_no_meaning_and_says_why():
     experiment = experiments.ablate(DIGITS, "alignment", seeds=(0,))
-    assert len(experiment.rows) == 1 + 3 * 3 * 3
+    assert len(experiment.rows) == 1 + 4 * 3 * 3
     skipped = {row.key: row.skipped for row in experiment.rows if row.skipped}
     assert skipped["median/frozen/token"].startswith("the statistics of a token come from the input")
     assert "learned/dynamic/tensor" in skipped and "learned/dynamic/channel" not in skipped

@@ -9,15 +9,22 @@ from acdbit_keras.studies.experiments import paper
 from acdbit_keras.studies.experiments.plan import Experiment, Row
 
 BASELINE, ALIGNED = "binary_vit", "acd_bit"
-THRESHOLDS = ("median", "mean", "learned")
+THRESHOLDS = ("median", "shifted_median", "mean", "learned")
 RESTORES = ("off", "frozen", "dynamic")
 AXES = ("channel", "tensor", "token")
 # What acd_bit itself is; a grid changes one of these, or all.
 _DEFAULTS = {"threshold": "median", "restore": "frozen", "axis": "channel"}
 _VALUES = {"threshold": THRESHOLDS, "restore": RESTORES, "axis": AXES}
-GRIDS = ("paper", *_VALUES, "alignment", "parts", "bits")
+GRIDS = ("paper", *_VALUES, "alignment", "parts", "forms", "bits")
 # One part of the alignment as the baseline has it; without learned shifts that has no threshold at all.
 _PARTS_OF_ALIGNMENT = {"threshold": "learned", "scale": "none", "restore": "off", "center": "mean"}
+# Alignment that binds less and less: a sign at its median leaves nothing to learn per channel, and weights centred at their
+# median have as many +1 as -1 in every row.
+_FORMS = {
+    "Da, center of BinaryViT": "center=mean",
+    "Da, center of BinaryViT, shifted median": "threshold=shifted_median,center=mean",
+    "Da, center and threshold of BinaryViT": "threshold=learned,center=mean",
+}
 # Parts of a block, and the places that make them up.
 _PARTS = {
     "weights": ("weight",),
@@ -44,8 +51,10 @@ def ablate(recipe, grid="paper", seeds=(0, 1, 2)):
     alignment over its values. `"alignment"`: all three, crossed. These four train on the teacher's labels alone, so that
     what they differ in is alignment. `"parts"`: alignment with one part after the other as the baseline has it - threshold,
     scale, restore, centre of the weights -, all with and without what the network itself learns to add per channel, which
-    may do a threshold's work. `"bits"`: the baseline's block with weights, activations, attention or all of them
-    left real, on the same labels: what is lost by their bits on this budget, more than which no alignment can win back.
+    may do a threshold's work. `"forms"`: alignment from the paper's to one that binds nothing - weights centred at their mean,
+    then a median with a trained value beside it, then a learned threshold in its place. `"bits"`: the baseline's block with
+    weights, activations, attention or all of them left real, on the same labels: what is lost by their bits on this budget,
+    more than which no alignment can win back.
 
     Args:
         recipe: `Recipe` of a student; its scheme is replaced.
@@ -73,6 +82,13 @@ def ablate(recipe, grid="paper", seeds=(0, 1, 2)):
         notes = (
             "Every row is trained on the teacher's labels alone. The rows behind Da have the named part of alignment as "
             "BinaryViT has it. Without shifts: the norms' beta, the activations' shifts and learned thresholds stay 0.",
+        )
+    elif grid == "forms":
+        rows, contrasts = [baseline, *_form_rows()], tuple((name, "Da") for name in _FORMS)
+        notes = (
+            "Every row is trained on the teacher's labels alone. Da: weights centred at the median of a row, signs at the median "
+            "of a channel. The rows behind it centre weights at their mean; the shifted median is the median and a trained value "
+            "per channel.",
         )
     elif grid == "bits":
         rows, contrasts = [baseline, *_bits_rows()], ()
@@ -115,6 +131,10 @@ def _part_rows():
         without = "none" if part == "threshold" else value
         rows.append(_part_row(f"Da, {part} of BinaryViT{_UNSHIFTED}", ALIGNED, f"{part}={without},shifts=off"))
     return rows
+
+
+def _form_rows():
+    return [_part_row(key, ALIGNED, options) for key, options in {"Da": "", **_FORMS}.items()]
 
 
 def _part_row(key, scheme, options):
