@@ -5,6 +5,7 @@ import pathlib
 import shlex
 import tempfile
 
+import keras
 import numpy as np
 
 from acdbit_keras import checks, text
@@ -14,7 +15,6 @@ from acdbit_keras.machine import processor
 from acdbit_keras.models import data, recipes
 from acdbit_keras.models.loading import load_model
 from acdbit_keras.models.run import Run
-from acdbit_keras.models.train import evaluate
 from acdbit_keras.models.zoo import entries
 from acdbit_keras.models.zoo.compact import FLOAT_TWIN, PRECISIONS, load_compact, save_compact
 from acdbit_keras.studies import deployed
@@ -132,19 +132,28 @@ def _facts(recipe, found, trained, model):
 
 def _accuracies(found, trained, model, say):
     say(f"evaluating the compact model and the run's on {found.info().test_examples} test images")
-    scores, run_scores = evaluate(model, found), evaluate(trained, found)
     test = deployed.test_images(found, model.image_size, batch_size=128)
+    labels = np.concatenate([labels for _, labels in test.as_numpy_iterator()])
+    # Once each: of a small network, what a pass over the images takes is its trace.
+    images = test.map(lambda images, labels: images)
+    logits, run_logits = (each.predict(images, verbose=0) for each in (model, trained))
+    top1, top5 = keras.metrics.SparseCategoricalAccuracy, keras.metrics.SparseTopKCategoricalAccuracy
     return {
-        "accuracy": {"top1": scores["accuracy"], "top5": scores["top5"], "images": scores["images"]},
-        "run": {"top1": run_scores["accuracy"], "equal_argmax": _agreement(model, trained, test)},
+        "accuracy": {
+            "top1": _score(top1(), labels, logits),
+            "top5": _score(top5(k=min(5, logits.shape[1])), labels, logits),
+            "images": len(labels),
+        },
+        "run": {
+            "top1": _score(top1(), labels, run_logits),
+            "equal_argmax": float((logits.argmax(axis=1) == run_logits.argmax(axis=1)).mean()),
+        },
     }
 
 
-def _agreement(model, other, test):
-    """Share of images that two models put into the same class."""
-    images = test.map(lambda images, labels: images)
-    ours, theirs = (np.argmax(each.predict(images, verbose=0), axis=1) for each in (model, other))
-    return float((ours == theirs).mean())
+def _score(metric, labels, logits):
+    metric.update_state(labels, logits)
+    return float(metric.result())
 
 
 def _measured(found, model, file, say):
