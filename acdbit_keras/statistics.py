@@ -48,7 +48,7 @@ def median(x, axis):
     flat = ops.reshape(ops.transpose(x, kept + axes), [shape[a] for a in kept] + [-1])
     flat = ops.sort(flat, axis=-1)
     count = ops.shape(flat)[-1]
-    middle = 0.5 * (ops.take(flat, (count - 1) // 2, axis=-1) + ops.take(flat, count // 2, axis=-1))
+    middle = ops.mean(flat[..., (count - 1) // 2 : count // 2 + 1], axis=-1)
     return ops.reshape(middle, [1 if a in axes else shape[a] for a in range(len(x.shape))])
 
 
