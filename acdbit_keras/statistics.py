@@ -110,20 +110,26 @@ def mean_absolute_deviation(x, center, axis):
     return masking.mean(ops.abs(x - center), axis)
 
 
-def running_average(previous, value, updates, momentum):
-    """Exponential moving average without a bias towards its start.
+def tracking_rate(updates, momentum):
+    """How far an update moves a running statistic: 1, 1/2, 1/3, ..., which forms a plain average, down to `1 - momentum`.
 
-    The first updates form a plain average (rate 1, 1/2, 1/3, ...) until the rate reaches `1 - momentum`.
+    Args:
+        updates: number of updates so far.
+        momentum: in [0, 1).
     """
-    rate = ops.maximum(1.0 - momentum, 1.0 / (updates + 1.0))
+    return ops.maximum(1.0 - momentum, 1.0 / (updates + 1.0))
+
+
+def running_average(previous, value, rate):
+    """Exponential moving average, with the rates of `tracking_rate` without a bias towards its start."""
     return previous + rate * (value - previous)
 
 
-def pinball_step(previous, mean_sign, spread, mean, updates, momentum):
+def pinball_step(previous, mean_sign, spread, mean, updates, rate):
     """One step of a running median that needs no sort: m <- m + rate * gain * spread * mean(s(z - m)).
 
     The signs are those the quantizer computed anyway. Descends the pinball loss E|z - m|, whose minimum is the
-    median. The first step starts from the batch mean; the rate then falls as in `running_average`.
+    median. The first step starts from the batch mean.
 
     Args:
         previous: current median.
@@ -131,9 +137,8 @@ def pinball_step(previous, mean_sign, spread, mean, updates, momentum):
         spread: mean absolute deviation of the batch, the unit of the step.
         mean: batch mean.
         updates: number of updates so far.
-        momentum: in [0, 1).
+        rate: that of this step, `tracking_rate`.
     """
-    rate = ops.maximum(1.0 - momentum, 1.0 / (updates + 1.0))
     return ops.where(updates == 0, mean, previous + rate * PINBALL_GAIN * spread * mean_sign)
 
 

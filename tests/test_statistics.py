@@ -109,12 +109,13 @@ def test_pinball_converges_to_the_median_of_a_skewed_law(start):
     for updates in range(1500):
         z = 2.0 + rng.exponential(size=128)
         spread, mean_sign = np.float32(np.mean(np.abs(z - m))), np.float32(np.mean(np.where(z >= m, 1.0, -1.0)))
-        m = array(statistics.pinball_step(m, mean_sign, spread, np.float32(z.mean()), np.float32(updates), 0.99))
+        rate = statistics.tracking_rate(np.float32(updates), 0.99)
+        m = array(statistics.pinball_step(m, mean_sign, spread, np.float32(z.mean()), np.float32(updates), rate))
     assert m == pytest.approx(2.0 + LN2, abs=0.03)
 
 
 def test_pinball_starts_from_the_mean():
-    first = statistics.pinball_step(np.float32(9.0), np.float32(1.0), np.float32(1.0), np.float32(0.5), np.float32(0.0), 0.9)
+    first = statistics.pinball_step(np.float32(9.0), np.float32(1.0), np.float32(1.0), np.float32(0.5), np.float32(0.0), 1.0)
     assert array(first) == 0.5
 
 
@@ -124,7 +125,8 @@ def test_running_average_is_unbiased():
     average = np.float32(100.0)
     seen = []
     for updates, value in enumerate(values_):
-        average = array(statistics.running_average(average, value, np.float32(updates), 0.9))
+        rate = statistics.tracking_rate(np.float32(updates), 0.9)
+        average = array(statistics.running_average(average, value, rate))
         seen.append(average)
     plain = np.cumsum(values_) / np.arange(1, 41)
     np.testing.assert_allclose(seen[:10], plain[:10], rtol=1e-5)

@@ -242,11 +242,13 @@ class AlignedSign(Quantizer):
 
     def _track(self, z, signs_, statistic, center, axes, exact):
         """Moves the running statistics by one batch."""
-        updates = self.updates.value
+        # Read and reckoned once for all that is tracked: in a graph every operation is one more to trace.
+        updates = ops.convert_to_tensor(self.updates)
+        rate = statistics.tracking_rate(updates, self.momentum)
         if self.threshold == "shifted_median" and not exact:
             # The median is where as many lie above as below, wherever the threshold went.
             signs_ = ops.where(z >= statistic, 1.0, -1.0)
-        z, signs_ = self._share(z), self._share(signs_)
+        z, signs_ = self._share(z, signs_)
         mean = masking.mean(z, axes)
         spread = (
             statistics.mean_absolute_deviation(z, center, axes) if self.threshold in _MEDIANS or self.scale == "mad" else None
@@ -254,30 +256,30 @@ class AlignedSign(Quantizer):
         if "location" in self.running_statistics:
             if self.threshold in _MEDIANS and not exact:
                 mean_sign = masking.mean(ops.cast(ops.stop_gradient(signs_), "float32"), axes)
-                moved = statistics.pinball_step(self.running_location.value, mean_sign, spread, mean, updates, self.momentum)
+                moved = statistics.pinball_step(self.running_location.value, mean_sign, spread, mean, updates, rate)
             else:
                 target = statistic if self.threshold in _MEDIANS else mean
-                moved = statistics.running_average(self.running_location.value, target, updates, self.momentum)
+                moved = statistics.running_average(self.running_location.value, target, rate)
             self.running_location.assign(moved)
         if "mean" in self.running_statistics:
-            self.running_mean.assign(statistics.running_average(self.running_mean.value, mean, updates, self.momentum))
+            self.running_mean.assign(statistics.running_average(self.running_mean.value, mean, rate))
         if "spread" in self.running_statistics:
             value = self._deviation(z, axes) if self.scale == "std" else spread
-            self.running_spread.assign(statistics.running_average(self.running_spread.value, value, updates, self.momentum))
+            self.running_spread.assign(statistics.running_average(self.running_spread.value, value, rate))
         self.updates.assign(updates + 1.0)
 
-    def _share(self, x):
-        """The samples that the running statistics are taken from."""
-        if self.batch_share == 1.0:
-            return x
-        if masking.weights(x) is not None:
-            # The mask is one of the whole batch.
-            return x
-        batch = replicas.batch_shape(x)[0]
+    def _share(self, z, signs_):
+        """Of both, the samples that the running statistics are taken from."""
+        # A mask is one of the whole batch.
+        if self.batch_share == 1.0 or masking.weights(z) is not None:
+            return z, signs_
+        batch = replicas.batch_shape(z)[0]
         if isinstance(batch, int):
-            return x[: math.ceil(batch * self.batch_share)]
-        count = ops.cast(ops.ceil(ops.cast(batch, "float32") * self.batch_share), "int32")
-        return x[: ops.maximum(count - replicas.first_row(x), 0)]
+            count = math.ceil(batch * self.batch_share)
+        else:
+            count = ops.cast(ops.ceil(ops.cast(batch, "float32") * self.batch_share), "int32")
+            count = ops.maximum(count - replicas.first_row(z), 0)
+        return z[:count], signs_[:count]
 
     def get_config(self) -> dict[str, Any]:
         return {

@@ -107,8 +107,10 @@ class ThresholdedProbabilities(Quantizer):
         # Every row keeps its largest element, so there is something to divide by.
         summed, count = replicas.total([ops.sum(x * kept), ops.sum(kept)])
         mean = summed / count
-        self.running_scale.assign(statistics.running_average(self.running_scale.value, mean, self.updates.value, self.momentum))
-        self.updates.assign(self.updates.value + 1.0)
+        updates = ops.convert_to_tensor(self.updates)
+        rate = statistics.tracking_rate(updates, self.momentum)
+        self.running_scale.assign(statistics.running_average(self.running_scale.value, mean, rate))
+        self.updates.assign(updates + 1.0)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), **{name: getattr(self, name) for name in ("rule", "ratio", "scale", "momentum")}}

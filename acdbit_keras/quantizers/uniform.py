@@ -137,7 +137,7 @@ class UniformQuantizer(Quantizer):
     def _moved(self, previous, value, updates, extreme):
         if self.range == "extremes":
             return ops.where(updates > 0, extreme(previous, value), value)
-        return statistics.running_average(previous, value, updates, self.momentum)
+        return statistics.running_average(previous, value, statistics.tracking_rate(updates, self.momentum))
 
     def get_config(self) -> dict[str, Any]:
         options = {name: getattr(self, name) for name in ("bits", "symmetric", "per", "range", "noise", "momentum")}
