@@ -55,7 +55,8 @@ def blocks(path, *languages):
 # === Python ===
 @pytest.fixture(scope="module")
 def surroundings(tmp_path_factory):
-    """A folder with what pages take for granted: pictures of three classes and a converted student; and the student."""
+    """A folder with what pages take for granted: pictures of three classes and a converted student; and what those of the
+    tutorial are in their code."""
     folder = tmp_path_factory.mktemp("pages")
     rng = np.random.default_rng(0)
     for name in ("cats", "dogs", "owls"):
@@ -67,7 +68,7 @@ def surroundings(tmp_path_factory):
     student = acd.models.build("vit_nano_patch2_8", "acd_bit", depth=1)
     student(images, training=True)
     acd.convert.to_tflite(student, folder / "student.tflite", card={"classes": list("0123456789"), "mean": [0.3], "std": [0.3]})
-    return folder, {"keras": keras, "acd": acd, "student": student, "images": images, "labels": np.arange(32) % 10}
+    return folder, {"student": student, "images": images, "labels": np.arange(32) % 10}
 
 
 @pytest.mark.parametrize("path", [page for page in PAGES if blocks(page, "python") and named(page) not in LOOKED_UP], ids=named)

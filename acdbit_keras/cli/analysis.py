@@ -16,7 +16,9 @@ def add_robustness(subparsers):
         "Accuracy of several models under noise, attacks, corruptions and bit flips; results.json, results.csv, curves.png.",
         data=True,
     )
-    parser.add_argument("models", nargs="+", metavar="MODEL", help="run folders, .keras or .tflite files")
+    parser.add_argument(
+        "models", nargs="+", metavar="MODEL", help="run folders, .keras or .tflite files, or names of `acdbit zoo`"
+    )
     parser.add_argument("--out", required=True, help="folder of the results")
     parser.add_argument(
         "--tests",
@@ -71,7 +73,10 @@ def add_visualize(subparsers):
         data=True,
     )
     parser.add_argument(
-        "models", nargs="+", metavar="MODEL", help="run folders or .keras files; a float teacher among them is compared with"
+        "models",
+        nargs="+",
+        metavar="MODEL",
+        help="run folders, .keras files, or names of `acdbit zoo`; a float teacher among them is compared with",
     )
     parser.add_argument("--out", required=True, help="folder of the pictures, index.html and results.json")
     parser.add_argument("--samples", type=int, help="number of test images (default: 500, or all where there are fewer)")

@@ -18,8 +18,8 @@ def add_bench(subparsers):
     )
     parser.add_argument(
         "--model",
-        help="instead of files a binary run folder, .keras file, or PRESET:SCHEME[:CLASSES] for an untrained model: "
-        "it and its float twin on every engine",
+        help="instead of files a binary run folder, .keras file, name of `acdbit zoo`, or PRESET:SCHEME[:CLASSES] for an "
+        "untrained model: it and its float twin on every engine",
     )
     parser.add_argument(
         "--kernels",

@@ -52,13 +52,6 @@ def dataset_of(options, model, required=True):
     """
     if options.dataset:
         return options.dataset
-    if in_zoo(model):
-        from acdbit_keras.models import zoo
-
-        return zoo.card(model)["data"]["dataset"]
     from acdbit_keras.studies import subjects
 
-    dataset = subjects.dataset_of(model)
-    if required and dataset is None:
-        raise ValueError(f"there is no recipe.json beside {model} that says which dataset it was trained on; pass --dataset")
-    return dataset
+    return subjects.needed_dataset_of(model, options.data_dir) if required else subjects.dataset_of(model)

@@ -100,7 +100,7 @@ def _table(subparsers, name, run, summary, seeds=(0,)):
     parser.add_argument(
         "--runs", default=RUNS, help="folder of runs, where the teacher is found or made too (default: %(default)s)"
     )
-    parser.add_argument("--teacher", help="run folder or .keras file of another teacher than the recipe's")
+    parser.add_argument("--teacher", help="another teacher than the recipe's: run folder, .keras file, or name of `acdbit zoo`")
     parser.add_argument(
         "--jobs",
         type=int,

@@ -5,7 +5,7 @@ import pathlib
 
 from acdbit_keras import checks
 from acdbit_keras.cli import emit
-from acdbit_keras.cli.common import MODEL, command, dataset_of, model_of
+from acdbit_keras.cli.common import MODEL, command, dataset_of, in_zoo, model_of
 from acdbit_keras.studies import deployed
 
 FORMATS = ("tflite", "flat", "c", "arduino")
@@ -84,12 +84,14 @@ def convert(options):
         return
     precision = options.precision or getattr(getattr(model, "scheme", None), "precision", None)
     dataset = dataset_of(options, options.model, required=precision == "int8" or options.output != "float32")
+    described = _described(options)
     report = deployed.convert(
         model,
         options.out,
         dataset,
         options.data_dir,
         precision,
+        described,
         attention=options.attention,
         fuse_blocks=not options.layers,
         half=options.half,
@@ -99,6 +101,15 @@ def convert(options):
         stem=options.stem,
     )
     emit(options, str(report), report.to_dict())
+
+
+def _described(options):
+    """The card of the file: that of the zoo's entry, or made of the dataset."""
+    if options.dataset or not in_zoo(options.model):
+        return True
+    from acdbit_keras.studies import zoo
+
+    return zoo.description(options.model)
 
 
 def _convert_flat(options, model, form):
@@ -114,8 +125,10 @@ def _convert_flat(options, model, form):
             raise ValueError(f"--{name} is for .tflite files" + ("; --compact makes flat ones smaller" if name == "half" else ""))
     if options.output != "float32":
         raise ValueError(f"--output {options.output} is for .tflite files; flat ones give floats")
+    if options.stem != "float32":
+        raise ValueError(f"--stem {options.stem} is for .tflite files; --compact gives flat ones a stem of integers")
     dataset = dataset_of(options, options.model, required=False)
-    settings = dict(data_dir=options.data_dir, compact=options.compact, input=options.input)
+    settings = dict(data_dir=options.data_dir, described=_described(options), compact=options.compact, input=options.input)
     if form == "flat":
         report = deployed.convert_flat(model, options.out, dataset, **settings)
     else:
@@ -162,7 +175,7 @@ def verify(options):
 
 def add_predict(subparsers):
     parser = command(subparsers, "predict", predict, "Classify image files with a .tflite file or a trained model of the zoo.")
-    parser.add_argument("file", help="the .tflite file, converted from a run, or a name of `acdbit zoo`")
+    parser.add_argument("file", help="the .tflite or flat (.acdm) file, converted from a run, or a name of `acdbit zoo`")
     parser.add_argument(
         "images", nargs="+", metavar="IMAGE", help="PNG or JPEG files; the central square is scaled to the model's input"
     )

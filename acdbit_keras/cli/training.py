@@ -39,7 +39,7 @@ def add_train(subparsers):
     parser.add_argument(
         "--runs", default="runs", help="folder of runs, where the recipe's teacher is found or made (default: %(default)s)"
     )
-    parser.add_argument("--teacher", help="run folder or .keras file of another teacher")
+    parser.add_argument("--teacher", help="another teacher: run folder, .keras file, or name of `acdbit zoo`")
     parser.add_argument(
         "--minutes", type=float, help="a budget in place of epochs: a step is timed, and as many epochs are run as fit"
     )
@@ -154,7 +154,7 @@ def add_evaluate(subparsers):
         "Accuracy of a run, or of a .keras, .tflite or .acdm file, on the test images.",
         data=True,
     )
-    parser.add_argument("model", help="run folder, or .keras, .tflite or .acdm file")
+    parser.add_argument("model", help="run folder, .keras, .tflite or .acdm file, or name of `acdbit zoo`")
     parser.add_argument("--dataset", "--data", help="a name, or where the images are (default: what the model was trained on)")
 
 
@@ -175,16 +175,7 @@ def evaluate(options):
 
 
 def _evaluate_file(options):
-    from acdbit_keras.models import data
-
-    dataset = dataset_of(options, options.model, required=False)
-    if not dataset:
-        raise ValueError(f"{options.model} does not say which dataset it was trained on; pass --dataset")
-    if not options.dataset and dataset not in data.names() and not pathlib.Path(dataset).is_file():
-        raise ValueError(
-            f"{options.model} was trained on {dataset!r}, which is not known by its name; pass --dataset RUN, the run's folder"
-        )
-    return deployed.evaluate_file(options.model, dataset, options.data_dir)
+    return deployed.evaluate_file(options.model, dataset_of(options, options.model), options.data_dir)
 
 
 def add_report(subparsers):

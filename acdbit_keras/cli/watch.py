@@ -12,7 +12,7 @@ from acdbit_keras.cli.common import command
 
 def add_watch(subparsers):
     parser = command(subparsers, "watch", watch, "Classify what a camera, a stream or a folder shows, one line a picture.")
-    parser.add_argument("file", help="the .tflite file, converted from a run, or a name of `acdbit zoo`")
+    parser.add_argument("file", help="the .tflite or flat (.acdm) file, converted from a run, or a name of `acdbit zoo`")
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--camera", type=int, metavar="N", help="number of a camera (default: 0), by picamera2 or OpenCV")
     source.add_argument("--folder", metavar="DIR", help="the pictures in a folder, by name")

@@ -47,7 +47,7 @@ class AlignedSign(Quantizer):
             sort. `"batch"`: exact statistics of the batch while training, their running average at inference.
             Statistics per token belong to the input and are always computed from it.
         scale: alpha. `"mad"`, the default, mean |z - m|; `"std"`, the standard deviation, which aligns the second
-            moment; `None` for 1.
+            moment; `None` for 1. With `contracts="channels"` the mean of those of the channels.
         restore: mu. `"off"`: 0. `"frozen"`, the default: of `axis`, tracked like m. `"dynamic"`: alpha and mu are
             those of each token, computed at inference too.
         sign: the straight-through sign; any Larq quantizer to {-1, +1}, or its name; default `"approx_sign"`.

@@ -1,6 +1,7 @@
 """ACD-BiT: distribution alignment and distribution correction.
 
-    x_b = alpha * s(z - m) + mu                   m median, alpha mean |z - m|, mu mean, per channel
+    x_b = alpha * s(z - m) + mu                   m median, alpha mean |z - m|, mu mean, per channel;
+                                                  alpha's mean over the channels where a product sums over them
     W_b = alpha * s(W - median_row W)             alpha = mean_row |W - median_row W|
     P_b = a * clip(round(P / a), 0, 1)            one learned a per layer, as in BinaryViT
 

@@ -52,7 +52,7 @@ def convert(model, path, dataset=None, data_dir=None, precision=None, described=
         dataset: that the model was trained on; without one the file is not described, and cannot be of integers.
         data_dir: where the datasets are prepared.
         precision: as for `to_tflite`; `None` is what the model's scheme says.
-        described: whether the file holds its `card`.
+        described: whether the file holds its `card`, or that card, where the dataset need not be here.
         **options: further ones of `to_tflite`.
 
     Returns:
@@ -72,15 +72,21 @@ def convert(model, path, dataset=None, data_dir=None, precision=None, described=
             what = "precision 'int8' is" if precise == "int8" else f"an output of {output} is"
             raise ValueError(f"{what} calibrated on training images: name the dataset that they are of")
         calibration = data.calibration(dataset, model.image_size, data_dir)
-    description = card(model, dataset, data_dir) if described and dataset else None
+    description = _description(model, dataset, data_dir, described)
     return to_tflite(model, path, precision=precision, calibration=calibration, card=description, **options)
 
 
-def convert_flat(model, path, dataset=None, data_dir=None, **options):
+def _description(model, dataset, data_dir, described):
+    if isinstance(described, dict):
+        return described
+    return card(model, dataset, data_dir) if described and dataset else None
+
+
+def convert_flat(model, path, dataset=None, data_dir=None, described=True, **options):
     """Converts a trained backbone to a flat file, described as `convert` does.
 
     Args:
-        model, path, dataset, data_dir: as for `convert`.
+        model, path, dataset, data_dir, described: as for `convert`.
         **options: further ones of `to_flat`.
 
     Returns:
@@ -88,7 +94,7 @@ def convert_flat(model, path, dataset=None, data_dir=None, **options):
     """
     from acdbit_keras.convert import to_flat
 
-    return to_flat(model, path, card=card(model, dataset, data_dir) if dataset else None, **options)
+    return to_flat(model, path, card=_description(model, dataset, data_dir, described), **options)
 
 
 def compare(model, path, dataset, data_dir=None, samples=None, **options):

@@ -51,6 +51,28 @@ def dataset_of(path):
     return read_json(card)["data"]["dataset"] if card.exists() else None
 
 
+def needed_dataset_of(path, data_dir=None):
+    """`dataset_of`, for whoever needs its images.
+
+    Raises:
+        ValueError: a model that does not say, or one trained on images of which it says how they were called and not where
+            they are.
+    """
+    dataset = dataset_of(path)
+    if dataset is None:
+        raise ValueError(f"{path} does not say which dataset it was trained on; pass --dataset")
+    try:
+        data.source(dataset, data_dir)
+    except ValueError:
+        if not in_zoo(path) and not is_file(path):
+            raise
+        raise ValueError(
+            f"{path} was trained on {dataset!r}, which is not known by its name; pass --dataset with where its images are: a "
+            "folder of class folders, a .csv, an .npz, or a run's folder"
+        ) from None
+    return dataset
+
+
 def in_zoo(path):
     """Whether a model is named by an entry of the zoo, and not by a file or folder of that name."""
     return not pathlib.Path(path).exists() and str(path) in entries.zoo_names()
@@ -69,10 +91,7 @@ def shared_dataset(paths, dataset=None):
     if dataset:
         data.source(dataset)
         return dataset
-    found = {str(path): dataset_of(path) for path in paths}
-    for path, name in found.items():
-        if name is None:
-            raise ValueError(f"{path} does not say which dataset it was trained on; pass --dataset")
+    found = {str(path): needed_dataset_of(path) for path in paths}
     # Of images of your own a run's folder knows where they are, a file only how they are called.
     stored = [name for name in found.values() if name.endswith(data.STORED)]
     if (

@@ -198,10 +198,14 @@ def converted(name, folder, **options):
         **options: for `to_tflite`.
     """
     path = pathlib.Path(folder) / f"{name}.tflite"
-    facts = entries.card(name)["data"]
-    # As the card has it: names of classes may stand in the dataset alone, which need not be here.
-    to_tflite(entries.from_zoo(name), path, card={key: facts[key] for key in deployed.CARD if key in facts}, **options)
+    to_tflite(entries.from_zoo(name), path, card=description(name), **options)
     return path
+
+
+def description(name):
+    """The card that a file of an entry holds, as the entry's own has it: the dataset, which names classes, need not be here."""
+    facts = entries.card(name)["data"]
+    return {key: facts[key] for key in deployed.CARD if key in facts}
 
 
 def line(made):

@@ -33,10 +33,13 @@ class KernelExecutor(execution.KerasExecutor):
         ValueError: for a number of threads below 1.
 
     Example:
-        >>> import acdbit_keras as acd
+        >>> import keras
         >>> import numpy as np
+        >>> import acdbit_keras as acd
         >>> model = acd.models.build("vit_nano_patch2_8", scheme="acd_bit", classes=10, depth=1)
-        >>> model.compile("adam", "sparse_categorical_crossentropy", jit_compile=False)
+        >>> model.compile(
+        ...     "adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), jit_compile=False
+        ... )
         >>> with acd.execution.using(acd.training.KernelExecutor()):
         ...     history = model.fit(np.zeros((4, 8, 8, 1)), np.zeros(4), verbose=0)
         >>> len(history.history["loss"])

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from acdbit_keras.cli import main
+from acdbit_keras.convert import Interpreter
 from acdbit_keras.models import data, from_zoo, load_compact, recipes, zoo, zoo_names
 from acdbit_keras.models.loading import load_model
 from acdbit_keras.models.train import evaluate, train
@@ -119,6 +120,25 @@ def test_a_float_twin_is_named_on_the_card_of_its_student(entry, run, tmp_path, 
     assert main(["zoo", "add", str(run), "quick", "--zoo", str(zoo_folder), "--limit", "Again."]) == 0
     assert zoo.card("quick", zoo_folder)["limits"][-1] == "Again."
     assert zoo.card("quick", zoo_folder)["float_twin"] == "quick_float"
+
+
+def test_an_entry_trained_on_pictures_of_one_s_own_is_converted_by_its_name_and_asks_for_them_where_it_needs_them(
+    tmp_path, capsys
+):
+    name = "imagenette_edge"
+    facts, file = zoo.card(name)["data"], str(tmp_path / "photographs.acdm")
+    assert facts["dataset"] not in data.names()
+    assert main(["convert", name, file]) == 0
+    card = Interpreter(file).card
+    assert all(card[key] == facts[key] for key in ("dataset", "mean", "std", "central_share", "classes"))
+    capsys.readouterr()
+    needing = (["evaluate", name], ["evaluate", file], ["verify", name, file], ["convert", name, "x.tflite", "--output", "int8"])
+    for arguments in needing:
+        assert main([*arguments, "--data-dir", str(tmp_path)]) == 2
+        told = (
+            f"{arguments[1]} was trained on 'imagenette96', which is not known by its name; pass --dataset with where its images"
+        )
+        assert told in capsys.readouterr().err
 
 
 def test_the_committed_float_twins_are_those_of_their_students():

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 HERE = pathlib.Path(__file__).resolve().parent
+DOCS = HERE.parents[1] / "docs"
 WEB = HERE.parents[1] / "acdbit_keras" / "convert" / "runtime" / "web"
 sys.path += [str(HERE), str(HERE.parent)]
 
@@ -116,6 +117,22 @@ def test_a_model_and_its_float_twin_classify_the_same_picture_beside_each_other(
         theirs = [interpreter.classify(np.asarray(Image.open(folder / f"colour{n}.png")), 1)[0].name for n in range(len(images))]
         assert re.findall(rf'data-{key}="(.+?)"', text) == theirs
     assert len(re.findall(r"[\d.]+ ms", text)) == 2 * len(images)
+
+
+def test_the_page_of_one_s_own_in_the_documentation_classifies_and_what_is_no_file_is_refused(site, chromium):
+    folder, address = site
+    [code] = re.findall(r"```js\n(.*?)```", (DOCS / "how-to" / "web.md").read_text(), re.DOTALL)
+    shutil.copy(folder / "model.acdm", folder / "mine.acdm")
+    told = "<script>console.log = ([best]) => (document.body.dataset.best = best.name);</script>"
+    refused = "load('acdbit.wasm', 'mine.acdm').catch((error) => (document.body.dataset.error = error.message));"
+    script = f'<script type="module">{code}{refused}</script>'
+    (folder / "mine.html").write_text(f'<!doctype html><body><img src="0.png">{told}{script}')
+    chromium.open(f"{address}mine.html")
+    chromium.wait("document.body.dataset.best && document.body.dataset.error")
+    best = Interpreter(folder / "mine.acdm").classify(np.asarray(Image.open(folder / "0.png")))[0].name
+    assert chromium.run("return document.body.dataset.best") == best
+    error = chromium.run("return document.body.dataset.error")
+    assert error.startswith("a model and the engine are a Response, an ArrayBuffer or a Uint8Array each, not acdbit.wasm")
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])

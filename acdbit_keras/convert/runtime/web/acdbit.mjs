@@ -18,6 +18,8 @@ export async function bytesOf(source) {
     if (!source.ok) throw new AcdbitError("model", `${source.url} answered ${source.status}`);
     return new Uint8Array(await source.arrayBuffer());
   }
+  if (typeof source !== "object")
+    throw new AcdbitError("model", `a model and the engine are a Response, an ArrayBuffer or a Uint8Array each, not ${source}; fetch it`);
   return source instanceof Uint8Array ? source : new Uint8Array(source);
 }
 
