@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from numerics import array, layer_gradient
 
-from acdbit_keras import execution, models, statistics
+from acdbit_keras import execution, models, schemes, statistics
 from acdbit_keras.models.blocks import BinaryBlock, FloatBlock
 from acdbit_keras.models.vit import VisionTransformer
+from acdbit_keras.quantizers import AlignedSign
 from acdbit_keras.training import KernelExecutor, available, executor_for, library, why_not
 
 KERAS = execution.KerasExecutor()
@@ -24,6 +25,7 @@ SIZES = [
     dict(width=64, heads=2, mlp_ratio=2, grid=(9, 8), batch=2),
     dict(width=288, heads=9, mlp_ratio=4, grid=(2, 2), batch=2),
 ]
+ACD_BIT = schemes.get("acd_bit")
 KNOWN = (
     "acd_bit",
     "binary_vit",
@@ -195,6 +197,8 @@ def test_what_is_not_a_number_stays_none():
         ("bivit", "its probabilities are not compared with a learned scale"),
         ("bibert", "its probabilities are not compared with a learned scale"),
         ("xnor_net", "the quantizer of attention's query is not a sign with frozen statistics"),
+        (ACD_BIT.replace(value=AlignedSign(channel_axes=2, batch_share=0.25)), "value has statistics or a scale over other axes"),
+        (ACD_BIT.replace(query=AlignedSign(batch_share=0.25)), "attention's query has statistics or a scale over other axes"),
     ],
 )
 def test_other_schemes_are_told_why_they_have_no_kernels_and_run_in_keras(scheme, reason):
@@ -214,6 +218,9 @@ def test_other_blocks_and_precisions_run_in_keras():
     reduced = BinaryBlock(32, 1, 2, "acd_bit", reduction=2)
     reduced.build((None, 4, 4, 32))
     assert "fewer keys" in why_not(reduced)
+    large = BinaryBlock(32, 1, 2, "acd_bit")
+    large.build((None, 65, 64, 32))
+    assert "more than 4096 tokens" in why_not(large)
     keras.config.set_dtype_policy("mixed_bfloat16")
     half = BinaryBlock(32, 1, 2, "acd_bit")
     half.build((None, 4, 4, 32))

@@ -107,7 +107,10 @@ def train(options):
         hosts.leave()
         if options.host:
             return  # host 0 tells
-    emit(options, f"{recipe.name}: accuracy {result['accuracy']:.4f} (best {result['best_accuracy']:.4f}), in {folder}", result)
+    best = f"best {result['best_accuracy']:.4f}"
+    if "validation_accuracy" in result:
+        best = f"{result['validation_accuracy']:.4f} of the images held out, {best}"
+    emit(options, f"{recipe.name}: accuracy {result['accuracy']:.4f} ({best}), in {folder}", result)
 
 
 def _join(options, recipe):

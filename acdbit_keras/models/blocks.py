@@ -304,6 +304,7 @@ class BinaryBlock(_Block):
         for layer in (self.context_norm, self.context_activation, self.output_product, self.mlp_norm, self.mlp_product_1):
             layer.build(input_shape)
         self.mlp_product_2.build(hidden_shape)
+        self.tokens = math.prod(input_shape[1:-1])
         if self.scheme.branches:
             for layer in (self.attention_scale, self.mlp_scale, self.mixer()):
                 layer.build(input_shape)

@@ -210,10 +210,11 @@ class _Training:
         if recipe.minutes is None or self.scheme.post_training:
             return budget.Plan(self.all_devices, recipe.epochs)
         stage, scheme, _, _ = self.scheme.schedule(recipe.epochs)[0]
-        assembled = self._assemble(0, stage, scheme, 0, recipe.epochs, 0)
         batches = -(-self.facts.test_examples // self.batch_size)
-        with execution.using(assembled.executor):
-            measured = budget.measure(assembled.model, assembled.train_set, assembled.test_set, batches)
+        with distribution.using(self.devices, self.batch_size):
+            assembled = self._assemble(0, stage, scheme, 0, recipe.epochs, 0)
+            with execution.using(assembled.executor):
+                measured = budget.measure(assembled.model, assembled.train_set, assembled.test_set, batches)
         return budget.plan(recipe, self.all_devices, measured, assembled.steps, self.batch_size)
 
     def _assemble(self, index, stage, scheme, first, end, epoch):
@@ -426,7 +427,7 @@ class _Training:
     def _test_set(self, image_size, one_hot):
         """Test images in batches that the devices can share."""
         size = distribution.test_batch_size(self.facts.test_examples, self.batch_size, self.all_devices)
-        batches = data.pipeline(self.data, "test", image_size=image_size, batch_size=size, one_hot=one_hot)
+        batches = data.pipeline(self.shown, "test", image_size=image_size, batch_size=size, one_hot=one_hot)
         # Batches that do not divide go to every device whole.
         return batches if size % self.all_devices else hosts.own_part(batches)
 
@@ -442,8 +443,8 @@ class _Training:
     def _precision(self):
         previous = keras.config.dtype_policy()
         mixed = self.recipe.mixed_precision or ("float16" if self.scheme.precision == "float16" else None)
-        if mixed:
-            keras.config.set_dtype_policy(f"mixed_{mixed}")
+        # A teacher is trained within its student's training, and has its own recipe's.
+        keras.config.set_dtype_policy(f"mixed_{mixed}" if mixed else "float32")
         try:
             yield
         finally:

@@ -93,7 +93,7 @@ def _training(subject):
         "epochs": len(accuracy),
         "images_per_second": statistics.median([value for stage in stages for value in stage["images_per_second"]]),
         "hours": seconds[-1] / 3600,
-        "top1": 100 * accuracy[-1],
+        "top1": 100 * (accuracy[-1] if last["tested"] is None else last["tested"]),
         "best_top1": 100 * max(accuracy),
         "curve": [[round(second / 3600, 4), round(100 * value, 2)] for second, value in zip(seconds, accuracy)],
     }
@@ -103,9 +103,11 @@ def _stage(subject):
     if subject in entries.zoo_names():
         card, path = entries.card(subject), entries.entry(subject) / entries.HISTORY
         name, dataset, preset = subject, card["data"]["dataset"], card["model"]["preset"]
+        result = card["training"]
     else:
         run = Run(subject)
         recipe, path = run.recipe, run.history_path
+        result = run.result if run.is_finished else {}
         name, dataset, preset = pathlib.Path(subject).name, recipe.dataset, recipe.preset
     rows = list(csv.DictReader(path.open(newline=""))) if path.exists() else []
     if not rows:
@@ -115,6 +117,8 @@ def _stage(subject):
         "name": name,
         "dataset": dataset,
         "preset": preset,
+        # Where training images were held out, the history is of these.
+        "tested": result["accuracy"] if "validation_accuracy" in result else None,
         **{key: [float(row[column]) for row in rows] for key, column in columns.items()},
     }
 
@@ -129,7 +133,7 @@ def _figure(results):
         axes.axhline(value, color="gray", linewidth=0.8, linestyle=":")
         axes.annotate(name, (1.0, value), xycoords=("axes fraction", "data"), fontsize=7, ha="right", va="bottom")
     axes.set_xlabel("hours of training steps")
-    axes.set_ylabel("top-1 % on test images")
+    axes.set_ylabel("top-1 % on validation images")
     axes.set_title(results["dataset"])
     axes.legend(fontsize=8)
     axes.grid(alpha=0.3)

@@ -12,7 +12,7 @@ from acdbit_keras.models.train import evaluate
 from acdbit_keras.studies import deployed
 
 _PRECISIONS = {"float32": ("float32", "dynamic", "int8")}  # of files; any other scheme has one of its own precision
-_CURVES = (("accuracy", "training accuracy"), ("val_accuracy", "test accuracy"))
+_CURVES = (("accuracy", "training accuracy"), ("val_accuracy", "validation accuracy"))
 
 
 def run(out, folders, data_dir=None, samples=None, say=print):

@@ -16,6 +16,8 @@ from acdbit_keras.training import library
 # What `pinball`, the moving averages and the shares of a batch are where a block has no running statistics.
 _UNTRACKED = (0.99, 1.0)
 _APPROX_SIGN = -1.0
+# What the counts of `src/block.h` hold.
+_MOST_TOKENS, _MOST_CHANNELS = 4096, 32767
 # As `Branches` of `src/block.h` has them.
 _BRANCHES = {"pooling": 1, "depthwise": 2}
 
@@ -82,6 +84,10 @@ def why_not(block):
         return "it has fewer keys than tokens"
     if block.width // block.num_heads % 32:
         return "the channels of a head do not fill words of 32 bits"
+    if block.tokens > _MOST_TOKENS:
+        return f"an image has more than {_MOST_TOKENS} tokens"
+    if block.width * block.mlp_ratio > _MOST_CHANNELS:
+        return f"a product sums over more than {_MOST_CHANNELS} channels"
     for name, product in block.products.items():
         kernel = product.dense.kernel_quantizer
         if not isinstance(kernel, WeightSign) or kernel.restore or kernel.levels != "sign":
@@ -89,6 +95,8 @@ def why_not(block):
     for name, quantizer in _quantizers(block).items():
         if not _is_known(quantizer):
             return f"the quantizer of {name} is not a sign with frozen statistics per channel"
+        if isinstance(quantizer, AlignedSign) and not _is_in_its_place(name, quantizer):
+            return f"the quantizer of {name} has statistics or a scale over other axes than its place has channels"
     probabilities = block.attention.probabilities_quantizer
     if not isinstance(probabilities, ElasticBinary) or probabilities.levels != "zero_one" or probabilities.lsq:
         return "its probabilities are not compared with a learned scale"
@@ -125,6 +133,15 @@ def _is_known(quantizer):
     without_statistics = quantizer.threshold in (None, "learned") and quantizer.scale is None and quantizer.restore == "off"
     per_channel = quantizer.axis == "channel" and quantizer.tracking == "running"
     return without_statistics or (per_channel and quantizer.scale in (None, "mad") and quantizer.restore != "dynamic")
+
+
+def _is_in_its_place(name, quantizer):
+    """Whether what a quantizer measures and learns lies as the kernels have it: per head and channel for what attention takes,
+    and with a scale per channel for its values alone."""
+    over_heads, over_tokens = name.startswith("attention"), name == "attention's value"
+    placed = quantizer.channel_axes == (2 if over_heads else 1)
+    scaled = quantizer.contracts == ("tokens" if over_tokens else "channels")
+    return (placed or not (quantizer.threshold or quantizer.running_statistics)) and (scaled or not quantizer.scale)
 
 
 def _clip(quantizer):

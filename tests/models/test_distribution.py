@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from acdbit_keras.files import read_json
-from acdbit_keras.models import distribution, recipes
+from acdbit_keras.models import data, distribution, recipes
+from acdbit_keras.models.data.validation import HeldOut
 from acdbit_keras.models.run import Run
 from acdbit_keras.models.train import train
 
@@ -73,8 +74,10 @@ import numpy as np
 
 import acdbit_keras as acd
 from acdbit_keras import quantizers, replicas
-from acdbit_keras.models import distribution, optimization, recipes
+from acdbit_keras.models import budget, distribution, optimization, recipes
+from acdbit_keras.models import train as room
 from acdbit_keras.models.blocks import DropPath
+from acdbit_keras.models.run import Run
 from acdbit_keras.models.train import train
 """
 
@@ -156,6 +159,16 @@ try:
     train(recipe, f"{sys.argv[1]}/2", devices=2, verbose=0, progress=stop)
 except InterruptedError:
     print(train(recipe, f"{sys.argv[1]}/2", devices=2, verbose=0)["epochs"])
+
+
+def measure(model, train_set, test_set, batches):
+    print(replicas.number(), sum(len(labels) for _, labels in test_set))
+    return budget.Measured(step=0.1, validation=0.1, spent=0.1)
+
+
+budget.measure = measure
+planned = recipe.replace(minutes=1.0, validation_share=0.2)
+room._Training(planned, Run(f"{sys.argv[1]}/3"), devices=2).plan()
 """
 
 
@@ -175,7 +188,11 @@ def test_whatever_is_measured_on_two_devices_of_tensorflow_is_measured_on_one():
 
 
 def test_a_run_on_two_devices_of_tensorflow_has_the_loss_curve_of_one_although_it_was_stopped(tmp_path):
-    assert on_tensorflow(WHOLE_RUN, tmp_path).split() == ["3"]
+    epochs, *planned = on_tensorflow(WHOLE_RUN, tmp_path).split()
+    assert epochs == "3"
+    # A budget has a step on both devices measured, and a validation of the images that are held out.
+    held_out = HeldOut(data.source("digits"), 0.2).info().test_examples
+    assert [int(number) for number in planned] == [2, held_out]
     one, two = (Run(tmp_path / devices).history for devices in "12")
     assert len(one) == len(two) == 3 and float(one[2]["loss"]) < float(one[0]["loss"])
     for ours, theirs in zip(two, one):

@@ -38,6 +38,12 @@ def one_block(monkeypatch):
         ("label_smoothing=1", "label_smoothing of a recipe must be at least 0 and below 1, not 1.0"),
         ("accumulate=0", "accumulate of a recipe must be an integer of at least 1, not 0"),
         ("validation_share=-0.1", "validation_share of a recipe must be at least 0 and below 1, not -0.1"),
+        ("epochs=0", "epochs of a recipe must be an integer of at least 1, not 0"),
+        ("steps_per_execution=0", "steps_per_execution of a recipe must be an integer of at least 1, not 0"),
+        ("warmup_epochs=inf", "warmup_epochs of a recipe must be a number of at least 0, not inf"),
+        ("warmup_share=nan", "warmup_share of a recipe must be from 0 to 1, or None, not nan"),
+        ("drop_path=2", "drop_path of a recipe must be at least 0 and below 1, not 2.0"),
+        ("clip_norm=0", "clip_norm of a recipe must be a positive number or None, not 0.0"),
     ],
 )
 def test_a_setting_out_of_its_range_is_refused_in_one_sentence(setting, message):
@@ -163,6 +169,16 @@ def test_the_test_images_are_looked_at_once_and_only_by_the_final_model(tmp_path
     assert looked == [data.info("digits").test_examples]
     assert result["validation_accuracy"] == float(Run(tmp_path).history[-1]["val_accuracy"])
     assert result["accuracy"] == pytest.approx(evaluate(load_model(tmp_path), "digits")["accuracy"], abs=1e-6)
+
+
+def test_a_teacher_is_trained_in_the_precision_of_its_own_recipe():
+    student = room._Training(QUICK.replace(mixed_precision="float16"))
+    with student._precision():
+        assert keras.config.dtype_policy().name == "mixed_float16"
+        with room._Training(QUICK)._precision():
+            assert keras.config.dtype_policy().name == "float32"
+        assert keras.config.dtype_policy().name == "mixed_float16"
+    assert keras.config.dtype_policy().name == "float32"
 
 
 # === Warm starts ===

@@ -35,6 +35,13 @@ def test_hours_add_up_over_stages(tmp_path):
     assert (tmp_path / "out" / "figure.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_accuracy_of_a_run_that_held_images_out_is_that_of_the_test_images(tmp_path):
+    folder = make_run(tmp_path / "run", [0.5, 0.9])
+    Run(folder).write_result({"accuracy": 0.7, "validation_accuracy": 0.9})
+    [training] = curves.run([folder], tmp_path / "out")["trainings"]
+    assert (training["top1"], training["best_top1"], training["curve"][-1][1]) == (70.0, 90.0, 90.0)
+
+
 def test_bad_subjects_are_refused_before_anything_is_written(tmp_path):
     run, empty = make_run(tmp_path / "run", [0.5]), make_run(tmp_path / "empty", [])
     other = make_run(tmp_path / "other", [0.5], recipe="digits_teacher")

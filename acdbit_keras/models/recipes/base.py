@@ -19,13 +19,19 @@ from acdbit_keras.typing import Path
 # A recipe and, behind "@", the data it is trained on in place of its own; the recipe may be one of a file, `path.py:NAME`.
 _IDENTIFIER = re.compile(r"(?P<recipe>.+?\.py(?::[^@]*)?|[^@]+)(?:@(?P<data>.+))?", re.DOTALL)
 
+_AT_LEAST_ZERO = ("learning_rate", "warmup_epochs", "weight_decay", "label_weight", "query_key_weight")
 _RANGES = (
+    ("clip_norm", lambda value: 0 < value < math.inf, "a positive number or None"),
     ("floor", lambda value: 0 <= value <= 1, "from 0 to 1"),
     ("minutes", lambda value: 0 < value < math.inf, "a positive number or None"),
     ("label_smoothing", lambda value: 0 <= value < 1, "at least 0 and below 1"),
     ("ema", lambda value: 0 < value < 1, "above 0 and below 1, or None"),
     ("validation_share", lambda value: 0 <= value < 1, "at least 0 and below 1"),
+    ("drop_path", lambda value: 0 <= value < 1, "at least 0 and below 1"),
+    ("warmup_share", lambda value: 0 <= value <= 1, "from 0 to 1, or None"),
+    *((field, lambda value: 0 <= value < math.inf, "a number of at least 0") for field in _AT_LEAST_ZERO),
 )
+_LEAST = {"epochs": 1, "batch_size": 1, "accumulate": 1, "steps_per_execution": 1, "statistics_batches": 0, "seed": 0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,8 +129,8 @@ class Recipe:
             # As `to_dict` wrote it.
             object.__setattr__(self, "scheme", schemes.get(self.scheme))
         checks.choice("schedule of a recipe", self.schedule, optimization.SCHEDULES)
-        checks.integer("accumulate of a recipe", self.accumulate, 1)
-        checks.integer("statistics_batches of a recipe", self.statistics_batches, 0)
+        for field, least in _LEAST.items():
+            checks.integer(f"{field} of a recipe", getattr(self, field), least)
         for field, holds, allowed in _RANGES:
             value = getattr(self, field)
             if value is not None and not holds(value):
