@@ -36,7 +36,7 @@ ROOMS = (
 # Its code is the README's, which tests/test_readme.py runs; here its names and arguments are looked up.
 LOOKED_UP = ("tutorial.md",)
 # What stands in the commands of pages besides our own; none of them is ours to check.
-OTHERS = {"adb", "build-example/classify", "cmake", "python3", "unzip"}
+OTHERS = {"adb", "build-example/classify", "cmake", "export", "python3", "sudo", "unzip"}
 
 
 def named(path):
