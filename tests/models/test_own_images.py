@@ -10,9 +10,10 @@ from outsiders import COLOURS, draw, fill
 from PIL import Image
 
 from acdbit_keras import picture
-from acdbit_keras.models import data
+from acdbit_keras.models import data, recipes
 from acdbit_keras.models.data import base, pictures, sources
 from acdbit_keras.models.data.split import held_out
+from acdbit_keras.models.train import _Training
 
 tf = pytest.importorskip("tensorflow")
 tfds = pytest.importorskip("tensorflow_datasets")
@@ -321,6 +322,23 @@ def test_a_folder_that_changed_is_noticed(folder, tmp_path):
     draw(folder / "violet" / "0.png", (200, 0, 200))
     with pytest.raises(ValueError, match="holds a class that the run was not trained on: violet"):
         data.read_stored(tmp_path / "data.json").check()
+
+
+@pytest.mark.parametrize("in_memory", [base.IN_MEMORY_BYTES, 100])
+def test_images_that_were_added_are_counted_before_they_are_loaded(in_memory, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(base, "IN_MEMORY_BYTES", in_memory)
+    data.write_stored(tmp_path / "data.json", data.source(folder))
+    fill(folder, count=5, first=5)
+    with pytest.warns(UserWarning, match="15 pictures then, 30 now"):
+        train, _ = data.load(tmp_path / "data.json", image_size=6, batch_size=4, augment="none")
+    # Of the 15 pictures there were 12 for training, three batches.
+    assert train.cardinality() == len(list(train)) == 6
+    with pytest.warns(UserWarning, match="15 pictures then, 30 now"):
+        assert len(images_of(data.pipeline(tmp_path / "data.json", "train", image_size=6, batch_size=24))[0]) == 24
+    with pytest.warns(UserWarning, match="15 pictures then, 30 now"):
+        assert len(images_of(data.calibration(tmp_path / "data.json", 6))[0]) == 24
+    with pytest.warns(UserWarning, match="15 pictures then, 30 now"):
+        assert _Training(recipes.get(f"digits_teacher@{tmp_path / 'data.json'}")).batch_size == 24
 
 
 def test_what_is_no_longer_there_is_told_but_its_facts_are_known(folder, tmp_path):
