@@ -14,6 +14,7 @@ from acdbit_keras.models import data, recipes
 from acdbit_keras.models.data import base, pictures, sources
 from acdbit_keras.models.data.split import held_out
 from acdbit_keras.models.train import _Training
+from acdbit_keras.studies.bundle import store
 
 tf = pytest.importorskip("tensorflow")
 tfds = pytest.importorskip("tensorflow_datasets")
@@ -281,6 +282,11 @@ def test_any_prepared_dataset_of_images_and_labels(tmp_path):
     train, test = (images_of(part) for part in data.load("strange", batch_size=8, data_dir=tmp_path, augment="none"))
     assert abs(train[0].mean()) < 1e-2 and abs(train[0].std() - 1) < 1e-2
     assert len(test[0]) == 8 and ((test[0].mean((1, 2, 3)) > 0) == test[1]).all()
+    hidden = [{**example, "label": -1} for example in examples[:4]]
+    write_tfds(tmp_path, "hidden", features, {"train": examples, "test": hidden})
+    assert len(data.arrays("hidden", "train", tmp_path)[0]) == 40
+    with pytest.raises(ValueError, match=r"the split 'test' of hidden cannot be used: labels\[0\]=-1 is outside \[0, 2\)"):
+        data.load("hidden", batch_size=8, data_dir=tmp_path)
     write_tfds(tmp_path, "texts", {"text": tfds.features.Text()}, {"train": [{"text": "a"}]})
     with pytest.raises(ValueError, match="texts has the features text; image and label are needed"):
         data.info("tfds:texts", tmp_path)
@@ -339,6 +345,9 @@ def test_images_that_were_added_are_counted_before_they_are_loaded(in_memory, fo
         assert len(images_of(data.calibration(tmp_path / "data.json", 6))[0]) == 24
     with pytest.warns(UserWarning, match="15 pictures then, 30 now"):
         assert _Training(recipes.get(f"digits_teacher@{tmp_path / 'data.json'}")).batch_size == 24
+    with pytest.warns(UserWarning, match="15 pictures then, 30 now"):
+        store.write(tmp_path / "carried", data.source(tmp_path / "data.json"))
+    assert store.read(tmp_path / "carried")[0].train_examples == 24
 
 
 def test_what_is_no_longer_there_is_told_but_its_facts_are_known(folder, tmp_path):
