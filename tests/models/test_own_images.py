@@ -6,7 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
-from outsiders import COLOURS, draw, fill
+from outsiders import COLOURS, draw, fill, write_tfds
 from PIL import Image
 
 from acdbit_keras import picture
@@ -253,23 +253,6 @@ def test_arrays_in_a_file_and_in_python(tmp_path):
 # === TensorFlow Datasets ===
 
 
-def write_tfds(folder, name, features, splits):
-    """Writes examples as a prepared dataset."""
-    builder_class = type(
-        name.title(),
-        (tfds.core.GeneratorBasedBuilder,),
-        {
-            "VERSION": tfds.core.Version("1.0.0"),
-            "_info": lambda self: tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features)),
-            "_split_generators": lambda self, manager: {split: enumerate(examples) for split, examples in splits.items()},
-            "_generate_examples": lambda self: iter(()),
-            "__module__": __name__,
-        },
-        skip_registration=True,
-    )
-    builder_class(data_dir=str(folder)).download_and_prepare()
-
-
 def test_any_prepared_dataset_of_images_and_labels(tmp_path):
     features = {"image": tfds.features.Image(shape=(8, 8, 1)), "label": tfds.features.ClassLabel(names=["low", "high"])}
     images, labels = arrays(40, shape=(8, 8))
@@ -368,6 +351,20 @@ def test_what_is_no_longer_there_is_told_but_its_facts_are_known(folder, tmp_pat
     data.register(data.from_arrays("mine", *arrays(seed=1)))
     with pytest.raises(ValueError, match="the arrays 'mine' are not those that the run was trained on"):
         data.read_stored(tmp_path / "data.json")
+
+
+def test_a_folder_of_prepared_datasets_that_is_named_wins_over_the_one_that_a_run_kept(tmp_path):
+    features = {"image": tfds.features.Image(shape=(8, 8, 1)), "label": tfds.features.ClassLabel(num_classes=2)}
+    images, labels = arrays(10, shape=(8, 8))
+    examples = [{"image": image[..., None], "label": int(label)} for image, label in zip(images, labels)]
+    write_tfds(tmp_path / "before", "moved", features, {"train": examples})
+    (tmp_path / "run").mkdir()
+    data.write_stored(tmp_path / "run" / "data.json", data.source("tfds:moved", tmp_path / "before"))
+    (tmp_path / "before").rename(tmp_path / "now")
+    for place in (tmp_path / "run", tmp_path / "run" / "data.json"):
+        assert len(data.arrays(place, "train", tmp_path / "now")[0]) == 8
+        with pytest.raises(ValueError, match="before' is not a folder"):
+            data.arrays(place, "train")
 
 
 def test_what_a_run_keeps_may_be_broken(tmp_path):

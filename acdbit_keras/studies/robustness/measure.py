@@ -96,7 +96,7 @@ def run(paths, out, settings=None, dataset=None, data_dir=None, progress=None):
             raise ValueError(
                 f"{path} has no gradient to attack along: name the Keras model it was converted from, or use --tests {others}"
             )
-    examined, dataset = subjects.open_all(paths, dataset)
+    examined, dataset = subjects.open_all(paths, dataset, data_dir=data_dir)
     pixels, labels = subjects.pixels_of(dataset, examined[0].image_size, settings.samples, data_dir)
     out.mkdir(parents=True, exist_ok=True)
 

@@ -58,7 +58,7 @@ def run(paths, out, samples=500, pictures=8, dataset=None, seed=0, data_dir=None
     # Only drawing needs matplotlib.
     from acdbit_keras.studies.visualize import figures
 
-    examined, dataset = subjects.open_all(paths, dataset)
+    examined, dataset = subjects.open_all(paths, dataset, data_dir=data_dir)
     pixels, labels = subjects.pixels_of(dataset, examined[0].image_size, samples, data_dir)
     names = data.class_names(dataset, data_dir)
     pictures = min(pictures, samples)
