@@ -296,6 +296,15 @@ def test_data_are_looked_for_where_they_are_said_to_be(tmp_path, capsys):
         visualize.run([tmp_path / "model.keras"], tmp_path / "out", 3, dataset="tfds:elsewhere", data_dir=tmp_path)
 
 
+def test_recordings_have_no_corruptions(tmp_path):
+    models.SequenceTransformer("float32", 6, width=32, depth=1).save(tmp_path / "model.keras")
+    for tests, others in ((("noise", "corruption"), "noise"), (("corruption",), "noise attack bitflip")):
+        sentence = f"^the corruptions are those of images, movements holds recordings: use --tests {others}$"
+        with pytest.raises(ValueError, match=sentence):
+            measure.run([tmp_path / "model.keras"], tmp_path / "out", Settings(tests=tests, samples=4), "movements")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.any_backend
 def test_models_that_cannot_be_compared(tmp_path):
     subject("float32", tmp_path)
