@@ -24,6 +24,25 @@ def fill(folder, count=5, names=tuple(COLOURS), suffix=".png", first=0, **option
     return folder
 
 
+def write_tfds(folder, name, features, splits):
+    """Writes examples as a prepared dataset of TensorFlow Datasets."""
+    import tensorflow_datasets as tfds
+
+    builder_class = type(
+        name.title(),
+        (tfds.core.GeneratorBasedBuilder,),
+        {
+            "VERSION": tfds.core.Version("1.0.0"),
+            "_info": lambda self: tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features)),
+            "_split_generators": lambda self, manager: {split: enumerate(examples) for split, examples in splits.items()},
+            "_generate_examples": lambda self: iter(()),
+            "__module__": __name__,
+        },
+        skip_registration=True,
+    )
+    builder_class(data_dir=str(folder)).download_and_prepare()
+
+
 def installed(folder, group, points, modules):
     """Writes a distribution `strangers` with these entry points and modules, as an installer would, into a folder."""
     (folder / "strangers-1.0.dist-info").mkdir(parents=True)

@@ -1,11 +1,14 @@
 """Bad input on the command line: exit status 2, one line on standard error, nothing half-written."""
 
+import dataclasses
 import re
 
 import numpy as np
 import pytest
 
 from acdbit_keras.cli import main
+from acdbit_keras.models import data
+from acdbit_keras.models.data import sources
 
 
 @pytest.fixture
@@ -75,6 +78,15 @@ def test_every_command_explains_itself(command, capsys):
         main([command, "--help"])
     assert exit_.value.code == 0
     assert "--json" in capsys.readouterr().out
+
+
+def test_what_recordings_are_and_images_of_other_channels(capsys, monkeypatch):
+    assert main(["data", "show", "movements"]) == 0
+    shown = capsys.readouterr().out
+    assert "readings  9 per time step" in shown and "size      128 time steps" in shown and "pixel" not in shown
+    monkeypatch.setitem(sources.registry.registered, "cubes", dataclasses.replace(data.info("cifar10"), name="cubes", channels=5))
+    assert main(["data", "show", "cubes"]) == 0
+    assert "colour    5 channels" in capsys.readouterr().out
 
 
 def test_lists(capsys):

@@ -54,9 +54,11 @@ def robustness(options):
     names = [field.name for field in dataclasses.fields(Settings)]
     chosen = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     settings = Settings(**{name: tuple(value) if isinstance(value, list) else value for name, value in chosen.items()})
-    dataset = subjects.shared_dataset(options.models, options.dataset)
+    dataset = subjects.shared_dataset(options.models, options.dataset, options.data_dir)
     if options.samples is None:
-        settings = dataclasses.replace(settings, samples=min(settings.samples, data.info(dataset).test_examples))
+        settings = dataclasses.replace(
+            settings, samples=min(settings.samples, data.info(dataset, options.data_dir).test_examples)
+        )
     results = run(
         options.models, options.out, settings, dataset, options.data_dir, None if options.json else Bar("evaluations", sys.stderr)
     )
@@ -91,8 +93,8 @@ def visualize(options):
     from acdbit_keras.studies.progress import Bar
     from acdbit_keras.studies.visualize import run, table
 
-    dataset = subjects.shared_dataset(options.models, options.dataset)
-    samples = min(500, data.info(dataset).test_examples) if options.samples is None else options.samples
+    dataset = subjects.shared_dataset(options.models, options.dataset, options.data_dir)
+    samples = min(500, data.info(dataset, options.data_dir).test_examples) if options.samples is None else options.samples
     results = run(
         options.models,
         options.out,

@@ -70,14 +70,17 @@ def summary(source):
     Args:
         source: `acdbit_keras.models.data.Source`.
     """
-    report = source.report()
+    report, is_sequence = source.report(), source.info().sequence
+    examples, values = ("recorded", "values") if is_sequence else ("images", "pixel values")
+    channels = report["channels"]
     rows = {
         "classes": _classes(report),
-        "images": f"{report['train_examples']:,} for training, {report['test_examples']:,} for testing",
+        examples: f"{report['train_examples']:,} for training, {report['test_examples']:,} for testing",
         "split": report.get("split"),
-        "colour": {1: "grey, 1 channel", 3: "RGB, 3 channels"}[report["channels"]],
-        "size": _size(report),
-        "mean": ", ".join(f"{value:.4f}" for value in report["mean"]) + " of pixel values divided by 255",
+        "readings": f"{channels} per time step" if is_sequence else None,
+        "colour": None if is_sequence else {1: "grey, 1 channel", 3: "RGB, 3 channels"}.get(channels, f"{channels} channels"),
+        "size": f"{report['image_size']} time steps" if is_sequence else _size(report),
+        "mean": ", ".join(f"{value:.4f}" for value in report["mean"]) + f" of {values} divided by 255",
         "std": ", ".join(f"{value:.4f}" for value in report["std"]),
         "mirrored": "in training, half of the images (where the recipe augments)" if report["flip"] else "never",
         "left out": "; ".join((report.get("broken") or {}).values()) or None,

@@ -35,7 +35,9 @@ def add_compare(subparsers):
 def compare(options):
     from acdbit_keras.studies import experiments
 
-    return _run(options, lambda recipe: experiments.compare(recipe, options.schemes, options.seeds, options.leaders))
+    return _run(
+        options, lambda recipe: experiments.compare(recipe, options.schemes, options.seeds, options.leaders, options.data_dir)
+    )
 
 
 def add_ablate(subparsers):
@@ -58,7 +60,7 @@ def add_ablate(subparsers):
 def ablate(options):
     from acdbit_keras.studies import experiments
 
-    return _run(options, lambda recipe: experiments.ablate(recipe, options.grid, options.seeds))
+    return _run(options, lambda recipe: experiments.ablate(recipe, options.grid, options.seeds, options.data_dir))
 
 
 def add_sweep(subparsers):
@@ -78,7 +80,9 @@ def add_sweep(subparsers):
 def sweep(options):
     from acdbit_keras.studies import experiments
 
-    return _run(options, lambda recipe: experiments.sweep(recipe, options.forms, options.readings, options.seeds))
+    return _run(
+        options, lambda recipe: experiments.sweep(recipe, options.forms, options.readings, options.seeds, options.data_dir)
+    )
 
 
 def _table(subparsers, name, run, summary, seeds=(0,)):

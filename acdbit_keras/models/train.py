@@ -145,6 +145,8 @@ class _Training:
         self.progress = progress if self.writes else None
         self.scheme = schemes.get(recipe.scheme)
         self.data = self._find_data()
+        # Before the facts: of pictures that have changed since they were stored it counts anew.
+        self.data.check()
         # What it is trained and validated on.
         self.shown = HeldOut(self.data, recipe.validation_share, recipe.seed) if recipe.validation_share else self.data
         self.facts = self.shown.info()

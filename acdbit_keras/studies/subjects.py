@@ -78,7 +78,7 @@ def in_zoo(path):
     return not pathlib.Path(path).exists() and str(path) in entries.zoo_names()
 
 
-def shared_dataset(paths, dataset=None):
+def shared_dataset(paths, dataset=None, data_dir=None):
     """The one dataset that all models were trained on, or the one that is asked for.
 
     Raises:
@@ -89,15 +89,15 @@ def shared_dataset(paths, dataset=None):
         if not pathlib.Path(path).exists() and not in_zoo(path):
             raise FileNotFoundError(f"there is no file or folder {path}, nor a model of the zoo of that name")
     if dataset:
-        data.source(dataset)
+        data.source(dataset, data_dir)
         return dataset
-    found = {str(path): needed_dataset_of(path) for path in paths}
+    found = {str(path): needed_dataset_of(path, data_dir) for path in paths}
     # Of images of your own a run's folder knows where they are, a file only how they are called.
     stored = [name for name in found.values() if name.endswith(data.STORED)]
     if (
         stored
         and len({data.short_name(name) for name in found.values()}) == 1
-        and len({data.source(name).key() for name in stored}) == 1
+        and len({data.source(name, data_dir).key() for name in stored}) == 1
     ):
         return stored[0]
     if len(set(found.values())) > 1:
@@ -121,14 +121,16 @@ def pixels_of(dataset, image_size, samples=None, data_dir=None):
     Raises:
         ValueError: `samples` below 1 or above what there is; an unknown or unprepared dataset.
     """
-    facts = data.info(dataset)
+    found = data.source(dataset, data_dir)
+    found.check()
+    facts = found.info()
     if samples is not None and not 1 <= samples <= facts.test_examples:
         raise ValueError(f"samples must be from 1 to {facts.test_examples}, the test images of {facts.name}, not {samples}")
     samples = facts.test_examples if samples is None else samples
     if not facts.varying_size and facts.side(image_size) == facts.image_size:
-        images, labels = data.arrays(dataset, "test", data_dir)
+        images, labels = data.arrays(found, "test")
         return images[:samples], labels[:samples]
-    batches = data.pipeline(dataset, "test", image_size=image_size, data_dir=data_dir).unbatch().take(samples).batch(256)
+    batches = data.pipeline(found, "test", image_size=image_size).unbatch().take(samples).batch(256)
     images, labels = (np.concatenate(parts) for parts in zip(*batches.as_numpy_iterator()))
     pixels = (images * np.asarray(facts.std, "float32") + np.asarray(facts.mean, "float32")) * 255
     return np.rint(np.clip(pixels, 0, 255)).astype("uint8"), labels
@@ -142,6 +144,7 @@ class KerasSubject:
         name: what results call it.
         dataset: whose normalisation its images need.
         batch_size: images it takes at once; every call is padded to it, so that the model is compiled once.
+        data_dir: where the datasets are prepared.
 
     Attributes:
         model: the backbone.
@@ -151,10 +154,10 @@ class KerasSubject:
         FileNotFoundError, ValueError: as `load_model`; classes or channels that are not the dataset's.
     """
 
-    def __init__(self, path, name, dataset, batch_size=128):
+    def __init__(self, path, name, dataset, batch_size=128, data_dir=None):
         self.name, self.path, self.dataset, self.batch_size = name, str(path), dataset, batch_size
         self.model = load_model(path)
-        _check_fits(name, (self.model.classes, self.model.channels), dataset)
+        _check_fits(name, (self.model.classes, self.model.channels), dataset, data_dir)
         self.image_size = self.model.image_size
         self._logits, self._gradient = _COMPILERS[keras.config.backend()](self.model)
 
@@ -193,7 +196,7 @@ class FileSubject:
 
     Args:
         path: of the file.
-        name, dataset: as for `KerasSubject`.
+        name, dataset, data_dir: as for `KerasSubject`.
 
     Raises:
         FileNotFoundError, ImportError, ValueError: as `acdbit_keras.convert.Interpreter`; channels that are not the dataset's.
@@ -201,7 +204,7 @@ class FileSubject:
 
     model = None
 
-    def __init__(self, path, name, dataset):
+    def __init__(self, path, name, dataset, data_dir=None):
         from acdbit_keras.convert import Interpreter
 
         self.name, self.path, self.dataset = name, str(path), dataset
@@ -210,6 +213,7 @@ class FileSubject:
             name,
             (self.logits(np.zeros((1, *self._interpreter.input_shape))).shape[-1], self._interpreter.input_shape[-1]),
             dataset,
+            data_dir,
         )
         self.image_size = self._interpreter.input_shape[0]
 
@@ -224,7 +228,7 @@ class FileSubject:
         return self._interpreter.predict(data.normalize(pixels, self.dataset))
 
 
-def open_all(paths, dataset=None, batch_size=128):
+def open_all(paths, dataset=None, batch_size=128, data_dir=None):
     """The subjects behind paths, which must be of one dataset and take images of one size.
 
     Returns:
@@ -234,9 +238,9 @@ def open_all(paths, dataset=None, batch_size=128):
         ValueError: as `names`, `shared_dataset` and the subjects; images of different sizes.
     """
     called = names(paths)
-    dataset = shared_dataset(paths, dataset)
+    dataset = shared_dataset(paths, dataset, data_dir)
     subjects = [
-        FileSubject(path, name, dataset) if is_file(path) else KerasSubject(path, name, dataset, batch_size)
+        FileSubject(path, name, dataset, data_dir) if is_file(path) else KerasSubject(path, name, dataset, batch_size, data_dir)
         for path, name in zip(paths, called)
     ]
     sizes = {subject.name: subject.image_size for subject in subjects}
@@ -252,8 +256,8 @@ def correct(logits, labels):
     return finite & (np.where(finite[:, None], logits, 0.0).argmax(axis=-1) == labels)
 
 
-def _check_fits(name, found, dataset):
-    facts = data.info(dataset)
+def _check_fits(name, found, dataset, data_dir):
+    facts = data.info(dataset, data_dir)
     if tuple(found) != (facts.classes, facts.channels):
         raise ValueError(
             f"{name} has {found[0]} classes and {found[1]} image channels, {facts.name} has {facts.classes} and {facts.channels}"

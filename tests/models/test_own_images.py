@@ -6,13 +6,15 @@ import warnings
 
 import numpy as np
 import pytest
-from outsiders import COLOURS, draw, fill
+from outsiders import COLOURS, draw, fill, write_tfds
 from PIL import Image
 
 from acdbit_keras import picture
-from acdbit_keras.models import data
+from acdbit_keras.models import data, recipes
 from acdbit_keras.models.data import base, pictures, sources
 from acdbit_keras.models.data.split import held_out
+from acdbit_keras.models.train import _Training
+from acdbit_keras.studies.bundle import store
 
 tf = pytest.importorskip("tensorflow")
 tfds = pytest.importorskip("tensorflow_datasets")
@@ -251,23 +253,6 @@ def test_arrays_in_a_file_and_in_python(tmp_path):
 # === TensorFlow Datasets ===
 
 
-def write_tfds(folder, name, features, splits):
-    """Writes examples as a prepared dataset."""
-    builder_class = type(
-        name.title(),
-        (tfds.core.GeneratorBasedBuilder,),
-        {
-            "VERSION": tfds.core.Version("1.0.0"),
-            "_info": lambda self: tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features)),
-            "_split_generators": lambda self, manager: {split: enumerate(examples) for split, examples in splits.items()},
-            "_generate_examples": lambda self: iter(()),
-            "__module__": __name__,
-        },
-        skip_registration=True,
-    )
-    builder_class(data_dir=str(folder)).download_and_prepare()
-
-
 def test_any_prepared_dataset_of_images_and_labels(tmp_path):
     features = {"image": tfds.features.Image(shape=(8, 8, 1)), "label": tfds.features.ClassLabel(names=["low", "high"])}
     images, labels = arrays(40, shape=(8, 8))
@@ -280,6 +265,11 @@ def test_any_prepared_dataset_of_images_and_labels(tmp_path):
     train, test = (images_of(part) for part in data.load("strange", batch_size=8, data_dir=tmp_path, augment="none"))
     assert abs(train[0].mean()) < 1e-2 and abs(train[0].std() - 1) < 1e-2
     assert len(test[0]) == 8 and ((test[0].mean((1, 2, 3)) > 0) == test[1]).all()
+    hidden = [{**example, "label": -1} for example in examples[:4]]
+    write_tfds(tmp_path, "hidden", features, {"train": examples, "test": hidden})
+    assert len(data.arrays("hidden", "train", tmp_path)[0]) == 40
+    with pytest.raises(ValueError, match=r"the split 'test' of hidden cannot be used: labels\[0\]=-1 is outside \[0, 2\)"):
+        data.load("hidden", batch_size=8, data_dir=tmp_path)
     write_tfds(tmp_path, "texts", {"text": tfds.features.Text()}, {"train": [{"text": "a"}]})
     with pytest.raises(ValueError, match="texts has the features text; image and label are needed"):
         data.info("tfds:texts", tmp_path)
@@ -323,6 +313,26 @@ def test_a_folder_that_changed_is_noticed(folder, tmp_path):
         data.read_stored(tmp_path / "data.json").check()
 
 
+@pytest.mark.parametrize("in_memory", [base.IN_MEMORY_BYTES, 100])
+def test_images_that_were_added_are_counted_before_they_are_loaded(in_memory, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(base, "IN_MEMORY_BYTES", in_memory)
+    data.write_stored(tmp_path / "data.json", data.source(folder))
+    fill(folder, count=5, first=5)
+    with pytest.warns(UserWarning, match="15 pictures then, 30 now"):
+        train, _ = data.load(tmp_path / "data.json", image_size=6, batch_size=4, augment="none")
+    # Of the 15 pictures there were 12 for training, three batches.
+    assert train.cardinality() == len(list(train)) == 6
+    with pytest.warns(UserWarning, match="15 pictures then, 30 now"):
+        assert len(images_of(data.pipeline(tmp_path / "data.json", "train", image_size=6, batch_size=24))[0]) == 24
+    with pytest.warns(UserWarning, match="15 pictures then, 30 now"):
+        assert len(images_of(data.calibration(tmp_path / "data.json", 6))[0]) == 24
+    with pytest.warns(UserWarning, match="15 pictures then, 30 now"):
+        assert _Training(recipes.get(f"digits_teacher@{tmp_path / 'data.json'}")).batch_size == 24
+    with pytest.warns(UserWarning, match="15 pictures then, 30 now"):
+        store.write(tmp_path / "carried", data.source(tmp_path / "data.json"))
+    assert store.read(tmp_path / "carried")[0].train_examples == 24
+
+
 def test_what_is_no_longer_there_is_told_but_its_facts_are_known(folder, tmp_path):
     again = kept(data.source(folder), tmp_path / "data.json")
     folder.rename(tmp_path / "elsewhere")
@@ -341,6 +351,20 @@ def test_what_is_no_longer_there_is_told_but_its_facts_are_known(folder, tmp_pat
     data.register(data.from_arrays("mine", *arrays(seed=1)))
     with pytest.raises(ValueError, match="the arrays 'mine' are not those that the run was trained on"):
         data.read_stored(tmp_path / "data.json")
+
+
+def test_a_folder_of_prepared_datasets_that_is_named_wins_over_the_one_that_a_run_kept(tmp_path):
+    features = {"image": tfds.features.Image(shape=(8, 8, 1)), "label": tfds.features.ClassLabel(num_classes=2)}
+    images, labels = arrays(10, shape=(8, 8))
+    examples = [{"image": image[..., None], "label": int(label)} for image, label in zip(images, labels)]
+    write_tfds(tmp_path / "before", "moved", features, {"train": examples})
+    (tmp_path / "run").mkdir()
+    data.write_stored(tmp_path / "run" / "data.json", data.source("tfds:moved", tmp_path / "before"))
+    (tmp_path / "before").rename(tmp_path / "now")
+    for place in (tmp_path / "run", tmp_path / "run" / "data.json"):
+        assert len(data.arrays(place, "train", tmp_path / "now")[0]) == 8
+        with pytest.raises(ValueError, match="before' is not a folder"):
+            data.arrays(place, "train")
 
 
 def test_what_a_run_keeps_may_be_broken(tmp_path):

@@ -6,9 +6,11 @@ import pathlib
 import keras
 import numpy as np
 import pytest
+from outsiders import fill
 
 from acdbit_keras.models import budget, data, norms, optimization, recipes, register_preset, sizes, views
 from acdbit_keras.models import train as room
+from acdbit_keras.models.data import base
 from acdbit_keras.models.data.validation import HeldOut
 from acdbit_keras.models.loading import load_model
 from acdbit_keras.models.run import Run
@@ -156,6 +158,41 @@ def test_a_class_of_one_image_cannot_be_shared():
     source = data.from_arrays("few", images[:4], labels[:4], images[3:], labels[3:], class_names=("many", "one"))
     with pytest.raises(ValueError, match="validation_share=0.5 leaves no image of the class 'one' of few to train on: it has 1"):
         HeldOut(source, 0.5)
+
+
+def test_pictures_are_held_out_of_whichever_size_and_however_they_are_read(tmp_path, monkeypatch):
+    folder = fill(tmp_path / "own")
+    found = HeldOut(data.source(folder), 0.25)
+    assert (found.info().train_examples, found.info().test_examples) == (9, 3)
+
+    def loaded(augment):
+        parts = data.load(found, image_size=6, batch_size=3, augment=augment)
+        return [[np.concatenate(each) for each in zip(*part.as_numpy_iterator())] for part in parts]
+
+    (train_images, _), (images, labels) = loaded("none")
+    assert not found.is_streamed(6) and len(train_images) == 9 and labels.tolist() == [0, 1, 2]
+    crops = loaded("light[crop_area=0.5]")[0][0]
+    assert not {crop.tobytes() for crop in crops} & {image.tobytes() for image in train_images}
+    monkeypatch.setattr(base, "IN_MEMORY_BYTES", 15 * 6**2 * 3)
+    assert found.is_streamed(7) and not found.is_streamed(6)
+    monkeypatch.setattr(base, "IN_MEMORY_BYTES", 1)
+    found = HeldOut(data.source(folder), 0.25)
+    (streamed, _), (again, _) = loaded("none")
+    assert sorted(map(bytes, streamed)) == sorted(map(bytes, train_images))
+    np.testing.assert_array_equal(again, images)
+
+
+def test_what_lies_in_shards_is_held_out_in_memory_alone(monkeypatch):
+    found = data.source("digits")
+    held = HeldOut(found, 0.25)
+    monkeypatch.setattr(found, "is_streamed", lambda size: size > 8)
+    assert HeldOut(found, 0.25).info() == held.info()
+    refusal = "^validation_share needs images that are held in memory, those of digits are read in every epoch$"
+    with pytest.raises(ValueError, match=refusal):
+        data.load(held, image_size=9)
+    monkeypatch.setattr(found, "is_streamed", lambda size: True)
+    with pytest.raises(ValueError, match=refusal):
+        HeldOut(found, 0.25)
 
 
 def test_the_test_images_are_looked_at_once_and_only_by_the_final_model(tmp_path, monkeypatch):

@@ -10,10 +10,12 @@ import sys
 import threading
 import time
 
+import numpy as np
 import pytest
+from outsiders import write_tfds
 
 from acdbit_keras.cli import main
-from acdbit_keras.models import recipes
+from acdbit_keras.models import build, recipes
 from acdbit_keras.models.run import Run
 from acdbit_keras.models.sizes import Preset, registry
 from acdbit_keras.models.train import train
@@ -22,6 +24,8 @@ from acdbit_keras.studies import experiments
 from acdbit_keras.studies.experiments import results as results_file
 from acdbit_keras.studies.experiments import worker
 from acdbit_keras.studies.experiments.plan import folder_name
+
+tfds = pytest.importorskip("tensorflow_datasets")
 
 # One block: nearly all the time of such runs is spent on tracing layers. Processes of their own do not know it.
 PRESET = "one_block_8"
@@ -89,6 +93,33 @@ def test_a_comparison_leaves_results_tables_and_a_figure(table):
     from PIL import Image
 
     assert Image.open(folder / "out" / "figure.png").size[0] > 1000
+
+
+@pytest.mark.parametrize("command", ["compare", "ablate", "sweep"])
+def test_data_are_looked_for_where_they_are_said_to_be(command, tmp_path, monkeypatch, capsys):
+    features = {"image": tfds.features.Image(shape=(8, 8, 1)), "label": tfds.features.ClassLabel(num_classes=2)}
+    examples = [{"image": np.full((8, 8, 1), place, "uint8"), "label": place % 2} for place in range(10)]
+    write_tfds(tmp_path, "elsewhere", features, {"train": examples})
+    build(PRESET, "float32", 2).save(tmp_path / "teacher.keras")
+
+    def run(experiment, *_, runs, teacher, data_dir, **__):
+        [cell] = experiment.cells()[:1]
+        answer = worker.perform(
+            {
+                "task": "prepare",
+                "recipe": experiment.recipe.to_dict(),
+                "rows": {"first": cell.recipe.to_dict()},
+                "teacher": teacher,
+                "runs": runs,
+                "data_dir": data_dir,
+            }
+        )
+        raise ValueError(answer.get("error") or f"tested on {answer['value']['test']['images']} images")
+
+    monkeypatch.setattr(experiments, "run", run)
+    words = [command, "digits_acd_bit@tfds:elsewhere", *SETTINGS, "--data-dir", str(tmp_path), "--out", str(tmp_path / "out")]
+    main([*words, "--teacher", str(tmp_path / "teacher.keras")])
+    assert capsys.readouterr().err.endswith("acdbit: tested on 2 images\n")
 
 
 def test_a_run_of_a_table_is_the_run_that_train_makes(table):

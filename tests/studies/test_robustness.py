@@ -1,14 +1,18 @@
 """Noise, attacks and corruptions against their definitions; what they do to the settings and errors of a run."""
 
+import json
+
 import keras
 import numpy as np
 import pytest
+from outsiders import write_tfds
 from scipy import ndimage
 
 from acdbit_keras import models
+from acdbit_keras.cli import main
 from acdbit_keras.models import recipes
 from acdbit_keras.models.run import Run
-from acdbit_keras.studies import subjects
+from acdbit_keras.studies import subjects, visualize
 from acdbit_keras.studies.robustness import Settings, attacks, corruptions, measure, noise, report
 
 # The environment of the JAX tests has no Pillow.
@@ -274,6 +278,31 @@ def test_a_run_without_files(tmp_path, monkeypatch):
     lines = (tmp_path / "a" / "results.csv").read_text().splitlines()
     assert len(lines) == 1 + len(results["rows"]) and lines[0].startswith("test,kind,strength")
     assert "Gaussian noise" in report.table(results)
+
+
+def test_data_are_looked_for_where_they_are_said_to_be(tmp_path, capsys):
+    tfds = pytest.importorskip("tensorflow_datasets")
+    features = {"image": tfds.features.Image(shape=(8, 8, 1)), "label": tfds.features.ClassLabel(num_classes=2)}
+    examples = [{"image": np.full((8, 8, 1), place, np.uint8), "label": place % 2} for place in range(10)]
+    write_tfds(tmp_path, "elsewhere", features, {"train": examples})
+    models.build("vit_nano_patch2_8", "float32", classes=2, depth=1).save(tmp_path / "model.keras")
+    words = ["--dataset", "tfds:elsewhere", "--data-dir", str(tmp_path), "--out", str(tmp_path / "out")]
+    noises = [word for kind in ("--gaussian", "--uniform", "--salt-and-pepper") for word in (kind, "1")]
+    assert main(["robustness", str(tmp_path / "model.keras"), *words, "--tests", "noise", "--repetitions", "1", *noises]) == 0
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["settings"]["samples"] == 2
+    assert main(["visualize", str(tmp_path / "model.keras"), *words]) == 2
+    assert "samples must be an integer of at least 3, not 2" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="samples must be from 1 to 2, the test images of elsewhere, not 3"):
+        visualize.run([tmp_path / "model.keras"], tmp_path / "out", 3, dataset="tfds:elsewhere", data_dir=tmp_path)
+
+
+def test_recordings_have_no_corruptions(tmp_path):
+    models.SequenceTransformer("float32", 6, width=32, depth=1).save(tmp_path / "model.keras")
+    for tests, others in ((("noise", "corruption"), "noise"), (("corruption",), "noise attack bitflip")):
+        sentence = f"^the corruptions are those of images, movements holds recordings: use --tests {others}$"
+        with pytest.raises(ValueError, match=sentence):
+            measure.run([tmp_path / "model.keras"], tmp_path / "out", Settings(tests=tests, samples=4), "movements")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.any_backend

@@ -189,6 +189,23 @@ def test_bad_input(changes, sentence, saved, tmp_path, capsys):
     assert not (tmp_path / "views").exists()
 
 
+@pytest.mark.parametrize(
+    "model, dataset, sentence",
+    [
+        (lambda: models.ConvolutionalNetwork(image_size=8, channels=1, widths=(8,)), "digits", "a has no blocks to look into: "),
+        (lambda: models.SequenceTransformer("float32", 6, width=32, depth=1), "movements", "a takes recordings, which no view"),
+    ],
+)
+def test_a_model_that_no_view_shows(model, dataset, sentence, tmp_path, capsys):
+    from acdbit_keras.cli import main
+
+    model().save(tmp_path / "a.keras")
+    words = [str(tmp_path / "a.keras"), "--out", str(tmp_path / "views"), "--dataset", dataset, "--samples", "8"]
+    assert main(["visualize", *words]) == 2
+    assert f"acdbit: {sentence}" in capsys.readouterr().err
+    assert not (tmp_path / "views").exists()
+
+
 def test_a_file_has_no_inside(tmp_path, capsys):
     from acdbit_keras.cli import main
 

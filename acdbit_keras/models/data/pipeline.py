@@ -101,6 +101,8 @@ def pipeline(
     """
     found = source(name, data_dir)
     check_split(split)
+    # Before the facts: of pictures that have changed since they were stored it counts anew.
+    found.check()
     facts = found.info()
     image_size = facts.side(image_size)
     checks.integer("image_size", image_size, 1, 4096)
@@ -118,7 +120,6 @@ def pipeline(
 
     is_streamed = found.is_streamed(image_size) or (augmentation.crop_area is not None and facts.varying_size)
     if is_streamed:
-        found.check()
         images = _Streamed(found.records(split), image_size, augmentation.crop_area)
     else:
         images = _InMemory(*held(found, split, image_size), image_size)
@@ -167,6 +168,7 @@ def calibration(dataset: DatasetLike, image_size: int, data_dir: Path | None = N
         ValueError: as `load`.
     """
     found = source(dataset, data_dir)
+    found.check()
     batch_size = min(128, found.info().train_examples)
     return pipeline(found, "train", image_size=image_size, batch_size=batch_size, augment="none").take(2)
 

@@ -105,7 +105,7 @@ class Measured(Source):
         stored: what `stored()` of an earlier source returned.
 
     Raises:
-        ValueError: by any method: not prepared, no features `image` and `label`, no training images.
+        ValueError: by any method: not prepared, no features `image` and `label`, no training images, labels that are hidden.
     """
 
     kind = "tfds"
@@ -142,6 +142,11 @@ class Measured(Source):
             images[filled : filled + len(pixels)] = np.rint(pixels)
             labels[filled : filled + len(pixels)] = theirs
             filled += len(pixels)
+        try:
+            validate_arrays(images, labels, self.info().classes)
+        except ValueError as error:
+            # Some publish the labels of one split alone.
+            raise ValueError(f"the split {split!r} of {self.name} cannot be used: {error}") from None
         return images, labels
 
     def records(self, split):

@@ -29,9 +29,13 @@ class PictureRecords:
 
     def __init__(self, paths, labels, channels):
         self.examples = len(paths)
+        self.labels = labels
         self._paths = [str(path) for path in paths]
-        self._labels = labels
         self._channels = channels
+
+    def part(self, chosen):
+        """The records of a mask (N,)."""
+        return PictureRecords([self._paths[place] for place in np.flatnonzero(chosen)], self.labels[chosen], self._channels)
 
     def in_order(self):
         import tensorflow as tf
@@ -47,7 +51,7 @@ class PictureRecords:
     def label(self, record):
         import tensorflow as tf
 
-        return tf.gather(tf.constant(self._labels, "int32"), record)
+        return tf.gather(tf.constant(self.labels, "int32"), record)
 
     def image(self, record, image_size):
         import tensorflow as tf

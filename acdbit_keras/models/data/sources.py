@@ -117,7 +117,7 @@ def _find(name, data_dir):
     path = pathlib.Path(place)
     if path.is_dir():
         if (path / STORED).exists():
-            return read_stored(path / STORED)
+            return read_stored(path / STORED, data_dir)
         return Pictures("folder", path, options)
     if path.is_file():
         if path.suffix == ".csv":
@@ -125,7 +125,7 @@ def _find(name, data_dir):
         if path.suffix == ".npz":
             return ArrayFile(path, options)
         if path.name == STORED:
-            return read_stored(path)
+            return read_stored(path, data_dir)
         raise ValueError(f"{place} is no dataset: it must be a folder, a .csv, a .npz or a {STORED}")
     if _looks_like_a_path(place):
         raise ValueError(f"there is no folder or file {place}")
@@ -183,11 +183,12 @@ def write_stored(path: Path, found: Source) -> None:
         write_beside(path, lambda temporary: temporary.write_text(content))
 
 
-def read_stored(path: Path) -> Source:
+def read_stored(path: Path, data_dir: Path | None = None) -> Source:
     """The source that a run stored.
 
     Args:
         path: the file that `write_stored` wrote.
+        data_dir: folder of the prepared datasets; default: the one that the run was trained from.
 
     Raises:
         ValueError: not such a file, or one of a newer version.
@@ -206,7 +207,7 @@ def read_stored(path: Path) -> Source:
             return Absent({**said, "where": where})
         return _unchanged(ArrayFile(where, options), said)
     if kind == "tfds":
-        return Measured(where, said["data_dir"], options, said)
+        return Measured(where, said["data_dir"] if data_dir is None else data_dir, options, said)
     registered = registry.find(where)
     return _unchanged(registered, said) if isinstance(registered, Arrays) else Absent(said)
 

@@ -26,8 +26,8 @@ def write(folder, found):
     """
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True)
-    facts = found.info()
     found.check()
+    facts = found.info()
     splits = {split: found.read(split, facts.image_size) for split in SPLITS}
     with _workers(1) as workers:
         images = np.concatenate([images for images, _ in splits.values()])

@@ -43,7 +43,7 @@ _PART_CONTRASTS = (
 _LABELS_ALONE = {"label_weight": 1.0, "query_key_weight": 0.0}
 
 
-def ablate(recipe, grid="paper", seeds=(0, 1, 2)):
+def ablate(recipe, grid="paper", seeds=(0, 1, 2), data_dir=None):
     """The ablation as an `Experiment`.
 
     `"paper"`: Da x Dc. None is the baseline BinaryViT on the teacher's labels; Da is ACD-BiT without its query-key term;
@@ -60,6 +60,7 @@ def ablate(recipe, grid="paper", seeds=(0, 1, 2)):
         recipe: `Recipe` of a student; its scheme is replaced.
         grid: one of `GRIDS`.
         seeds: of the runs of each row.
+        data_dir: where the datasets are prepared.
 
     Raises:
         ValueError: an unknown grid, and what `Experiment` raises.
@@ -106,7 +107,15 @@ def ablate(recipe, grid="paper", seeds=(0, 1, 2)):
         "brackets how many seeds lie above the row they are compared with."
     )
     return Experiment(
-        "ablate", recipe, tuple(rows), tuple(seeds), reference="none", contrasts=contrasts, spread="se", notes=(*notes, spread)
+        "ablate",
+        recipe,
+        tuple(rows),
+        tuple(seeds),
+        reference="none",
+        contrasts=contrasts,
+        spread="se",
+        notes=(*notes, spread),
+        data_dir=data_dir,
     )
 
 

@@ -15,7 +15,7 @@ def systems():
     )
 
 
-def compare(recipe, names=None, seeds=(0,), leaders=None):
+def compare(recipe, names=None, seeds=(0,), leaders=None, data_dir=None):
     """The comparison as an `Experiment`.
 
     Args:
@@ -24,6 +24,7 @@ def compare(recipe, names=None, seeds=(0,), leaders=None):
             in any case.
         seeds: of the runs of each row.
         leaders: those of the schemes that have a run for every seed, the others for the first one alone; default all.
+        data_dir: where the datasets are prepared.
 
     Raises:
         ValueError: an unknown scheme, leaders that are not compared, and what `Experiment` raises.
@@ -41,7 +42,7 @@ def compare(recipe, names=None, seeds=(0,), leaders=None):
             name, schemes.get(name).title, {"scheme": name}, paper=paper.of(paper.COMPARISON, name, recipe.dataset), seeds=own
         )
         rows.append(row)
-    return Experiment("compare", recipe, tuple(rows), seeds, measured=True, notes=_notes(rows))
+    return Experiment("compare", recipe, tuple(rows), seeds, measured=True, notes=_notes(rows), data_dir=data_dir)
 
 
 def _notes(rows):

@@ -9,6 +9,7 @@ from acdbit_keras import checks, schemes
 from acdbit_keras.distillation import LabelDistillation, QueryKeyDistillation
 from acdbit_keras.models import data
 from acdbit_keras.models.recipes import Recipe
+from acdbit_keras.typing import Path
 
 # Left out of what a run is recognised by: how it is called, and how its steps are carried out.
 _NOT_OF_THE_RESULT = ("name",)
@@ -62,6 +63,7 @@ class Experiment:
         spread: `"sd"`, the standard deviation of the seeds, or `"se"`, the standard error of their mean.
         measured: whether files are converted, compared with Keras and timed at the end.
         notes: sentences below the table.
+        data_dir: where the datasets are prepared; not kept.
 
     Raises:
         ValueError: no seed, a seed twice or negative, no row or a row twice, a recipe without teacher, a dataset with
@@ -77,9 +79,10 @@ class Experiment:
     spread: str = "sd"
     measured: bool = False
     notes: tuple = ()
+    data_dir: dataclasses.InitVar[Path | None] = None
 
-    def __post_init__(self):
-        facts = data.info(self.recipe.dataset)
+    def __post_init__(self, data_dir):
+        facts = data.info(self.recipe.dataset, data_dir)
         if facts.classes < 2:
             raise ValueError(
                 f"{self.recipe.dataset} has one class, which every model predicts; {self.kind} needs a dataset with at least two"

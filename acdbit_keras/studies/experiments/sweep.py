@@ -11,7 +11,7 @@ FORMS = ("gram", "direct")
 READINGS = ("label", "query_key")
 
 
-def sweep(recipe, forms=FORMS, readings=("label",), seeds=(0,)):
+def sweep(recipe, forms=FORMS, readings=("label",), seeds=(0,), data_dir=None):
     """The sweep as an `Experiment`.
 
     Args:
@@ -19,6 +19,7 @@ def sweep(recipe, forms=FORMS, readings=("label",), seeds=(0,)):
         forms: of the query-key term, any of `FORMS`.
         readings: which term the first of the two weights is given to, any of `READINGS`: the paper does not say it.
         seeds: of the runs of each row.
+        data_dir: where the datasets are prepared.
 
     Raises:
         ValueError: an unknown form or reading, a scheme that is not distilled from the teacher's labels, and what
@@ -47,7 +48,7 @@ def sweep(recipe, forms=FORMS, readings=("label",), seeds=(0,)):
             else "."
         ),
     )
-    return Experiment("sweep", recipe, tuple(rows.values()), tuple(seeds), notes=notes)
+    return Experiment("sweep", recipe, tuple(rows.values()), tuple(seeds), notes=notes, data_dir=data_dir)
 
 
 def _is_distilled(name):

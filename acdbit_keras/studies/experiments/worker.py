@@ -137,7 +137,7 @@ def _prepare(recipe, rows, teacher, runs, data_dir):
         rows: dict from key to the recipe of a row.
         teacher: run folder or file, or `None` for the run of the recipe's teacher in `runs`.
     """
-    from acdbit_keras.models import recipes
+    from acdbit_keras.models import data, recipes
     from acdbit_keras.models.loading import load_model
     from acdbit_keras.models.train import check_teacher, train
 
@@ -148,7 +148,8 @@ def _prepare(recipe, rows, teacher, runs, data_dir):
     model = load_model(teacher) if finished else _untrained(recipes.get(recipe.teacher), data_dir)
     for key, row in rows.items():
         try:
-            check_teacher(recipes.Recipe(**row), model)
+            # It has the data of the recipe alone, which does not say where they are prepared.
+            check_teacher(recipes.Recipe(**{**row, "dataset": data.source(row["dataset"], data_dir)}), model)
         except ValueError as error:
             raise ValueError(f"{key} cannot learn from the teacher {teacher}: {error}") from error
     if made_here:

@@ -86,17 +86,22 @@ def run(paths, out, settings=None, dataset=None, data_dir=None, progress=None):
 
     Raises:
         FileNotFoundError, ValueError: what is wrong with a model, the data or a setting; in particular an attack on a
-            `.tflite` file, which has no gradient.
+            `.tflite` file, which has no gradient, and corruptions of recordings.
         OSError: the folder cannot be written.
     """
     settings, out = settings or Settings(), pathlib.Path(out)
     for path in paths:
         if "attack" in settings.tests and subjects.is_file(path):
-            others = " ".join(test for test in settings.tests if test != "attack") or "noise corruption bitflip"
+            others = _without(settings.tests, "attack")
             raise ValueError(
                 f"{path} has no gradient to attack along: name the Keras model it was converted from, or use --tests {others}"
             )
-    examined, dataset = subjects.open_all(paths, dataset)
+    examined, dataset = subjects.open_all(paths, dataset, data_dir=data_dir)
+    if "corruption" in settings.tests and data.info(dataset, data_dir).sequence:
+        others = _without(settings.tests, "corruption")
+        raise ValueError(
+            f"the corruptions are those of images, {data.short_name(dataset)} holds recordings: use --tests {others}"
+        )
     pixels, labels = subjects.pixels_of(dataset, examined[0].image_size, settings.samples, data_dir)
     out.mkdir(parents=True, exist_ok=True)
 
@@ -115,6 +120,11 @@ def run(paths, out, settings=None, dataset=None, data_dir=None, progress=None):
     write_beside(out / "results.csv", lambda path: report.write_csv(path, results["rows"]))
     report.draw(out / "curves.png", results)
     return results
+
+
+def _without(tests, test):
+    """What to ask for in place of tests of which one is not possible."""
+    return " ".join(other for other in tests if other != test) or " ".join(other for other in TESTS if other != test)
 
 
 class _Measurement:

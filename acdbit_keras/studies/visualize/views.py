@@ -45,7 +45,7 @@ def run(paths, out, samples=500, pictures=8, dataset=None, seed=0, data_dir=None
 
     Raises:
         FileNotFoundError, ValueError: what is wrong with a model, the data or an argument; a `.tflite` file, which does
-            not hand out what happens inside.
+            not hand out what happens inside; a network without blocks, or one of recordings.
         ImportError: matplotlib or scikit-learn is not installed.
         OSError: the folder cannot be written.
     """
@@ -58,7 +58,12 @@ def run(paths, out, samples=500, pictures=8, dataset=None, seed=0, data_dir=None
     # Only drawing needs matplotlib.
     from acdbit_keras.studies.visualize import figures
 
-    examined, dataset = subjects.open_all(paths, dataset)
+    examined, dataset = subjects.open_all(paths, dataset, data_dir=data_dir)
+    for subject in examined:
+        if not subject.model.blocks:
+            raise ValueError(f"{subject.name} has no blocks to look into: name a vision transformer")
+        if len(subject.model.input_shape_of_images) != 3:
+            raise ValueError(f"{subject.name} takes recordings, which no view shows: name a model of images")
     pixels, labels = subjects.pixels_of(dataset, examined[0].image_size, samples, data_dir)
     names = data.class_names(dataset, data_dir)
     pictures = min(pictures, samples)
