@@ -3,9 +3,10 @@
 import keras
 import numpy as np
 import pytest
-from numerics import array
+from numerics import array, layer_gradient
 
 import acdbit_keras as acd
+from acdbit_keras import masking
 
 SIZES = dict(classes=4, image_size=8, patch_size=4, channels=1, width=32, depth=1, num_heads=1, mlp_ratio=1)
 L, rng = keras.layers, np.random.default_rng(0)
@@ -141,6 +142,77 @@ def test_padded_keys_get_no_attention(quantizers):
         np.testing.assert_allclose(array(context)[1, :4], array(short)[0], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.any_backend
+@pytest.mark.parametrize(
+    "quantizer",
+    [
+        lambda: acd.quantizers.ThresholdedProbabilities(scale="kept_mean"),
+        lambda: acd.quantizers.ThresholdedProbabilities("mean", scale="kept_mean"),
+        lambda: acd.ElasticBinary(initial_scale=None),
+        lambda: acd.ElasticBinary(),
+        lambda: acd.AlignedSign(axis="tensor", threshold="mean"),
+        lambda: acd.quantizers.UniformQuantizer(8),
+    ],
+)
+def test_padding_does_not_count_in_statistics_of_probabilities(quantizer):
+    x, mask = recordings()
+    others = np.where(mask[..., None], x, -7.0).astype("float32")
+    longer, longer_mask = np.pad(x, ((0, 0), (0, 6), (0, 0)), constant_values=3.0), np.pad(mask, ((0, 0), (0, 6)))
+    found = []
+    for inputs, counted in ((x, mask), (others, mask), (longer, longer_mask)):
+        attention = acd.BinaryAttention(1, probabilities_quantizer=quantizer())
+        masks = dict(query_mask=counted, key_mask=counted)
+        attention(inputs, inputs, inputs, training=True, **masks)
+        _, probabilities = attention(inputs, inputs, inputs, return_probabilities=True, **masks)
+        decoded = array(probabilities)[:, 0, :6, :6]
+        found.append([*(array(v) for v in attention.probabilities_quantizer.variables), decoded[0], decoded[1, :4, :4]])
+    for again in found[1:]:
+        for ours, theirs in zip(found[0], again):
+            np.testing.assert_allclose(theirs, ours, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.any_backend
+def test_one_mask_alone_counts_in_statistics_of_probabilities():
+    x, mask = recordings()
+    found = []
+    for query in (x, np.where(mask[..., None], x, -7.0).astype("float32")):
+        attention = acd.BinaryAttention(1, probabilities_quantizer=acd.quantizers.ThresholdedProbabilities(scale="kept_mean"))
+        attention(query, x, x, training=True, query_mask=mask)
+        found.append(array(attention.probabilities_quantizer.running_scale))
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
+    attention = acd.BinaryAttention(1, probabilities_quantizer=acd.ElasticBinary(initial_scale=None))
+    attention(x, x, x, training=True, key_mask=mask)
+    # Rows that sum to 1, six over all keys and six over four.
+    assert float(array(attention.probabilities_quantizer.start)) == pytest.approx(4 * 12 / (6 * 6 + 6 * 4))
+
+
+@pytest.mark.any_backend
+def test_elements_behind_a_mask_do_not_divide_the_gradient_of_a_scale():
+    """With `lsq` it is divided by the root of the number of those that count."""
+    x, mask = recordings()
+    found = []
+    for padding in (0, 6):
+        longer, counted = np.pad(x, ((0, 0), (0, padding), (0, 0))), np.pad(mask, ((0, 0), (0, padding)))
+        with masking.only(counted):
+            upstream = np.float32(counted[..., None] * np.ones_like(longer))
+            quantizer = acd.ElasticBinary(0.5, lsq=True)
+            quantizer.build(longer.shape)
+            found += layer_gradient(quantizer, longer, upstream, result=lambda code: code.decode())[1]
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
+
+
+@pytest.mark.any_backend
+def test_the_mean_of_probabilities_of_any_length():
+    x, _ = recordings()
+    attention = acd.BinaryAttention(1, probabilities_quantizer=acd.quantizers.ThresholdedProbabilities("mean"))
+    i = keras.Input((None, 32))
+    context = array(keras.Model(i, attention(i, i, i))(x))
+    np.testing.assert_array_equal(context, array(attention(x, x, x)))
+    # Rows that are one another's equals keep every key.
+    same = np.ones((1, 5, 32), "float32")
+    np.testing.assert_array_equal(array(attention(same, same, same, return_probabilities=True)[1]), 1)
+
+
 def test_keras_carries_the_mask_through_the_layers(tmp_path):
     """From Masking over a product of bits to the keys: what the padding holds changes nothing."""
     i = keras.Input((6, 32))
@@ -150,11 +222,11 @@ def test_keras_carries_the_mask_through_the_layers(tmp_path):
     x, _ = recordings()
     with pytest.raises(acd.convert.ConversionError, match="its keys are masked, which attention in bits is not"):
         acd.convert.to_tflite(model, tmp_path / "m.tflite")
-    masking, dense, attention = (
+    masks, dense, attention = (
         next(layer for layer in model.layers if isinstance(layer, kind))
         for kind in (L.Masking, acd.BinaryDense, acd.BinaryAttention)
     )
-    h = dense(masking(x))
+    h = dense(masks(x))
     _, probabilities = attention(h, h, h, return_probabilities=True)
     assert np.all(array(probabilities)[1, :, :, 4:] == 0) and np.any(array(probabilities)[0, :, :, 4:] != 0)
 

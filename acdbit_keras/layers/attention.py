@@ -143,7 +143,8 @@ class BinaryAttention(keras.layers.Layer):
         if not self.probabilities_quantizer.takes_scores:
             # In float32: in half precision a row of many keys sums to no 1.
             scores = ops.cast(ops.softmax(ops.cast(scores, "float32"), axis=-1), scores.dtype)
-        return self.probabilities_quantizer(scores, training=training)
+        with masking.only(masking.of_pairs(), of_pairs=True):
+            return self.probabilities_quantizer(scores, training=training)
 
     def _split(self, x):
         heads = (self.num_heads, x.shape[-1] // self.num_heads)

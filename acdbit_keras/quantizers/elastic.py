@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from acdbit_keras import checks, masking, replicas, signs
+from acdbit_keras import checks, masking, signs
 from acdbit_keras.code import Code
 from acdbit_keras.quantizers.base import AtLeast, Comparison, Quantizer, bounded
 from acdbit_keras.typing import Shape, Tensor
@@ -29,8 +29,8 @@ class ElasticBinary(Quantizer):
 
     Args:
         initial_scale: a at the start. A number: a itself is learned. `"probabilities"`, the default: 4 / keys /
-            sqrt(highest level), keys the length of the last axis, and a is learned as a factor of that. `None`: likewise,
-            but measured on the first training batch, 4 mean|x| / sqrt(highest level) unsigned, 2 mean|x| /
+            sqrt(highest level), keys those of the last axis that are not masked, and a is learned as a factor of that. `None`:
+            likewise, but measured on the first training batch, 4 mean|x| / sqrt(highest level) unsigned, 2 mean|x| /
             sqrt(highest level) signed.
         signed: whether the levels are on both sides of 0; default False.
         bits: width of a code, 1 to 8: 1, the default, for the device; more for the steps on the way to it.
@@ -95,17 +95,19 @@ class ElasticBinary(Quantizer):
         scale = self._scale(x, training)
         if self.lsq:
             constant = ops.stop_gradient(scale)
-            scale = constant + (scale - constant) * ops.rsqrt(replicas.total(ops.cast(ops.size(x), "float32")))
+            scale = constant + (scale - constant) * ops.rsqrt(masking.size(x))
         if self.levels == "sign":
             # Of the sign alone: where x leaves the clip is no reason to move the scale.
             signs_ = signs.get("ste_sign")(x / ops.stop_gradient(scale))
         else:
             signs_ = signs.ste_round(x / scale, float(self.lowest), float(self.highest))
-        return Code(signs_, ops.reshape(scale, (1,) * len(inputs.shape))).map(lambda part: ops.cast(part, inputs.dtype))
+        # A number, or with masked keys one per sample.
+        scale = ops.reshape(scale, (*ops.shape(scale), *(1,) * (len(inputs.shape) - len(scale.shape))))
+        return Code(signs_, scale).map(lambda part: ops.cast(part, inputs.dtype))
 
     def _scale(self, x, training):
         if self.initial_scale == PROBABILITIES:
-            return self._scale_over(ops.shape(x)[-1])
+            return self._scale_over(masking.number_of_keys(x))
         if self.initial_scale is not None or not training:
             return self.bounded_scale()
         times = (2.0 if self.signed else 4.0) / self.highest**0.5

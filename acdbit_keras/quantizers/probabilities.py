@@ -8,7 +8,7 @@ from typing import Any, Literal
 import keras
 from keras import ops
 
-from acdbit_keras import checks, replicas, signs, statistics
+from acdbit_keras import checks, masking, replicas, signs, statistics
 from acdbit_keras.code import Code, real
 from acdbit_keras.quantizers.base import Quantizer
 from acdbit_keras.typing import Shape, Tensor
@@ -23,7 +23,7 @@ class ThresholdedProbabilities(Quantizer):
 
     Rules:
         `"max_ratio"`: bound = ratio * max_row P. Gradient: dP = a g, straight through.
-        `"mean"`: bound = 1 / keys, the mean of a row. Gradient: dP = a g, straight through.
+        `"mean"`: bound = 1 / keys that are not masked, the mean of a row. Gradient: dP = a g, straight through.
         `"zero"`: on the scores S before any softmax, H(S). Gradient: dS = a g where |S| <= 1, else 0.
 
     The bound and a are constants for the gradient.
@@ -92,7 +92,7 @@ class ThresholdedProbabilities(Quantizer):
         if self.rule == "zero":
             kept = signs.ste_step(x)
         else:
-            bound = 1.0 / x.shape[-1] if self.rule == "mean" else self.ratio * ops.max(x, axis=-1, keepdims=True)
+            bound = 1.0 / masking.number_of_keys(x) if self.rule == "mean" else self.ratio * ops.max(x, axis=-1, keepdims=True)
             kept = signs.ste_step(x - ops.stop_gradient(bound), clip_value=None)
         if self.scale and training:
             self._track(ops.stop_gradient(x), ops.stop_gradient(kept))
@@ -104,9 +104,11 @@ class ThresholdedProbabilities(Quantizer):
         return ops.convert_to_tensor(self.running_scale) if self.scale else 1.0
 
     def _track(self, x, kept):
-        # Every row keeps its largest element, so there is something to divide by.
+        counted = masking.weights(x)
+        kept = kept if counted is None else kept * counted
+        # Every row keeps its largest element, so without a mask there is something to divide by.
         summed, count = replicas.total([ops.sum(x * kept), ops.sum(kept)])
-        mean = summed / count
+        mean = summed / ops.maximum(count, 1.0)
         updates = ops.convert_to_tensor(self.updates)
         rate = statistics.tracking_rate(updates, self.momentum)
         self.running_scale.assign(statistics.running_average(self.running_scale.value, mean, rate))

@@ -14,6 +14,7 @@ import numpy as np
 
 from acdbit_keras.convert import doors, runtime
 from acdbit_keras.convert.export import to_tflite
+from acdbit_keras.layers.stem import PatchEmbedding, PooledStem
 from acdbit_keras.models import Backbone
 from acdbit_keras.models.blocks import FloatBlock
 
@@ -87,16 +88,22 @@ def make(model, twin, folder, engines=None):
         if engine not in {*names, *families}:
             existing = ", ".join(dict.fromkeys([*families, *names]))
             raise ValueError(f"engine {engine!r} is none that a model is timed on; there are {existing}")
-    chosen = []
-    for name, (engines_of_file, write) in known.items():
+    chosen = {}
+    for name, (engines_of_file, _) in known.items():
         if not engines and not _installed(name):
             continue
         wanted = [e for e in engines_of_file if not engines or e in engines or e.partition(":")[0] in engines]
         if wanted:
-            path = pathlib.Path(folder) / name
-            write(path)
-            chosen += [(str(path), engine) for engine in wanted]
-    return [path for path, _ in chosen], [engine for _, engine in chosen]
+            chosen[name] = wanted
+    if {"onnx", "openvino"} & {engine for wanted in chosen.values() for engine in wanted}:
+        # Before the first file is written, which for a large model takes minutes.
+        _check_onnx(twin)
+    files = {name: pathlib.Path(folder) / name for name in chosen}
+    for name, path in files.items():
+        _, write = known[name]
+        write(path)
+    pairs = [(str(files[name]), engine) for name, wanted in chosen.items() for engine in wanted]
+    return [path for path, _ in pairs], [engine for _, engine in pairs]
 
 
 def _installed(name):
@@ -133,6 +140,8 @@ def to_openvino_int8(model, path, calibration):
 def to_onnx(model, path, precision="float32", calibration=None):
     """Writes a float vision transformer as an ONNX file that takes one image, `(1, height, width, channels)`, per run.
 
+    Of a `SequenceTransformer` it takes one recording, `(1, length, channels)`.
+
     Args:
         model: `Backbone` of a scheme with float blocks.
         path: where to.
@@ -144,9 +153,7 @@ def to_onnx(model, path, precision="float32", calibration=None):
         ImportError: the package onnx, or for the quantized ones onnxruntime, is not installed.
         ValueError: another model, or no images to calibrate on.
     """
-    blocks = model.blocks if isinstance(model, Backbone) and not model.scheme.is_binary else [None]
-    if not all(isinstance(block, FloatBlock) for block in blocks):
-        raise ValueError("only a float vision transformer of this package is written as ONNX")
+    _check_onnx(model)
     try:
         import onnx
 
@@ -172,6 +179,13 @@ def to_onnx(model, path, precision="float32", calibration=None):
             content, str(path), _calibration_reader(quantization, calibration), quant_format=quantization.QuantFormat.QDQ,
             op_types_to_quantize=["MatMul"], weight_type=int8, activation_type=quantization.QuantType.QUInt8, per_channel=True,
         )  # fmt: skip
+
+
+def _check_onnx(model):
+    """Raises ValueError for a model that has no form as an ONNX graph here."""
+    blocks = model.blocks if isinstance(model, Backbone) and not model.scheme.is_binary else [None]
+    if not all(isinstance(block, FloatBlock) for block in blocks):
+        raise ValueError(f"only a float vision transformer of this package is written as ONNX, and {model.name} is none")
 
 
 def _calibration_reader(quantization, images):
@@ -218,46 +232,56 @@ class _Graph:
 
     def vision_transformer(self, model):
         # One image: tokens are rows of a matrix, and a linear layer is one matrix product.
-        x = self.add("Transpose", "images", perm=[0, 3, 1, 2])
-        if model.stem == "patch":
-            x = self.convolution(x, model.patch_embedding)
-        else:
-            stem = model.patch_embedding
-            for index, (convolution, norm) in enumerate(zip(stem.convolutions, stem.norms)):
-                x = self.convolution(self.add("Relu", x) if index else x, convolution)
-                vectors = (norm.gamma, norm.beta, norm.moving_mean, norm.moving_variance)
-                x = self.add("BatchNormalization", x, *vectors, epsilon=norm.epsilon)
-        width, side = model.blocks[0].width, model.grid
+        # A recording is an image of one column.
+        images = "images" if len(model.input_shape_of_images) == 3 else self.add("Unsqueeze", "images", np.array([2]))
+        x = self.stem(model.patch_embedding, self.add("Transpose", images, perm=[0, 3, 1, 2]))
+        width, columns = model.blocks[0].width, np.broadcast_to(model.grid, 2)[1]
         x = self.add("Transpose", self.add("Reshape", x, np.array([width, -1])), perm=[1, 0])
         x = self.add("Add", x, np.reshape(model.positions, (-1, width)))
         for merging, blocks in model.stages:
             if merging is not None:
-                x, side = self.merging(merging, x, side), side // 2
+                x, columns = self.merging(merging, x, columns), columns // 2
             for block in blocks:
-                x = self.block(block, x, side)
+                x = self.block(block, x, columns)
         x = self.add("ReduceMean", x, np.array([0]), keepdims=1)
         self.dense(model.classifier, self.norm(model.norm, x))
+
+    def stem(self, layer, x):
+        if isinstance(layer, PatchEmbedding):
+            return self.convolution(x, layer)
+        pooled = isinstance(layer, PooledStem)
+        for index, (convolution, norm) in enumerate(layer.normalised_convolutions()):
+            if index and not pooled:
+                x = self.add("Relu", x)
+            x = self.convolution(x, convolution)
+            x = self.add(
+                "BatchNormalization", x, norm.gamma, norm.beta, norm.moving_mean, norm.moving_variance, epsilon=norm.epsilon
+            )
+            if pooled and convolution is not layer.projection:
+                # Pooled last, as in a converted file: norm and ReLU become part of the convolution.
+                x = self.add("MaxPool", self.add("Relu", x), kernel_shape=[3, 3], strides=[2, 2], auto_pad="SAME_UPPER")
+        return x
 
     def convolution(self, x, layer):
         kernel = np.transpose(layer.kernel, (3, 2, 0, 1))
         bias = [layer.bias] if layer.use_bias else []
         return self.add("Conv", x, kernel, *bias, strides=layer.strides, auto_pad="SAME_UPPER")
 
-    def merging(self, layer, x, side):
+    def merging(self, layer, x, columns):
         channels = layer.dense.kernel.shape[0]
-        rows = self.add("Reshape", x, np.array([side // 2, 2, side // 2, channels // 2]))
+        rows = self.add("Reshape", x, np.array([-1, 2, columns // 2, channels // 2]))
         tokens = self.add("Reshape", self.add("Transpose", rows, perm=[0, 2, 1, 3]), np.array([-1, channels]))
         x = self.norm(layer.norm, self.add("MatMul", tokens, layer.dense.kernel))
         return self.add("Add", x, np.reshape(layer.positions, (-1, layer.width)))
 
-    def average(self, x, side, window, width):
-        rows = self.add("ReduceMean", self.add("Reshape", x, np.array([-1, window, side * width])), np.array([1]), keepdims=0)
+    def average(self, x, columns, window, width):
+        rows = self.add("ReduceMean", self.add("Reshape", x, np.array([-1, window, columns * width])), np.array([1]), keepdims=0)
         return self.add("ReduceMean", self.add("Reshape", rows, np.array([-1, window, width])), np.array([1]), keepdims=0)
 
-    def block(self, block, x, side):
+    def block(self, block, x, columns):
         u = reduced = self.norm(block.attention_norm, x)
         if block.reduction > 1:
-            reduced = self.dense(block.reduction_dense, self.average(u, side, block.reduction, block.width))
+            reduced = self.dense(block.reduction_dense, self.average(u, columns, block.reduction, block.width))
             reduced = self.add("Gelu", self.norm(block.reduction_norm, reduced))
         head_dim = block.width // block.num_heads
         rows = np.array([-1, block.num_heads, head_dim])

@@ -223,9 +223,14 @@ class FileSubject:
 
     def logits(self, pixels):
         """As `KerasSubject.logits`."""
-        if self._interpreter.input_dtype in pictures.LEAST:
-            return self._interpreter.predict(pictures.in_integers(pixels, self._interpreter.input_dtype))
-        return self._interpreter.predict(data.normalize(pixels, self.dataset))
+        return logits_of(self._interpreter, pixels, self.dataset)
+
+
+def logits_of(interpreter, pixels, dataset):
+    """Logits `(n, classes)` that an `Interpreter` gives for pixels `(n, height, width, channels)`, 0 to 255, of any type."""
+    if interpreter.input_dtype in pictures.LEAST:
+        return interpreter.predict(pictures.in_integers(pixels, interpreter.input_dtype))
+    return interpreter.predict(data.normalize(pixels, dataset))
 
 
 def open_all(paths, dataset=None, batch_size=128, data_dir=None):

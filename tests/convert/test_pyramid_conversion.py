@@ -103,15 +103,17 @@ def test_the_teacher(tmp_path):
     check(model, to_tflite(model, tmp_path / "teacher.tflite"), 0)
 
 
-def test_the_float_twin_as_onnx_computes_what_keras_computes(tmp_path):
+@pytest.mark.parametrize("sizes", [{}, dict(image_size=(8, 16)), dict(image_size=(16, 8), patch_size=2, stem="pooled")])
+def test_the_float_twin_as_onnx_computes_what_keras_computes(sizes, tmp_path):
     import onnxruntime
 
-    twin = contenders.float_twin(pyramid("acd_bit"))
+    twin = contenders.float_twin(models.build(PRESET, "acd_bit", depths=DEPTHS, **sizes))
     assert twin.reductions == (2, 1) and twin.scheme.name == "float32"
     contenders.to_onnx(twin, tmp_path / "twin.onnx")
     session = onnxruntime.InferenceSession(os.fspath(tmp_path / "twin.onnx"), providers=["CPUExecutionProvider"])
-    [logits] = session.run(None, {"images": images(1)})
-    np.testing.assert_allclose(logits, np.asarray(twin(images(1))), rtol=1e-4, atol=1e-4)
+    x = np.random.default_rng(0).normal(size=(1, *twin.input_shape_of_images)).astype("float32")
+    [logits] = session.run(None, {"images": x})
+    np.testing.assert_allclose(logits, np.asarray(twin(x)), rtol=1e-4, atol=1e-4)
 
 
 def test_predicted_size_of_an_untrained_model(tmp_path):

@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from acdbit_keras import models
 from acdbit_keras.cli import main
-from acdbit_keras.models import recipes
+from acdbit_keras.models import data, recipes
 from acdbit_keras.models.run import Run
 from acdbit_keras.studies import subjects, visualize
 from acdbit_keras.studies.robustness import Settings, attacks, corruptions, measure, noise, report
@@ -303,6 +303,19 @@ def test_recordings_have_no_corruptions(tmp_path):
         with pytest.raises(ValueError, match=sentence):
             measure.run([tmp_path / "model.keras"], tmp_path / "out", Settings(tests=tests, samples=4), "movements")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "uint8"])
+def test_bit_flips_of_files_whatever_they_take(dtype, tmp_path, monkeypatch):
+    from acdbit_keras.convert import to_tflite
+
+    monkeypatch.setattr(report, "draw", lambda path, results: None)
+    facts, path = data.info("digits"), tmp_path / "m.tflite"
+    to_tflite(subject("acd_bit", tmp_path).model, path, card={"mean": [*facts.mean], "std": [*facts.std]}, input=dtype)
+    settings = Settings(tests=("bitflip",), samples=24, repetitions=1, rates=(0.0, 0.5))
+    results = measure.run([path], tmp_path / "results", settings, "digits")
+    assert [row["strength"] for row in results["rows"]] == [0.0, 0.5]
+    assert results["rows"][0]["accuracy"] == results["models"][0]["clean"]
 
 
 @pytest.mark.any_backend

@@ -197,7 +197,6 @@ class _Measurement:
     def _bitflip(self, dataset, data_dir):
         from acdbit_keras.convert import Interpreter, flatbuffer
 
-        images = data.normalize(self.pixels, dataset)
         for subject, entry in zip(self.examined, self.models):
             with tempfile.TemporaryDirectory() as folder:
                 path = subject.path
@@ -214,7 +213,7 @@ class _Measurement:
                 for repetition in range(self.settings.repetitions):
                     positions = bitflips.draw(regions, rate, self.settings.rng("bitflip", rate, repetition))
                     interpreter = Interpreter(flatbuffer.pack(bitflips.flipped(file, regions, positions)))
-                    accuracy = self._accuracy(interpreter.predict(images))
+                    accuracy = self._accuracy(subjects.logits_of(interpreter, self.pixels, dataset))
                     self._row("bitflip", "weights", rate, "probability per bit", repetition, subject, accuracy)
 
     def _evaluate(self, subject, pixels):
