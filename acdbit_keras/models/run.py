@@ -29,6 +29,14 @@ from acdbit_keras.models import data
 from acdbit_keras.models.recipes import Recipe
 
 
+class Busy(BlockingIOError, ValueError):
+    """Another process trains in the folder of a run, `run`."""
+
+    def __init__(self, message, run):
+        super().__init__(message)
+        self.run = run
+
+
 def previous_state(path):
     """Path of the state of the epoch before, beside that of the last one."""
     return path.with_name(f"{path.stem}_before{path.suffix}")
@@ -155,7 +163,7 @@ class Run:
         The system lets go of the lock when its process ends, however it ends. What killed writes left in the folder is removed.
 
         Raises:
-            ValueError: another process trains there; it is named.
+            Busy: another process trains there; it is named.
             OSError: the folder cannot be written.
         """
         made = [folder for folder in (self.folder, *self.folder.parents) if not folder.exists()]
@@ -175,6 +183,15 @@ class Run:
                 for folder in made:
                     folder.rmdir()
 
+    def wait(self):
+        """Waits until no other process trains in the folder."""
+        with contextlib.suppress(FileNotFoundError):
+            descriptor = os.open(self.lock_path, os.O_RDONLY)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_SH)
+            finally:
+                os.close(descriptor)
+
     def _lock(self):
         while True:
             try:
@@ -186,8 +203,8 @@ class Run:
             except OSError:
                 holder = os.pread(descriptor, 200, 0).decode(errors="replace") or "another process"
                 os.close(descriptor)
-                raise ValueError(
-                    f"{holder} is training in {self.folder}; wait until it ends, or choose another folder with --out"
+                raise Busy(
+                    f"{holder} is training in {self.folder}; wait until it ends, or choose another folder with --out", self
                 ) from None
             # Its holder may have removed the file between the two calls: then the lock is one of no file.
             with contextlib.suppress(FileNotFoundError):

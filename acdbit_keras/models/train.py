@@ -25,7 +25,7 @@ from acdbit_keras.models.callbacks import (
 )
 from acdbit_keras.models.data.validation import HeldOut
 from acdbit_keras.models.loading import load_model
-from acdbit_keras.models.run import Run
+from acdbit_keras.models.run import Busy, Run
 from acdbit_keras.models.sizes import build
 from acdbit_keras.models.zoo import from_zoo, zoo_names
 from acdbit_keras.models.zoo.transfer import copy_body
@@ -59,8 +59,9 @@ def train(recipe, folder, data_dir=None, teacher=None, runs="runs", verbose="aut
         The content of `result.json`.
 
     Raises:
-        ValueError: if the folder belongs to another recipe, or another process trains in it, its images are no longer those
-            that it was begun with, or on anything the recipe asks for that does not exist.
+        ValueError: if the folder belongs to another recipe, its images are no longer those that it was begun with, or on
+            anything the recipe asks for that does not exist.
+        Busy: another process trains in the folder, or in that of a recipe that this one needs; a `ValueError`, too.
         OSError: if the folder cannot be written; what was written before stays complete.
         FloatingPointError: if the loss stops being finite, naming the step.
         ConnectionError: if another host is lost; started again, all go on from the last finished epoch.
@@ -314,6 +315,8 @@ class _Training:
             )
         try:
             label_teacher = self._found(self.recipe.label_teacher)
+        except Busy:
+            raise
         except (ValueError, OSError) as error:
             raise ValueError(f"cannot learn the labels from {self.recipe.label_teacher}: {error}") from error
         views.check(self.recipe.label_teacher, self.facts)
@@ -328,6 +331,8 @@ class _Training:
         """Gives a network the body of a trained model."""
         try:
             copy_body(self._found(start), network)
+        except Busy:
+            raise
         except (ValueError, OSError) as error:
             raise ValueError(f"cannot start from {start}: {error}") from error
 

@@ -3,6 +3,7 @@
 import math
 import pathlib
 import shlex
+import shutil
 import tempfile
 
 import keras
@@ -28,6 +29,8 @@ def add(run, name, zoo, data_dir=None, precision="float24", limits=(), say=print
     Everything on its card is measured on the compact file as it is read back: accuracy and agreement with the run's model
     on all test images, parity of the converted file with it, sizes, latency.
 
+    An entry of that name is replaced as a whole. What else lies in its folder stays, but for the curve of other weights.
+
     Args:
         run: folder of the run.
         name: of the entry.
@@ -46,7 +49,7 @@ def add(run, name, zoo, data_dir=None, precision="float24", limits=(), say=print
     Raises:
         ValueError: a run that is not finished, neither of a 1-bit scheme nor of `"float32"`, or no twin of that entry; or a
             name that is no folder's.
-        OSError: the entry cannot be written.
+        OSError: the entry cannot be written; what was there before is kept.
     """
     if not name.isidentifier():
         raise ValueError(f"the name of an entry must be of letters, digits and underscores, not {name!r}")
@@ -54,7 +57,7 @@ def add(run, name, zoo, data_dir=None, precision="float24", limits=(), say=print
     run, folder = Run(run), pathlib.Path(zoo) / name
     recipe, result = run.recipe, run.result
     if twin_of is not None:
-        _check_twin(recipe, twin_of, zoo)
+        _check_twin(recipe, name, twin_of, zoo)
     trained, found = load_model(run.folder), data.source(run.dataset, data_dir)
     with tempfile.TemporaryDirectory() as scratch:
         # Complete before anything reaches the zoo.
@@ -72,18 +75,61 @@ def add(run, name, zoo, data_dir=None, precision="float24", limits=(), say=print
         made["size"] = _sizes(trained, precision, compact_bytes) | made["size"]
         made |= _twin_of_the_one_before(made, zoo)
         content = weights.read_bytes()
-    folder.mkdir(parents=True, exist_ok=True)
-    # The weights last: without them there is no entry.
-    _write_card(made, folder)
     history = run.history_path.read_bytes()
-    write_beside(folder / entries.HISTORY, lambda path: path.write_bytes(history))
-    write_beside(folder / entries.WEIGHTS, lambda path: path.write_bytes(content))
+
+    def write(new):
+        weights = new / entries.WEIGHTS
+        if weights.exists() and weights.read_bytes() != content:
+            (new / entries.ROBUSTNESS).unlink(missing_ok=True)
+        _write_card(made, new)
+        write_beside(new / entries.HISTORY, lambda path: path.write_bytes(history))
+        write_beside(weights, lambda path: path.write_bytes(content))
+
+    _replace(folder, write)
     if twin_of is not None:
-        _write_card({**entries.card(twin_of, zoo), "float_twin": name}, pathlib.Path(zoo) / twin_of)
+        student = {**entries.card(twin_of, zoo), "float_twin": name}
+        _replace(pathlib.Path(zoo) / twin_of, lambda new: _write_card(student, new))
     return made
 
 
-def _check_twin(recipe, twin_of, zoo):
+def _replace(folder, write):
+    """Changes an entry in a copy beside it, which then takes its place: all of its files are of one run, whatever fails.
+
+    Args:
+        folder: of the entry, which need not be there.
+        write: called with the folder of the copy.
+    """
+    new, old = (folder.with_name(f".{folder.name}.{state}") for state in ("new", "old"))
+    if old.exists() and not folder.exists():
+        # Its process was killed between the two renames.
+        old.rename(folder)
+    for leftover in (new, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    try:
+        if folder.exists():
+            shutil.copytree(folder, new)
+        else:
+            new.mkdir(parents=True)
+        write(new)
+        if folder.exists():
+            folder.rename(old)
+        try:
+            new.rename(folder)
+        except OSError:
+            if old.exists():
+                old.rename(folder)
+            raise
+    except OSError as error:
+        reason = error.strerror or getattr(error.__cause__, "strerror", None) or error
+        raise OSError(f"cannot write {folder}: {reason}; what was there before is kept") from error
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _check_twin(recipe, name, twin_of, zoo):
+    if name == twin_of:
+        raise ValueError(f"the float twin of {twin_of!r} is an entry beside it and needs another name")
     facts = entries.card(twin_of, zoo)
     if facts["model"]["scheme"] == FLOAT_TWIN:
         raise ValueError(f"{twin_of!r} is of {FLOAT_TWIN} itself; a twin is that of a 1-bit entry")

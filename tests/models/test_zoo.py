@@ -1,6 +1,8 @@
 """The zoo: entries made from runs, what their cards say, and prediction with one by its name."""
 
+import errno
 import json
+import pathlib
 import shutil
 import subprocess
 
@@ -115,11 +117,83 @@ def test_a_float_twin_is_named_on_the_card_of_its_student(entry, run, tmp_path, 
     assert "'quick_float' is of float32 itself; a twin is that of a 1-bit entry" in capsys.readouterr().err
     assert main(["zoo", "add", str(run), "other", *added[4:], "quick"]) == 2
     assert "is no float twin of 'quick': scheme 'acd_bit' instead of 'float32'" in capsys.readouterr().err
+    assert main(["zoo", "add", str(tmp_path / "teacher"), "quick", *added[4:], "quick"]) == 2
+    assert "the float twin of 'quick' is an entry beside it and needs another name" in capsys.readouterr().err
     assert zoo_names(zoo_folder) == ["quick", "quick_float"]
     # Trained once more, the student has the same twin.
     assert main(["zoo", "add", str(run), "quick", "--zoo", str(zoo_folder), "--limit", "Again."]) == 0
     assert zoo.card("quick", zoo_folder)["limits"][-1] == "Again."
     assert zoo.card("quick", zoo_folder)["float_twin"] == "quick_float"
+
+
+@pytest.fixture
+def unmeasured(entry, monkeypatch):
+    """What is measured of an entry is taken from its card, in place of the time it takes."""
+    card = zoo.card("quick", entry)
+    monkeypatch.setattr(studio, "_accuracies", lambda *_: {key: card[key] for key in ("accuracy", "run")})
+    measured = {**{key: card[key] for key in ("parity", "latency")}, "size": {"tflite_bytes": card["size"]["tflite_bytes"]}}
+    monkeypatch.setattr(studio, "_measured", lambda *_: measured)
+
+
+def files(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("fails", ["card.md", "weights.acdbit", "rename"])
+def test_an_entry_that_cannot_be_replaced_stays_what_it_was(fails, entry, run, unmeasured, tmp_path, monkeypatch):
+    shutil.copytree(entry, tmp_path / "zoo")
+    (tmp_path / "zoo" / "quick" / "robustness.csv").write_text("a curve")
+    before = files(tmp_path / "zoo")
+    write, rename = studio.write_beside, pathlib.Path.rename
+
+    def full(path, each):
+        if path.name == fails:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(path, each)
+
+    def refused(path, target):
+        if path.name == ".quick.new" and fails == "rename":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return rename(path, target)
+
+    monkeypatch.setattr(studio, "write_beside", full)
+    monkeypatch.setattr(studio, "write_text", lambda path, text: full(path, lambda file: file.write_text(text)))
+    monkeypatch.setattr(pathlib.Path, "rename", refused)
+    with pytest.raises(OSError, match=r"cannot write .*/quick: No space left on device; what was there before is kept"):
+        studio.add(run, "quick", tmp_path / "zoo", precision="float16", say=lambda line: None)
+    assert files(tmp_path / "zoo") == before and [path.name for path in (tmp_path / "zoo").iterdir()] == ["quick"]
+
+
+def test_a_replaced_entry_keeps_what_is_still_so(entry, run, unmeasured, tmp_path):
+    shutil.copytree(entry, tmp_path / "zoo")
+    folder = tmp_path / "zoo" / "quick"
+    for name in ("robustness.csv", "note.txt"):
+        (folder / name).write_text("of the old weights?")
+    # Left by a process that was killed before the new entry took the place of the old one.
+    folder.rename(tmp_path / "zoo" / ".quick.old")
+    shutil.copytree(entry / "quick", tmp_path / "zoo" / ".quick.new")
+    assert zoo_names(tmp_path / "zoo") == []
+    names = {"card.json", "card.md", "history.csv", "note.txt", "weights.acdbit"}
+    for precision, kept in (("float24", {"robustness.csv"}), ("float16", set())):
+        studio.add(run, "quick", tmp_path / "zoo", precision=precision, say=lambda line: None)
+        assert {path.name for path in folder.iterdir()} == names | kept, "the curve of other weights is gone"
+        assert [path.name for path in (tmp_path / "zoo").iterdir()] == ["quick"]
+    assert zoo.card("quick", tmp_path / "zoo")["size"]["precision"] == "float16"
+
+
+def test_the_card_of_a_student_is_whole_whatever_becomes_of_its_twin_s_name(tmp_path):
+    folder = tmp_path / "quick"
+    folder.mkdir()
+    for name in ("card.json", "card.md"):
+        (folder / name).write_text("before")
+
+    def write(new):
+        (new / "card.json").write_text("after")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="cannot write .*quick: No space left"):
+        studio._replace(folder, write)
+    assert [path.read_text() for path in folder.iterdir()] == ["before", "before"]
 
 
 def test_an_entry_trained_on_pictures_of_one_s_own_is_converted_by_its_name_and_asks_for_them_where_it_needs_them(

@@ -3,6 +3,7 @@
 The training runs in a Python that has JAX and numpy and nothing else, not even pip.
 """
 
+import errno
 import json
 import os
 import pathlib
@@ -390,14 +391,44 @@ def test_results_are_few_files_of_limited_size_and_what_lacks_is_named(finished,
     assert len(files) == 3 and max(path.stat().st_size for path in files) == 1_000_000
     content = files[1].read_bytes()
     files[1].write_bytes(content[::-1])
-    with pytest.raises(ValueError, match="results_2.bin is damaged: its checksum is wrong"):
+    with pytest.raises(ValueError, match=r"results_\w+_2.bin is damaged: its checksum is wrong"):
         delivery.unpack(tmp_path, tmp_path / "runs")
     files[1].unlink()
-    with pytest.raises(ValueError, match="results_2.bin is missing, one of 3 files of results"):
+    with pytest.raises(ValueError, match=r"results_\w+_2.bin is missing, one of 3 files of results"):
         delivery.unpack(tmp_path, tmp_path / "runs")
     (tmp_path / "results.json").unlink()
     with pytest.raises(ValueError, match="holds no results of a bundle: there is no results.json"):
         delivery.unpack(tmp_path, tmp_path / "runs")
+
+
+@pytest.mark.parametrize("fails", ["results_*_2.bin", "results.json"])
+def test_results_that_cannot_be_written_leave_those_of_before(fails, finished, tmp_path, monkeypatch):
+    monkeypatch.setattr(delivery, "FILE_BYTES", 1_000_000)
+    state, runs, facts = finished
+    delivery.pack(runs, facts, state, tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    (tmp_path / "results_1.bin").write_bytes(b"of a process that was killed")
+    (tmp_path / ".results_0_1.9@host.bin").write_bytes(b"of a process that was killed")
+    write = delivery.write_beside
+
+    def full(path, each):
+        if path.match(fails):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(path, each)
+
+    with (state / delivery.LOG).open("a") as log:
+        log.write("00:02  another line\n")
+    monkeypatch.setattr(delivery, "write_beside", full)
+    monkeypatch.setattr(delivery, "write_json", lambda path, value: full(path, lambda file: file.write_text(json.dumps(value))))
+    with pytest.raises(OSError, match="No space left"):
+        delivery.pack(runs, facts, state, tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    monkeypatch.undo()
+    delivery.pack(runs, facts, state, tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2 and not before.keys() & set(tmp_path.glob("*.bin")), (
+        "in larger parts, with the line"
+    )
+    assert delivery._checked(tmp_path)
 
 
 # === All of it ===

@@ -389,6 +389,20 @@ def test_results_of_another_experiment_are_refused(tmp_path):
         results_file.read(path, experiments.ablate(CIFAR10.replace(epochs=99)))
 
 
+def test_fields_that_recipes_gained_or_lost_since(tmp_path):
+    path, experiment = tmp_path / "results.json", experiments.ablate(CIFAR10)
+    results = results_file.start(experiment)
+    del results["recipe"]["floor"], results["recipe"]["schedule"]
+    results_file.write(path, results)
+    assert results_file.read(path, experiment) == json.loads(json.dumps(results))
+    with pytest.raises(ValueError, match=r"holds a table of other settings \(floor differ\)"):
+        results_file.read(path, experiments.ablate(CIFAR10.replace(floor=0.1)))
+    results["recipe"]["gone"] = 1
+    results_file.write(path, results)
+    with pytest.raises(ValueError, match="of a recipe that this version cannot read .*'gone'.*; choose another --out"):
+        results_file.read(path, experiment)
+
+
 # --- The engine, with made-up answers -------------------------------------------------------------------------------
 
 

@@ -16,7 +16,7 @@ from outsiders import write_tfds
 
 from acdbit_keras.cli import main
 from acdbit_keras.models import build, recipes
-from acdbit_keras.models.run import Run
+from acdbit_keras.models.run import Busy, Run
 from acdbit_keras.models.sizes import Preset, registry
 from acdbit_keras.models.train import train
 from acdbit_keras.models.vit import VisionTransformer
@@ -314,6 +314,40 @@ def test_a_run_in_the_hands_of_another_process_is_busy(tmp_path):
     task = {"task": "cell", "recipe": RECIPE.to_dict(), "folder": str(folder), "teacher": None, "runs": "runs", "data_dir": None}
     with worker._alone(folder):
         assert worker.perform({**task, "waits": False}) == {"busy": True}
+
+
+@pytest.mark.parametrize("field", ["label_teacher", "start"])
+def test_a_run_that_needs_one_in_the_hands_of_another_process_is_busy(field, teacher, tmp_path):
+    recipe = recipes.get("digits_acd_bit").replace(**QUICK, **{field: "digits_teacher"})
+    task = {"task": "cell", "recipe": recipe.to_dict(), "folder": str(tmp_path / "run"), "teacher": str(teacher)}
+    with Run(tmp_path / "runs" / "digits_teacher").locked():
+        assert worker.perform({**task, "runs": str(tmp_path / "runs"), "data_dir": None, "waits": False}) == {"busy": True}
+
+
+def test_what_a_run_needs_is_waited_for(tmp_path, monkeypatch):
+    needed, waited = Run(tmp_path / "needed"), []
+
+    def train_(*_, **__):
+        if not waited:
+            raise Busy("process 1 is training in it", needed)
+        return {"epochs": 1}
+
+    monkeypatch.setattr("acdbit_keras.models.train.train", train_)
+    monkeypatch.setattr(Run, "wait", lambda run: waited.append(run))
+    assert worker._train(RECIPE, tmp_path / "run") == {"epochs": 1} and waited == [needed]
+
+
+def test_a_run_is_waited_for_until_its_process_lets_go(tmp_path):
+    run, order = Run(tmp_path / "run"), []
+    run.wait()  # for nobody
+    with run.locked():
+        waiting = threading.Thread(target=lambda: (run.wait(), order.append("waited")))
+        waiting.start()
+        waiting.join(0.2)
+        assert waiting.is_alive()
+        order.append("let go")
+    waiting.join(60)
+    assert order == ["let go", "waited"]
 
 
 @pytest.mark.parametrize("visible", [["3", "5"], ["0", "1"]])

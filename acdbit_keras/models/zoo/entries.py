@@ -31,7 +31,8 @@ def zoo_names(zoo: Path = FOLDER) -> list[str]:
     Args:
         zoo: folder of the entries; by default those that come with the package.
     """
-    return sorted(path.parent.name for path in pathlib.Path(zoo).glob(f"*/{WEIGHTS}"))
+    # What is being made beside an entry begins with a point.
+    return sorted(path.parent.name for path in pathlib.Path(zoo).glob(f"[!.]*/{WEIGHTS}"))
 
 
 def entry(name: str, zoo: Path = FOLDER) -> pathlib.Path:

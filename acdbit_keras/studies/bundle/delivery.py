@@ -6,6 +6,7 @@ are left out, those of the largest networks first.
 """
 
 import csv
+import functools
 import json
 import pathlib
 import shutil
@@ -47,7 +48,7 @@ def append_row(path, epoch, values):
 
 
 def pack(runs, facts, state, out, room=_ROOM):
-    """Writes everything that is there into the folder of results, in place of what was there before.
+    """Writes everything that is there into the folder of results; what was there before goes when all of it is written.
 
     Args:
         runs: dict from name to `Run`, of those that a bundle asks for.
@@ -58,6 +59,9 @@ def pack(runs, facts, state, out, room=_ROOM):
 
     Returns:
         Sentences that say what was made smaller or left out.
+
+    Raises:
+        OSError: the results cannot be written; those of before stay complete.
     """
     out, said = pathlib.Path(out), []
     chosen = _chosen(runs, facts, room, said)
@@ -72,13 +76,27 @@ def pack(runs, facts, state, out, room=_ROOM):
                     if path.exists():
                         small = path.suffix not in (".npz", SUFFIX)
                         file.write(path, f"{name}/{path.name}", zipfile.ZIP_DEFLATED if small else zipfile.ZIP_STORED)
-        parts = split(archive, scratch, "results", FILE_BYTES)
-        for old in out.glob("results_*.bin"):
-            old.unlink()
-        for part in parts:
-            shutil.copyfile(pathlib.Path(scratch) / part["file"], out / part["file"])
-    write_json(out / RESULTS, {"format": FORMAT, "files": parts})
+        # Named after their content: until `results.json` names them, that of before and its parts hold.
+        parts = split(archive, scratch, f"results_{checksum(archive)[:8]}", FILE_BYTES)
+        _remove_unnamed(out)
+        try:
+            for part in parts:
+                write_beside(out / part["file"], functools.partial(shutil.copyfile, pathlib.Path(scratch) / part["file"]))
+            write_json(out / RESULTS, {"format": FORMAT, "files": parts})
+        finally:
+            _remove_unnamed(out)
     return said
+
+
+def _remove_unnamed(out):
+    """Removes parts that `results.json` does not name: those of before, or such as could not be written to the end."""
+    try:
+        named = {part["file"] for part in read_json(out / RESULTS)["files"]}
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        named = ()
+    for path in (*out.glob("results_*.bin"), *out.glob(".results_*.bin")):
+        if path.name not in named:
+            path.unlink()
 
 
 def _chosen(runs, facts, room, said):

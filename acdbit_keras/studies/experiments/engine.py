@@ -48,7 +48,7 @@ def run(experiment, out, runs="runs", teacher=None, data_dir=None, made_by=None,
 
     Raises:
         ValueError: results of another version or experiment in `out`, another table being made there, a teacher that does
-            not fit a row, or another teacher than the results were made with.
+            not fit a row, or another teacher or other schemes than the results were made with.
     """
     checks.integer("jobs", jobs, 1)
     out, runs = pathlib.Path(out), pathlib.Path(runs)
@@ -87,8 +87,12 @@ class _Table:
         cells = self.experiment.cells()
         facts = self._prepare(cells)
         folder = self.runs / f"{self.experiment.recipe.name}.cells"
-        folders = {(cell.row.key, cell.seed): folder / plan.folder_name(cell.recipe, facts["sha256"]) for cell in cells}
-        self._take_over(folders)
+        known = self._known()
+        folders = {}
+        for cell in cells:
+            names = plan.folder_names(cell.recipe, facts["sha256"])
+            folders[cell.row.key, cell.seed] = folder / next((name for name in names if name in known), names[0])
+        self._take_over(folders, known)
         self._train(cells, folders)
         if self.experiment.measured:
             self._measure(folders, folder)
@@ -132,11 +136,20 @@ class _Table:
         self.results["teacher"] = answer["value"]
         return answer["value"]
 
-    def _take_over(self, folders):
-        """Takes what the earlier results hold of the same runs."""
-        known = {
-            cell["folder"]: cell for row in (self.earlier or {}).get("rows", ()) for cell in row["cells"] if "folder" in cell
-        }
+    def _known(self):
+        """The cells of the earlier results by their folders."""
+        return {cell["folder"]: cell for row in (self.earlier or {}).get("rows", ()) for cell in row["cells"] if "folder" in cell}
+
+    def _take_over(self, folders, known):
+        """Takes what the earlier results hold of the same runs; never are finished ones given up for others of their name."""
+        for row in (self.earlier or {}).get("rows", ()):
+            for cell in row["cells"]:
+                folder = folders.get((row["key"], cell["seed"]))
+                if folder and cell["status"] == results_file.FINISHED and cell.get("folder") != folder.name:
+                    raise ValueError(
+                        f"the table in {self.out} holds runs of {row['title']} with another teacher or with its scheme as it was "
+                        "at the time; choose another --out"
+                    )
         for row in self.results["rows"]:
             for cell in row["cells"]:
                 cell["folder"] = folders[row["key"], cell["seed"]].name

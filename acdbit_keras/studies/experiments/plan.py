@@ -144,13 +144,32 @@ def folder_name(recipe, teacher):
         recipe: of the run.
         teacher: SHA-256 of the teacher's file.
     """
+    return _folder_name(recipe, teacher, schemes.get(recipe.scheme).definition())
+
+
+def folder_names(recipe, teacher):
+    """`folder_name`, and behind it what the folder of the same run was called when label terms had no form."""
+    definition = schemes.get(recipe.scheme).definition()
+    return [_folder_name(recipe, teacher, each) for each in (definition, _without_form(definition))]
+
+
+def _without_form(said):
+    if isinstance(said, list):
+        return [_without_form(part) for part in said]
+    if not isinstance(said, dict):
+        return said
+    late = "form" if said.get("class") == LabelDistillation.__name__ and said.get("form") is None else None
+    return {key: _without_form(part) for key, part in said.items() if key != late}
+
+
+def _folder_name(recipe, teacher, definition):
     # Fields at their default are left out, so that a field that recipes gain later does not rename older runs.
     said = {
         field.name: getattr(recipe, "scheme_name" if field.name == "scheme" else field.name)
         for field in dataclasses.fields(recipe)
         if field.name not in _NOT_OF_THE_RESULT and getattr(recipe, field.name) != field.default
     }
-    run = [said, schemes.get(recipe.scheme).definition(), teacher]
+    run = [said, definition, teacher]
     digest = hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()[:8]
     scheme = re.sub(r"[^a-z0-9]+", "_", recipe.scheme_name.lower()).strip("_")
     return f"{scheme}-seed{recipe.seed}-{digest}"

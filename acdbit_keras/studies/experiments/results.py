@@ -12,6 +12,7 @@ import dataclasses
 import statistics
 
 from acdbit_keras.files import read_json, write_json
+from acdbit_keras.models.recipes import Recipe
 
 FORMAT = 1
 FINISHED, FAILED, WAITING = "finished", "failed", "waiting"
@@ -41,7 +42,8 @@ def read(path, experiment):
     """The results that an earlier call left, `None` if there are none.
 
     Raises:
-        ValueError: not a results file, one of another version, or one of another experiment.
+        ValueError: not a results file, one of another version, one of another experiment, or of a recipe that this version
+            cannot read.
     """
     if not path.exists():
         return None
@@ -58,7 +60,13 @@ def read(path, experiment):
         )
     if results["kind"] != experiment.kind:
         raise ValueError(f"{path} holds the table of acdbit {results['kind']}, not of {experiment.kind}; choose another --out")
-    changed = [name for name, value in experiment.recipe.to_dict().items() if results["recipe"].get(name) != value]
+    try:
+        # What recipes gained since has its default in a table from before.
+        changed = experiment.recipe.differences(Recipe(**results["recipe"]))
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"{path} holds a table of a recipe that this version cannot read ({error}); choose another --out"
+        ) from error
     if changed:
         raise ValueError(f"{path} holds a table of other settings ({', '.join(changed)} differ); choose another --out")
     return results

@@ -20,7 +20,7 @@ import threading
 import traceback
 
 from acdbit_keras.files import read_json, write_json
-from acdbit_keras.models.run import Run
+from acdbit_keras.models.run import Busy, Run
 from acdbit_keras.studies import deployed
 
 COMPARED_IMAGES = 1000  # test images on which a file is compared with Keras; its own accuracy is of all
@@ -139,7 +139,7 @@ def _prepare(recipe, rows, teacher, runs, data_dir):
     """
     from acdbit_keras.models import data, recipes
     from acdbit_keras.models.loading import load_model
-    from acdbit_keras.models.train import check_teacher, train
+    from acdbit_keras.models.train import check_teacher
 
     recipe = recipes.Recipe(**recipe)
     made_here = teacher is None
@@ -153,8 +153,7 @@ def _prepare(recipe, rows, teacher, runs, data_dir):
         except ValueError as error:
             raise ValueError(f"{key} cannot learn from the teacher {teacher}: {error}") from error
     if made_here:
-        with _alone(teacher):
-            train(recipe.teacher, teacher, data_dir=data_dir, runs=runs, verbose=0)
+        _train(recipe.teacher, teacher, data_dir=data_dir, runs=runs)
         model = load_model(teacher)
     return {"folder": str(teacher), "sha256": digest(teacher), **_facts(model, recipe.dataset, data_dir)}
 
@@ -171,17 +170,30 @@ def _cell(recipe, folder, teacher, runs, data_dir, waits=True):
     """Trains one run, or goes on with it, and evaluates it.
 
     Raises:
-        BlockingIOError: another process is training it, and this one is not to wait for it.
+        BlockingIOError: another process is training it or what it needs, and this one is not to wait for that.
     """
     from acdbit_keras.models import recipes
     from acdbit_keras.models.loading import load_model
-    from acdbit_keras.models.train import train
 
     recipe = recipes.Recipe(**recipe)
-    with _alone(folder, waits):
-        result = train(recipe, folder, data_dir=data_dir, teacher=teacher, runs=runs, verbose=0)
+    result = _train(recipe, folder, waits, data_dir=data_dir, teacher=teacher, runs=runs)
     kept = ("epochs", "best_accuracy", "training_seconds", "backend")
     return {**_facts(load_model(folder), recipe.dataset, data_dir), **{key: result[key] for key in kept if key in result}}
+
+
+def _train(recipe, folder, waits=True, **options):
+    """`train`, which has the folder to itself; a label teacher or a start in the hands of another process is waited for, too."""
+    from acdbit_keras.models.train import train
+
+    with _alone(folder, waits):
+        while True:
+            try:
+                return train(recipe, folder, verbose=0, **options)
+            except Busy as error:
+                if not waits:
+                    raise
+                busy = error.run
+            busy.wait()
 
 
 def _facts(model, dataset, data_dir):
