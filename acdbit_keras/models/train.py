@@ -159,7 +159,7 @@ class _Training:
         """The recipe's data; of a run that was begun, those that it was begun with."""
         if self.run is None or not self.run.data_path.exists():
             return data.source(self.recipe.dataset, self.data_dir)
-        found = data.read_stored(self.run.data_path)
+        found = data.read_stored(self.run.data_path, self.data_dir)
         if found.has_changed():
             raise ValueError(
                 f"{self.recipe.dataset} has changed since the run in {self.run.folder} began; a new run needs another folder"
