@@ -198,6 +198,9 @@ def small(key):
     return results("cifar10_small/results.json")["runs"][f"cifar10_small_{key}"]["files"]["bits"]["parity"]["beyond_tolerance"]
 
 
+ABLATIONS = ("ablation_cifar10", "ablation_cifar100")
+
+
 def ablation(name, key, figure):
     rows = results(f"{name}/results.json")["rows"]
     baseline, row = (next(each for each in rows if each["key"] == wanted) for wanted in ("none", key))
@@ -311,20 +314,18 @@ SENTENCES = {
     "Of the {} images {} (BinaryViT) and {} (ACD-BiT) differ from Keras": [10_000, small("binary_vit"), small("acd_bit")],
     "each run on one core in {} to {} minutes": [minutes(min), minutes(max)],
     "by little: {}, {} and {} points before BinaryViT with the same seed": [leads(seed) for seed in (0, 1, 2)],
-    "`cifar10_table_acd_bit` ({} epochs, {} % for BinaryViT, {} % for the teacher of all)": [
-        results("ablation_cifar10/results.json")["recipe"]["epochs"],
-        ablation("ablation_cifar10", "none", "top1"),
-        100 * results("ablation_cifar10/results.json")["teacher"]["test"]["top1"],
+    "and `cifar100_table_acd_bit` ({} epochs; {} and {} % for BinaryViT, {} and {} % for the teachers)": [
+        *{results(f"{name}/results.json")["recipe"]["epochs"] for name in ABLATIONS},
+        *(ablation(name, "none", "top1") for name in ABLATIONS),
+        *(100 * results(f"{name}/results.json")["teacher"]["test"]["top1"] for name in ABLATIONS),
     ],
-    "ACD-BiT less BinaryViT is {} ± {} points on CIFAR-10 ({} of {} seeds), alignment alone {} ± {}, correction alone {} ± {};": [
-        *(ablation("ablation_cifar10", "Da+Dc", figure) for figure in ("mean", "se", "above", "n")),
-        *(ablation("ablation_cifar10", key, figure) for key in ("Da", "Dc") for figure in ("mean", "se")),
+    "ACD-BiT less BinaryViT is {} ± {} points on CIFAR-10 ({} of {} seeds) and {} ± {} on CIFAR-100 ({} of {}),": [
+        ablation(name, "Da+Dc", figure) for name in ABLATIONS for figure in ("mean", "se", "above", "n")
     ],
-    "at {} epochs of CIFAR-100 all is {} ± {} and alignment {} ± {} (mean and standard error of three seeds": [
-        results("ablation_cifar100/results.json")["recipe"]["epochs"],
-        *(ablation("ablation_cifar100", key, figure) for key in ("Da+Dc", "Da") for figure in ("mean", "se")),
+    "alignment alone {} ± {} and {} ± {}, correction alone {} ± {} and {} ± {} (mean and standard error of three seeds": [
+        ablation(name, key, figure) for key in ("Da", "Dc") for name in ABLATIONS for figure in ("mean", "se")
     ],
-    "The paper has {} and {}: what": [ablation(name, "Da+Dc", "paper") for name in ("ablation_cifar10", "ablation_cifar100")],
+    "The paper has {} and {}; here": [ablation(name, "Da+Dc", "paper") for name in ABLATIONS],
     "the same block reaches {} % instead of {}": [ablation("ablation_bits_cifar10", key, "top1") for key in ("all real", "none")],
     "the two students lose {} and {} points": [flipped("binary_vit", 0.1), flipped("acd_bit", 0.1)],
     "takes {} us against {} us for XNNPACK's float32 ({} times; AVX2 {} times)": [

@@ -42,28 +42,29 @@ def experiment_of(results):
     return dataclasses.replace(made, rows=tuple(row for row in made.rows if row.key in keys))
 
 
-@pytest.mark.parametrize("name", TABLES)
-def test_a_table_goes_on_with_its_own_experiment(name, tmp_path, monkeypatch):
-    results, path = read(f"{name}/results.json"), tmp_path / "results.json"
-    path.write_text(json.dumps(results))
+def gone_on(results, tmp_path, monkeypatch):
+    """A table that is asked for again, with nothing left to do."""
+    (tmp_path / "results.json").write_text(json.dumps(results))
     monkeypatch.setattr(worker, "is_complete", lambda teacher: True)
     monkeypatch.setattr(worker, "digest", lambda teacher: results["teacher"]["sha256"])
     monkeypatch.setattr(figures, "draw", lambda results, path: None)
+    return experiments.run(experiment_of(results), tmp_path, tmp_path / "runs", execute=lambda *_: pytest.fail("nothing is left"))
 
-    def go_on():
-        return experiments.run(
-            experiment_of(results), tmp_path, tmp_path / "runs", execute=lambda *_: pytest.fail("nothing is left")
-        )
 
-    if name == "ablation_cifar100":
-        # Made before the probabilities started as they do now.
-        with pytest.raises(ValueError, match="holds runs of none .* its scheme as it was at the time; choose another"):
-            go_on()
-        assert json.loads(path.read_text()) == results
-        return
-    again = go_on()
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_goes_on_with_its_own_experiment(name, tmp_path, monkeypatch):
+    results = read(f"{name}/results.json")
+    again = gone_on(results, tmp_path, monkeypatch)
     assert [row["cells"] for row in again["rows"]] == [row["cells"] for row in results["rows"]]
     assert [row["file"] for row in again["rows"]] == [row["file"] for row in results["rows"]]
+
+
+def test_finished_runs_of_a_scheme_as_it_was_are_not_given_up(tmp_path, monkeypatch):
+    results = read("ablation_cifar10/results.json")
+    results["rows"][0]["cells"][0]["folder"] = "binary_vit-seed0-00000000"
+    with pytest.raises(ValueError, match="holds runs of none .* its scheme as it was at the time; choose another"):
+        gone_on(results, tmp_path, monkeypatch)
+    assert json.loads((tmp_path / "results.json").read_text()) == results
 
 
 @pytest.mark.parametrize("name", sorted(path.parent.name for path in RESULTS.glob("*/costs.md")))
