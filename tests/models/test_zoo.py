@@ -13,19 +13,30 @@ from PIL import Image
 
 from acdbit_keras.cli import main
 from acdbit_keras.convert import Interpreter
-from acdbit_keras.models import data, from_zoo, load_compact, recipes, zoo, zoo_names
+from acdbit_keras.models import data, from_zoo, load_compact, recipes, register_preset, sizes, zoo, zoo_names
 from acdbit_keras.models.loading import load_model
 from acdbit_keras.models.train import evaluate, train
 from acdbit_keras.studies import zoo as studio
 
 DIGITS = "digits_vit_nano_acd_bit"
+# What takes its time with a network this small is its trace, and that of one block is soonest made.
+ONE_BLOCK = dict(image_size=8, patch_size=2, channels=1, width=32, depth=1, num_heads=1)
+QUICK = dict(preset="one_block_8", epochs=1, jit_compile=False)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_block():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sizes.registry, "registered", {})
+        register_preset("one_block_8", **ONE_BLOCK)
+        yield
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A finished run of a 1-bit student, trained on the labels."""
     folder = tmp_path_factory.mktemp("runs") / "student"
-    train(recipes.get("digits_acd_bit").replace(teacher=None, epochs=1, jit_compile=False), folder, verbose=0)
+    train(recipes.get("digits_acd_bit").replace(teacher=None, **QUICK), folder, verbose=0)
     return folder
 
 
@@ -49,7 +60,8 @@ def test_a_card_says_what_was_measured(entry, run):
     assert card["size"]["compact_bytes"] == (entry / "quick" / "weights.acdbit").stat().st_size
     assert card["size"]["float32_bytes"] == 4 * sum(np.prod(weight.shape) for weight in trained.trainable_variables)
     assert card["latency"]["median_ms"] > 0 and card["limits"][-1] == "Made by a test."
-    assert card["command"] == "acdbit train digits_acd_bit --set teacher=None --set epochs=1 --set jit_compile=False"
+    settings = ("preset=one_block_8", "teacher=None", "epochs=1", "jit_compile=False")
+    assert card["command"] == " --set ".join(("acdbit train digits_acd_bit", *settings))
     text = (entry / "quick" / "card.md").read_text()
     assert f"{scores['accuracy']:.2%}" in text and card["command"] in text
 
@@ -101,7 +113,7 @@ def test_the_committed_entries_keep_their_cards_word():
 def test_a_float_twin_is_named_on_the_card_of_its_student(entry, run, tmp_path, capsys):
     zoo_folder = tmp_path / "zoo"
     shutil.copytree(entry, zoo_folder)
-    teacher = recipes.get("digits_teacher").replace(epochs=1, jit_compile=False)
+    teacher = recipes.get("digits_teacher").replace(**QUICK)
     train(teacher, tmp_path / "teacher", verbose=0)
     added = ["zoo", "add", str(tmp_path / "teacher"), "quick_float", "--zoo", str(zoo_folder), "--twin-of"]
     assert main([*added, "quick"]) == 0
