@@ -14,7 +14,9 @@ from acdbit_keras import Distiller, layers, quantizers, schemes
 from acdbit_keras.models.vit import VisionTransformer
 
 SCRIPT = pathlib.Path(__file__).with_name("in_another_process.py")
-NANO = dict(image_size=8, patch_size=4, channels=1, width=64, depth=2, num_heads=2, mlp_ratio=2, classes=3)
+NANO = dict(image_size=8, patch_size=4, channels=1, width=64, depth=1, num_heads=2, mlp_ratio=2, classes=3)
+# Which block a weight is of is seen in these, which the distiller has; what a scheme puts into one in one block of each.
+DEEPER = ("float32", "acd_bit")
 
 
 def moved(model, x):
@@ -49,9 +51,12 @@ def saved(tmp_path_factory):
     keras.utils.set_random_seed(1)
     folder, rng = tmp_path_factory.mktemp("saved"), np.random.default_rng(2)
     images = rng.normal(size=(6, 8, 8, 1)).astype(np.float32)
-    made = {name: (moved(VisionTransformer(scheme=name, **NANO), images), images) for name in schemes.names()}
+    made = {
+        name: (moved(VisionTransformer(scheme=name, **{**NANO, "depth": 1 + (name in DEEPER)}), images), images)
+        for name in schemes.names()
+    }
     for name in ("convolutional", "pooled"):
-        made[f"{name}_stem"] = (moved(VisionTransformer(**{**NANO, "stem": name, "depth": 1}), images), images)
+        made[f"{name}_stem"] = (moved(VisionTransformer(**NANO, stem=name), images), images)
     made["depthwise"] = (moved(VisionTransformer(**NANO, mixing="depthwise"), images), images)
     tokens = rng.normal(size=(2, 3, 4, 64)).astype(np.float32)
     made["layer_zoo"] = (moved(layer_zoo(), tokens), tokens)

@@ -19,7 +19,15 @@ from acdbit_keras.training import library
 
 # Nearly all the time is spent on tracing blocks.
 ONE_BLOCK = dict(image_size=8, patch_size=2, channels=1, width=32, depth=1, num_heads=1)
-QUICK = recipes.get("digits_teacher").replace(epochs=1, jit_compile=False)
+QUICK = recipes.get("digits_teacher").replace(preset="one_block_8", epochs=1, jit_compile=False)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_block():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sizes.registry, "registered", {})
+        register_preset("one_block_8", **ONE_BLOCK)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +47,7 @@ def test_a_finished_run_leaves_what_the_other_commands_take(finished):
 
 
 def test_a_binary_network_is_trained_on_kernels_unless_the_recipe_says_no(tmp_path, monkeypatch):
-    monkeypatch.setattr(sizes.registry, "registered", {})
-    register_preset("one_block_8", **ONE_BLOCK)
-    recipe = QUICK.replace(name="kernels", preset="one_block_8", scheme="acd_bit", jit_compile=True)
+    recipe = QUICK.replace(name="kernels", scheme="acd_bit", jit_compile=True)
     calls = []
     monkeypatch.setattr(library, "block", lambda *inputs, call=library.block: calls.append(1) or call(*inputs))
     train(recipe, tmp_path / "kernels", verbose=0)
@@ -163,10 +169,8 @@ def test_evaluating_on_the_wrong_dataset_says_so():
         evaluate(build("vit_nano_patch2_8", "float32", classes=7), "digits")
 
 
-def test_speed_compares_contenders_with_the_baseline(monkeypatch):
+def test_speed_compares_contenders_with_the_baseline():
     aligned = ["acd_bit, running statistics", "acd_bit, running statistics, kernels"]
-    monkeypatch.setattr(sizes.registry, "registered", {})
-    register_preset("one_block_8", **ONE_BLOCK)
     rows = measure("one_block_8", batch_size=8, steps=1, rounds=1, jit_compile=False, only=aligned)
     assert list(rows) == ["binary_vit", *aligned]
     assert rows["binary_vit"]["relative_time"] == rows["binary_vit"]["relative_cpu_time"] == 1.0
@@ -182,9 +186,7 @@ def test_speed_compares_every_contender_on_kernels_with_its_keras_form():
         assert chosen[name]._replace(executor=None) == chosen[name.removesuffix(", kernels")]._replace(executor=None)
 
 
-def test_the_parts_of_a_step_add_up_to_it(monkeypatch):
-    monkeypatch.setattr(sizes.registry, "registered", {})
-    register_preset("one_block_8", **ONE_BLOCK)
+def test_the_parts_of_a_step_add_up_to_it():
     rows = measure_parts("one_block_8", batch_size=8, steps=1)
     assert list(rows) == ["Keras form", "kernels"]
     for row in rows.values():
