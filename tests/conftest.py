@@ -44,6 +44,8 @@ _LONGEST_FIRST = (
     "test_notebooks.py",
     "test_end_to_end.py",
     "test_experiments_run.py",
+    "test_bundle.py",
+    "test_packaging.py",
     "test_arm64.py",
     "test_classifier.py",
     "test_screen.py",
