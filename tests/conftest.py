@@ -46,6 +46,7 @@ _LONGEST_FIRST = (
     "test_experiments_run.py",
     "test_bundle.py",
     "test_packaging.py",
+    "test_ops.py",
     "test_arm64.py",
     "test_classifier.py",
     "test_screen.py",
