@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from outsiders import fill
 
-from acdbit_keras.models import budget, data, norms, optimization, recipes, register_preset, sizes, views
+from acdbit_keras.models import budget, data, norms, optimization, recipes, sizes, views
 from acdbit_keras.models import train as room
 from acdbit_keras.models.data import base
 from acdbit_keras.models.data.validation import HeldOut
@@ -16,14 +16,8 @@ from acdbit_keras.models.loading import load_model
 from acdbit_keras.models.run import Run
 from acdbit_keras.models.train import evaluate, train
 
-ONE_BLOCK = dict(image_size=8, patch_size=2, channels=1, width=32, depth=1, num_heads=1)
+pytestmark = pytest.mark.usefixtures("one_block")
 QUICK = recipes.get("digits_teacher").replace(preset="one_block_8", epochs=2, jit_compile=False, warmup_share=0.1)
-
-
-@pytest.fixture(autouse=True)
-def one_block(monkeypatch):
-    monkeypatch.setattr(sizes.registry, "registered", {})
-    register_preset("one_block_8", **ONE_BLOCK)
 
 
 @pytest.mark.any_backend

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 
-from acdbit_keras.models import build, recipes, register_preset, sizes
+from acdbit_keras.models import build, recipes
 from acdbit_keras.models.callbacks import Speed, StopOnNonFinite, read_progress, restore_state, save_state
 from acdbit_keras.models.loading import load_model
 from acdbit_keras.models.optimization import learning_rates
@@ -17,21 +17,12 @@ from acdbit_keras.models.train import evaluate, train
 from acdbit_keras.studies.speed import contenders, measure, measure_parts
 from acdbit_keras.training import library
 
-# Nearly all the time is spent on tracing blocks.
-ONE_BLOCK = dict(image_size=8, patch_size=2, channels=1, width=32, depth=1, num_heads=1)
+pytestmark = pytest.mark.usefixtures("one_block")
 QUICK = recipes.get("digits_teacher").replace(preset="one_block_8", epochs=1, jit_compile=False)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_block():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sizes.registry, "registered", {})
-        register_preset("one_block_8", **ONE_BLOCK)
-        yield
-
-
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(one_block, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     train(QUICK, folder, verbose=0)
     return folder

@@ -13,27 +13,18 @@ from PIL import Image
 
 from acdbit_keras.cli import main
 from acdbit_keras.convert import Interpreter
-from acdbit_keras.models import data, from_zoo, load_compact, recipes, register_preset, sizes, zoo, zoo_names
+from acdbit_keras.models import data, from_zoo, load_compact, recipes, zoo, zoo_names
 from acdbit_keras.models.loading import load_model
 from acdbit_keras.models.train import evaluate, train
 from acdbit_keras.studies import zoo as studio
 
 DIGITS = "digits_vit_nano_acd_bit"
-# What takes its time with a network this small is its trace, and that of one block is soonest made.
-ONE_BLOCK = dict(image_size=8, patch_size=2, channels=1, width=32, depth=1, num_heads=1)
+pytestmark = pytest.mark.usefixtures("one_block")
 QUICK = dict(preset="one_block_8", epochs=1, jit_compile=False)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_block():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sizes.registry, "registered", {})
-        register_preset("one_block_8", **ONE_BLOCK)
-        yield
-
-
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(one_block, tmp_path_factory):
     """A finished run of a 1-bit student, trained on the labels."""
     folder = tmp_path_factory.mktemp("runs") / "student"
     train(recipes.get("digits_acd_bit").replace(teacher=None, **QUICK), folder, verbose=0)
